@@ -1,0 +1,603 @@
+"""The interchange files between the steps: read, validate, write.
+
+A *prediction* is one JSON line::
+
+    {"inputs": "a text", "prediction": "what the model said",
+     "target_tokens": [8, 21, 1], "id": "17"}
+
+`target_tokens` are the ids that the model generated, EOS included, without padding. An
+*annotated* prediction adds `annotations` (`[{"start", "end", "label"}]`, character
+offsets into `prediction`) and `target_annotations` (0 or 1 per id). Annotated
+predictions also become TFRecords with the int64 features `inputs`, `targets` and
+`target_annotations`, which training reads.
+
+Everything streams: a reader holds one line at a time, a writer writes under a temporary
+name and renames, so that a file that exists is a whole file. Paths go through epath:
+`gs://` works as local folders do.
+
+This module imports no TensorFlow until a TFRecord is written or read.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import glob as globlib
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from etils import epath
+
+from t5patches.errors import UserError
+
+PathLike = str | os.PathLike
+Row = dict[str, Any]
+
+# Model vocabularies are padded to a multiple of this (T5: 32,100 pieces, 32,128 ids),
+# so a model can generate ids that its tokenizer does not know.
+_PADDING_MULTIPLE = 128
+_SHARD = re.compile(r"^(?P<stem>.*)-(?P<index>\d{5,})-of-(?P<count>\d{5,})")
+_FORMAT_HINT = (
+    "a prediction is one JSON object per line with 'inputs', 'prediction', "
+    "'target_tokens' and 'id'"
+)
+
+
+# --------------------------------------------------------------------------- paths
+
+
+def shard_path(prefix: PathLike, index: int, count: int, suffix: str = ".jsonl") -> str:
+    """Returns `prefix-00003-of-00016.jsonl` for shard 3 of 16."""
+    if not 0 <= index < count:
+        raise ValueError(f"shard {index} of {count} does not exist")
+    return f"{os.fspath(prefix)}-{index:05d}-of-{count:05d}{suffix}"
+
+
+def expand(spec: PathLike | Sequence[PathLike], suffix: str = ".jsonl") -> list[str]:
+    """Returns the files that `spec` names, in order, and checks shard sets.
+
+    Args:
+      spec: a file; a glob pattern; the prefix of a sharded set (`dir/name` for
+        `dir/name-00000-of-00016.jsonl` and its siblings); or a list of these.
+      suffix: how the files of a prefix end.
+
+    Raises:
+      UserError: nothing matches, or a shard of a set is missing.
+    """
+    if not isinstance(spec, str | os.PathLike):
+        return [path for part in spec for path in expand(part, suffix)]
+    text = os.fspath(spec)
+    if any(mark in text for mark in "*?["):
+        paths = _glob(text)
+    elif epath.Path(text).is_file():
+        return [text]
+    else:
+        paths = _glob(f"{_escape(text)}-[0-9]*-of-[0-9]*{suffix}")
+    if not paths:
+        raise UserError(f"{text}: no such file; give a file, a pattern or a prefix")
+    _check_no_shard_missing(paths)
+    return paths
+
+
+def _escape(text: str) -> str:
+    scheme, separator, rest = text.rpartition("://")
+    return scheme + separator + globlib.escape(rest)
+
+
+def _glob(pattern: str) -> list[str]:
+    if "://" not in pattern:
+        return sorted(path for path in globlib.glob(pattern) if os.path.isfile(path))
+    # epath globs relative to a folder, so split at the first part with a wildcard.
+    parts = pattern.split("/")
+    fixed = next(i for i, part in enumerate(parts) if any(m in part for m in "*?["))
+    folder = epath.Path("/".join(parts[:fixed]))
+    return sorted(os.fspath(path) for path in folder.glob("/".join(parts[fixed:])))
+
+
+def _check_no_shard_missing(paths: Sequence[str]) -> None:
+    sets: dict[tuple[str, int, str], set[int]] = {}
+    for path in paths:
+        if match := _SHARD.match(path):
+            key = (match["stem"], int(match["count"]), path[match.end() :])
+            sets.setdefault(key, set()).add(int(match["index"]))
+    for (stem, count, suffix), found in sets.items():
+        missing = sorted(set(range(count)) - found)
+        if missing:
+            raise UserError(
+                f"{shard_path(stem, missing[0], count, suffix)}: shard is missing "
+                f"({len(found)} of {count} are there); run the step that writes it"
+            )
+
+
+# --------------------------------------------------------------------------- writing
+
+
+def _rename_is_atomic(path: str) -> bool:
+    return "://" not in path
+
+
+def completion_marker(path: PathLike) -> str:
+    """Returns the name of the marker that says a file on an object store is whole."""
+    return f"{os.fspath(path)}.COMPLETED"
+
+
+def is_complete(path: PathLike) -> bool:
+    """Says whether `path` was wholly written by `atomic_write`."""
+    text = os.fspath(path)
+    wanted = [text] if _rename_is_atomic(text) else [text, completion_marker(text)]
+    return all(epath.Path(part).is_file() for part in wanted)
+
+
+@contextlib.contextmanager
+def atomic_path(path: PathLike) -> Iterator[str]:
+    """Yields a temporary name that becomes `path` if the block ends well.
+
+    Readers never see a half-written file: on a local disk by rename; on an object
+    store, where a rename is a copy, by a completion marker written last
+    (`is_complete`). If the block raises, the temporary file goes and what stood at
+    `path` stays.
+    """
+    text = os.fspath(path)
+    target = epath.Path(text)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    # The same name in every attempt: what a killed run left is overwritten.
+    temporary = target.parent / f".{target.name}.tmp"
+    atomic = _rename_is_atomic(text)
+    if not atomic:
+        epath.Path(completion_marker(text)).unlink(missing_ok=True)
+    try:
+        yield os.fspath(temporary)
+        temporary.replace(target)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    if not atomic:
+        epath.Path(completion_marker(text)).write_text("")
+
+
+@contextlib.contextmanager
+def atomic_write(path: PathLike, mode: str = "w") -> Iterator[Any]:
+    """Opens a file for writing that appears under its name only when it is whole.
+
+    Args:
+      path: where the file shall stand; its folder is made.
+      mode: 'w' (text, UTF-8) or 'wb'.
+    """
+    if mode not in ("w", "wb"):
+        raise ValueError(f"mode must be 'w' or 'wb', not {mode!r}")
+    with atomic_path(path) as temporary:
+        # Always opened as bytes: epath has no encoding argument on every backend.
+        with epath.Path(temporary).open("wb") as raw:
+            yield raw if mode == "wb" else _Utf8Writer(raw)
+
+
+class _Utf8Writer:
+    """The text side of a binary file: `write` and `writelines`, always UTF-8."""
+
+    def __init__(self, raw: Any):
+        self._raw = raw
+
+    def write(self, text: str) -> int:
+        self._raw.write(text.encode("utf-8"))
+        return len(text)
+
+    def writelines(self, lines: Iterable[str]) -> None:
+        for line in lines:
+            self.write(line)
+
+
+def write_json(path: PathLike, value: Any) -> None:
+    """Writes one JSON document, indented, atomically."""
+    with atomic_write(path) as file:
+        file.write(json.dumps(value, ensure_ascii=False, indent=2) + "\n")
+
+
+def write_jsonl(path: PathLike, rows: Iterable[Mapping[str, Any]]) -> int:
+    """Writes one JSON object per line, atomically; returns how many."""
+    count = 0
+    with atomic_write(path) as file:
+        for row in rows:
+            file.write(json_line(row))
+            count += 1
+    return count
+
+
+def json_line(row: Mapping[str, Any]) -> str:
+    """Returns `row` as a line of JSON, newline included."""
+    return json.dumps(row, ensure_ascii=False) + "\n"
+
+
+def example_bytes(features: Mapping[str, Sequence[int]]) -> bytes:
+    """Returns a serialized tf.train.Example with int64 `features`."""
+    import tensorflow as tf
+
+    int64s = {
+        name: tf.train.Feature(int64_list=tf.train.Int64List(value=values))
+        for name, values in features.items()
+    }
+    example = tf.train.Example(features=tf.train.Features(feature=int64s))
+    return example.SerializeToString(deterministic=True)
+
+
+def write_tfrecords(path: PathLike, rows: Iterable[Mapping[str, Sequence[int]]]) -> int:
+    """Writes one tf.train.Example of int64 features per row, atomically.
+
+    Args:
+      path: the TFRecord file.
+      rows: features by name, e.g. `inputs`, `targets`, `target_annotations`.
+
+    Returns:
+      The number of examples.
+    """
+    import tensorflow as tf
+
+    count = 0
+    with atomic_path(path) as temporary:
+        with tf.io.TFRecordWriter(temporary) as writer:
+            for row in rows:
+                writer.write(example_bytes(row))
+                count += 1
+    return count
+
+
+def read_tfrecords(path: PathLike) -> Iterator[dict[str, list[int]]]:
+    """Yields the int64 features of each example of a TFRecord file."""
+    import tensorflow as tf
+
+    try:
+        for raw in tf.data.TFRecordDataset(os.fspath(path)).as_numpy_iterator():
+            features = tf.train.Example.FromString(raw).features.feature
+            yield {name: list(f.int64_list.value) for name, f in features.items()}
+    except tf.errors.OpError as error:
+        raise UserError(
+            f"{os.fspath(path)}: not a readable TFRecord: {error}"
+        ) from error
+
+
+# --------------------------------------------------------------------------- settings
+
+
+def fingerprint(settings: Mapping[str, Any]) -> str:
+    """Returns a short hash of JSON-able settings, the same in every process."""
+    text = json.dumps(settings, sort_keys=True, ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def file_digest(paths: PathLike | Sequence[PathLike]) -> str:
+    """Returns a short hash of the contents of one or several files, in order."""
+    if isinstance(paths, str | os.PathLike):
+        paths = [paths]
+    digest = hashlib.sha256()
+    for path in paths:
+        with epath.Path(os.fspath(path)).open("rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+        digest.update(b"\0end of file\0")
+    return digest.hexdigest()[:16]
+
+
+def claim_folder(folder: PathLike, settings: Mapping[str, Any]) -> epath.Path:
+    """Makes an output folder this step's, or checks that it is so already.
+
+    The settings are kept in `settings.json`. A step that is asked again with the same
+    settings finds its complete shards and skips them; with others it must not mix.
+
+    Raises:
+      UserError: the folder holds the results of other settings (which are named).
+    """
+    path = epath.Path(os.fspath(folder))
+    record = path / "settings.json"
+    wanted = json.loads(json.dumps(dict(settings)))
+    if not record.is_file():
+        write_json(record, wanted)
+        return path
+    try:
+        found = json.loads(record.read_text())
+    except json.JSONDecodeError as error:
+        raise UserError(f"{record}: not JSON ({error}); remove the folder") from error
+    if found != wanted:
+        keys = sorted(set(found) | set(wanted))
+        differing = [key for key in keys if found.get(key) != wanted.get(key)]
+        changes = "; ".join(
+            f"{key} was {found.get(key)!r}, now {wanted.get(key)!r}"
+            for key in differing
+        )
+        raise UserError(
+            f"{path}: made with other settings ({changes}); "
+            "give another output folder or remove this one"
+        )
+    return path
+
+
+# --------------------------------------------------------------------------- reading
+
+
+def read_lines(path: PathLike) -> Iterator[tuple[int, str]]:
+    """Yields (line number from 1, line) of a UTF-8 text file.
+
+    Raises:
+      UserError: the file is missing or a line is not UTF-8.
+    """
+    text = os.fspath(path)
+    try:
+        file = epath.Path(text).open("rb")
+    except (FileNotFoundError, IsADirectoryError) as error:
+        raise UserError(f"{text}: no such file") from error
+    with file:
+        for number, raw in enumerate(file, start=1):
+            try:
+                yield number, raw.decode("utf-8-sig" if number == 1 else "utf-8")
+            except UnicodeDecodeError as error:
+                raise UserError(
+                    f"{text}:{number}: not UTF-8 ({error.reason} at byte "
+                    f"{error.start}); save the file as UTF-8"
+                ) from error
+
+
+def read_jsonl(path: PathLike) -> Iterator[tuple[int, Row]]:
+    """Yields (line number, object) of a JSON-lines file; blank lines are passed over.
+
+    Raises:
+      UserError: naming file and line, if a line is not a JSON object.
+    """
+    for number, line in read_lines(path):
+        if not line.strip():
+            continue
+        where = f"{os.fspath(path)}:{number}"
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise UserError(
+                f"{where}: not valid JSON ({error.msg} at column {error.colno}); "
+                "each line must be one JSON object"
+            ) from error
+        except RecursionError as error:
+            raise UserError(f"{where}: JSON is nested too deeply") from error
+        if not isinstance(row, dict):
+            raise UserError(f"{where}: a JSON {type(row).__name__}, but {_FORMAT_HINT}")
+        yield number, row
+
+
+def read_predictions(
+    spec: PathLike | Sequence[PathLike], vocabulary: Any = None
+) -> Iterator[Row]:
+    """Yields validated predictions; T5X's own inference JSON is accepted too.
+
+    Args:
+      spec: files as `expand` takes them.
+      vocabulary: a SeqIO vocabulary. With it, ids are checked against its size, and a
+        line without ids is re-encoded from its text and flagged `"reencoded": true`.
+        Without it such a line has no `target_tokens`.
+
+    Yields:
+      Dictionaries with `inputs`, `prediction`, `target_tokens`, `id` (all text but the
+      ids) and what else the line had.
+
+    Raises:
+      UserError: naming file, line and field, and what to do; or if there is no line.
+    """
+    count = 0
+    for where, row in _lines_of(spec):
+        yield check_prediction(row, where, count, vocabulary)
+        count += 1
+    if not count:
+        raise UserError(f"{_spec_text(spec)}: no predictions in it; {_FORMAT_HINT}")
+
+
+def read_annotated(
+    spec: PathLike | Sequence[PathLike], vocabulary: Any = None
+) -> Iterator[Row]:
+    """Yields validated annotated predictions; a set without any line yields nothing.
+
+    Raises:
+      UserError: as `read_predictions`, and for annotations outside the text or not one
+        0 or 1 per id.
+    """
+    for index, (where, row) in enumerate(_lines_of(spec)):
+        yield check_annotations(check_prediction(row, where, index, vocabulary), where)
+
+
+def _lines_of(spec: PathLike | Sequence[PathLike]) -> Iterator[tuple[str, Row]]:
+    """Yields (`file:line`, object) of all files of `spec`."""
+    for path in expand(spec):
+        for number, row in read_jsonl(path):
+            yield f"{path}:{number}", row
+
+
+def check_prediction(row: Row, where: str, index: int, vocabulary: Any = None) -> Row:
+    """Returns `row` as a prediction in this project's form, or says what is wrong.
+
+    Args:
+      row: a line of a predictions file, in this project's form or T5X's.
+      where: `file:line`, for messages.
+      index: number of the line in the whole set, the id of T5X's lines without one.
+      vocabulary: a SeqIO vocabulary or None.
+
+    Raises:
+      UserError: naming `where` and the field.
+    """
+    if isinstance(row.get("inputs"), dict):
+        row = _from_t5x(row, where, index, vocabulary)
+    checked = dict(row)
+    for field in ("inputs", "prediction"):
+        _check_text(row, field, where)
+    checked["id"] = _check_id(row, where)
+    if "target_tokens" in row:
+        _check_tokens(row["target_tokens"], where, vocabulary)
+    elif vocabulary is not None:
+        checked["target_tokens"] = encode(vocabulary, row["prediction"])
+        checked["reencoded"] = True
+    return checked
+
+
+def check_annotations(row: Row, where: str) -> Row:
+    """Checks `annotations` and `target_annotations` of a prediction; returns it.
+
+    Raises:
+      UserError: naming `where` and the field.
+    """
+    spans, marks = row.get("annotations"), row.get("target_annotations")
+    if not isinstance(spans, list):
+        raise UserError(f"{where}: field 'annotations' must be a list of spans")
+    for number, span in enumerate(spans):
+        check_span(span, len(row["prediction"]), f"{where}: annotations[{number}]")
+    tokens = row.get("target_tokens")
+    if tokens is None:
+        raise UserError(f"{where}: field 'target_tokens' is missing; {_FORMAT_HINT}")
+    if not isinstance(marks, list) or any(mark not in (0, 1) for mark in marks):
+        raise UserError(
+            f"{where}: field 'target_annotations' must be a list of 0 and 1"
+        )
+    if len(marks) != len(tokens):
+        raise UserError(
+            f"{where}: field 'target_annotations' has {len(marks)} values for "
+            f"{len(tokens)} ids in 'target_tokens'; there must be one per id"
+        )
+    return row
+
+
+def check_span(span: Any, length: int, where: str) -> None:
+    """Raises UserError if `span` is no `{"start", "end", "label"}` in a text."""
+    if not isinstance(span, dict) or not isinstance(span.get("label"), str):
+        raise UserError(f'{where}: must be {{"start", "end", "label"}}, not {span!r}')
+    start, end = span.get("start"), span.get("end")
+    if (
+        not isinstance(start, int)
+        or not isinstance(end, int)
+        or (not 0 <= start < end <= length)
+    ):
+        raise UserError(
+            f"{where}: start {start!r} and end {end!r} are not a span of the "
+            f"{length} characters of 'prediction'"
+        )
+
+
+def _from_t5x(row: Row, where: str, index: int, vocabulary: Any) -> Row:
+    """T5X nests the input, calls the ids `prediction_tokens` and may run past EOS."""
+    nested = row["inputs"]
+    if "inputs_pretokenized" not in nested:
+        raise UserError(
+            f"{where}: field 'inputs' has no 'inputs_pretokenized'; T5X writes it when "
+            "the task keeps the text (seqio.preprocessors.tokenize does)"
+        )
+    if "prediction" not in row:
+        raise UserError(
+            f"{where}: field 'prediction' is missing; run T5X's inference in mode "
+            "'predict'"
+        )
+    converted: Row = {
+        "inputs": nested["inputs_pretokenized"],
+        "prediction": row["prediction"],
+        "id": nested.get("id_pretokenized", row.get("id", str(index))),
+    }
+    tokens = row.get("prediction_tokens")
+    if isinstance(tokens, list):
+        eos_id = 1 if vocabulary is None else vocabulary.eos_id
+        end = tokens.index(eos_id) + 1 if eos_id in tokens else len(tokens)
+        converted["target_tokens"] = tokens[:end]
+    elif tokens is not None:
+        raise UserError(f"{where}: field 'prediction_tokens' must be a list of ids")
+    return converted
+
+
+def _check_text(row: Row, field: str, where: str) -> None:
+    if field not in row:
+        raise UserError(f"{where}: field {field!r} is missing; {_FORMAT_HINT}")
+    value = row[field]
+    if not isinstance(value, str):
+        raise UserError(
+            f"{where}: field {field!r} must be text, not {type(value).__name__}"
+        )
+    if not value.isascii():
+        try:
+            value.encode("utf-8")
+        except UnicodeEncodeError as error:
+            raise UserError(
+                f"{where}: field {field!r} has half of a surrogate pair at character "
+                f"{error.start}, which is not text; remove it"
+            ) from error
+
+
+def _check_id(row: Row, where: str) -> str:
+    value = row.get("id")
+    if not (isinstance(value, str) and value) and not _is_int(value):
+        raise UserError(
+            f"{where}: field 'id' must be a text or a whole number, "
+            f"not {value!r}; {_FORMAT_HINT}"
+        )
+    return str(value)
+
+
+def _is_int(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _check_tokens(tokens: Any, where: str, vocabulary: Any) -> None:
+    if not isinstance(tokens, list) or not all(map(_is_int, tokens)):
+        raise UserError(f"{where}: field 'target_tokens' must be a list of ids")
+    limit = None if vocabulary is None else max_vocabulary_size(vocabulary)
+    for token in tokens:
+        if token < 0 or (limit is not None and token >= limit):
+            size = "" if limit is None else f" of {limit} ids"
+            raise UserError(
+                f"{where}: field 'target_tokens' has id {token}, outside the "
+                f"vocabulary{size}; give the vocabulary that the model generated with"
+            )
+    eos_id = None if vocabulary is None else vocabulary.eos_id
+    if eos_id is not None and eos_id in tokens[:-1]:
+        raise UserError(
+            f"{where}: field 'target_tokens' goes on after EOS (id {eos_id}); "
+            "it must end there"
+        )
+
+
+def _spec_text(spec: PathLike | Sequence[PathLike]) -> str:
+    if isinstance(spec, str | os.PathLike):
+        return os.fspath(spec)
+    return ", ".join(os.fspath(part) for part in spec)
+
+
+# --------------------------------------------------------------------------- ids
+
+
+def max_vocabulary_size(vocabulary: Any) -> int:
+    """Returns how many ids a model over `vocabulary` may have, its padding included."""
+    return -(-vocabulary.vocab_size // _PADDING_MULTIPLE) * _PADDING_MULTIPLE
+
+
+def load_vocabulary(path: PathLike, extra_ids: int = 0) -> Any:
+    """Returns the SeqIO vocabulary of a SentencePiece model, or ByT5's for 'bytes'.
+
+    Raises:
+      UserError: the file is missing or no SentencePiece model.
+    """
+    import seqio
+
+    text = os.fspath(path)
+    if text == "bytes":
+        return seqio.ByteVocabulary(extra_ids=extra_ids)
+    if not epath.Path(text).is_file():
+        raise UserError(f"{text}: no such vocabulary; give a SentencePiece .model file")
+    vocabulary = seqio.SentencePieceVocabulary(text, extra_ids=extra_ids)
+    try:
+        vocabulary.load_model()
+    except Exception as error:  # protobuf and sentencepiece raise types of their own
+        raise UserError(f"{text}: not a SentencePiece model ({error})") from error
+    return vocabulary
+
+
+def encode(vocabulary: Any, text: str) -> list[int]:
+    """Returns the ids of `text`, EOS appended."""
+    return [*map(int, vocabulary.encode(text)), vocabulary.eos_id]
+
+
+def training_features(row: Row, vocabulary: Any) -> dict[str, list[int]]:
+    """Returns the TFRecord features of an annotated prediction."""
+    return {
+        "inputs": encode(vocabulary, row["inputs"]),
+        "targets": row["target_tokens"],
+        "target_annotations": row["target_annotations"],
+    }
