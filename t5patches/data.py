@@ -1,0 +1,100 @@
+"""Training input that a resumed run takes up where it stopped.
+
+T5X's saved data iterators are not exact at the start of a run and break when an
+update starts from a fine-tuned checkpoint. `get_dataset` needs none: with a fixed
+data seed the input is a function of the step, so a resumed run skips forward to it.
+It is a `get_dataset_fn` for T5X's `train`, on either engine.
+"""
+
+from __future__ import annotations
+
+import re
+
+from absl import logging
+from etils import epath
+from t5x import utils
+
+_CHECKPOINT = re.compile(r"checkpoint_(\d+)")
+
+
+def checkpoint_steps(model_dir: epath.PathLike) -> list[int]:
+    """The steps of the complete checkpoints of a model folder, ascending."""
+    folder = epath.Path(model_dir)
+    if not folder.is_dir():
+        return []
+    # Checkpoints being written have a suffix until they are complete.
+    names = (_CHECKPOINT.fullmatch(path.name) for path in folder.iterdir())
+    return sorted(int(match[1]) for match in names if match)
+
+
+def checkpoint_step(path: epath.PathLike) -> int:
+    """The step of a checkpoint by its path, or the latest in a model folder.
+
+    Raises:
+      FileNotFoundError: if `path` is neither.
+    """
+    match = _CHECKPOINT.fullmatch(epath.Path(path).name)
+    if match:
+        return int(match[1])
+    steps = checkpoint_steps(path)
+    if not steps:
+        raise FileNotFoundError(
+            f"{path} is neither a checkpoint (…/checkpoint_STEP) nor a folder with"
+            " checkpoints"
+        )
+    return steps[-1]
+
+
+def first_step(initial_checkpoint_path: str | None) -> int:
+    """The step at which a run starts: its initial checkpoint's, or 0 from scratch."""
+    return checkpoint_step(initial_checkpoint_path) if initial_checkpoint_path else 0
+
+
+def total_steps(initial_checkpoint_path: str | None, relative_steps: int) -> int:
+    """The step at which a run of `relative_steps` steps ends.
+
+    T5X's own `relative_steps` counts from the checkpoint that a run was resumed
+    from, so that an interrupted run would be longer than an unbroken one.
+    """
+    return first_step(initial_checkpoint_path) + relative_steps
+
+
+def get_dataset(
+    cfg: utils.DatasetConfig,
+    shard_id: int,
+    num_shards: int,
+    feature_converter_cls,
+    *,
+    model_dir: str,
+    initial_checkpoint_path: str | None = None,
+):
+    """T5X's `get_dataset`, skipped forward to the step where the run goes on.
+
+    Args:
+      cfg: the data set; `seed` must be fixed, or the input cannot be repeated.
+      shard_id: this host's shard.
+      num_shards: of so many.
+      feature_converter_cls: the model's.
+      model_dir: the run's folder; its latest checkpoint says how far the run is.
+      initial_checkpoint_path: the checkpoint that the run started from, whose step
+        is the run's first; None for a run from scratch.
+
+    Returns:
+      A tf.data.Dataset of batches.
+
+    Raises:
+      ValueError: if `cfg.seed` is None.
+    """
+    if cfg.seed is None:
+        raise ValueError(
+            f"{cfg.mixture_or_task_name}: train/utils.DatasetConfig.seed must be a"
+            " number, so that a resumed run sees the input that it would have seen"
+        )
+    dataset = utils.get_dataset(cfg, shard_id, num_shards, feature_converter_cls)
+    steps = checkpoint_steps(model_dir)
+    if not steps:
+        return dataset
+    done = steps[-1] - first_step(initial_checkpoint_path)
+    if done:
+        logging.info("Resuming at step %d: skipping %d batches.", steps[-1], done)
+    return dataset.skip(done)
