@@ -1,0 +1,404 @@
+"""The pieces of a T5 network, as functions of arrays wherever a function does.
+
+Parameters are declared by one module, `Weight`, under the names, shapes, initialisers
+and logical axes of T5X's `examples/t5`, so that its checkpoints and partitioning rules
+apply. The arithmetic around them is arranged for the compiler rather than for the
+equations: relative positions are looked up per distance instead of per pair,
+attention dropout is applied to the values, and the softmax is normalised after the
+product with the values. Each of these agrees with the textbook order of operations
+up to rounding.
+
+References:
+  Raffel et al, Exploring the Limits of Transfer Learning, https://arxiv.org/abs/1910.10683
+  Shazeer, GLU Variants Improve Transformer, https://arxiv.org/abs/2002.05202
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+from flax.linen import partitioning
+from jax import lax
+
+# Added to the logits of pairs that must not attend. Not -inf: a row whose keys are all
+# masked (padding) then averages its values instead of giving NaN.
+MASKED = -1e10
+
+NUM_BUCKETS = 32
+MAX_DISTANCE = 128
+
+# The initialisers of T5X, which fold the 1/sqrt(head_dim) of attention into the query.
+attention_init = nn.initializers.variance_scaling(1.0, "fan_in", "normal")
+dense_init = nn.initializers.variance_scaling(1.0, "fan_in", "truncated_normal")
+distance_init = nn.initializers.variance_scaling(1.0, "fan_avg", "uniform")
+
+
+class Weight(nn.Module):
+    """One float32 parameter with logical axis names.
+
+    Attributes:
+      parameter: name of the parameter inside the module, such as `kernel`.
+      shape: its shape.
+      axes: a logical axis name for each dimension.
+      init: initialiser, called with (key, shape, dtype).
+    """
+
+    parameter: str
+    shape: Sequence[int]
+    axes: Sequence[str]
+    init: Callable[..., jax.Array] = dense_init
+
+    @nn.compact
+    def __call__(self) -> jax.Array:
+        return partitioning.param_with_axes(
+            self.parameter,
+            self.init,
+            tuple(self.shape),
+            jnp.float32,
+            axes=tuple(self.axes),
+        )
+
+
+def kernel(name: str, shape, axes, init=dense_init) -> jax.Array:
+    """Declares a dense kernel `name/kernel`, for use inside a compact method."""
+    return Weight("kernel", shape, axes, init, name=name)()
+
+
+def rms_norm(name: str, x: jax.Array, dtype: Any) -> jax.Array:
+    """T5's layer norm: no mean, no bias. Statistics in float32, `dtype` out.
+
+    Args:
+      name: name of the module that holds the `scale`.
+      x: [..., features].
+      dtype: dtype of the result.
+    """
+    scale = Weight("scale", x.shape[-1:], ("embed",), nn.initializers.ones, name=name)()
+    x = x.astype(jnp.float32)
+    inverse = lax.rsqrt(jnp.mean(x * x, axis=-1, keepdims=True) + 1e-6)
+    return (x * inverse).astype(dtype) * scale.astype(dtype)
+
+
+class Dropout(nn.Module):
+    """Dropout by a multiplier of the mask's size.
+
+    Flax's own `nn.Dropout` selects between two full arrays; T5 shares a mask along the
+    length, so the multiplier is small. The mask is the one `nn.Dropout` draws under
+    the same module path.
+
+    Attributes:
+      rate: probability that an entry is zeroed.
+      shared_axes: axes along which the mask is repeated.
+    """
+
+    rate: float
+    shared_axes: Sequence[int] = (-2,)
+
+    @nn.compact
+    def __call__(self, x: jax.Array, deterministic: bool) -> jax.Array:
+        if deterministic or self.rate == 0.0:
+            return x
+        shape = list(x.shape)
+        for axis in self.shared_axes:
+            shape[axis] = 1
+        return x * keep_multiplier(self.make_rng("dropout"), self.rate, shape, x.dtype)
+
+
+def keep_multiplier(key: jax.Array, rate: float, shape, dtype) -> jax.Array:
+    """1 / (1 - rate) where an entry is kept and 0 where it is dropped."""
+    if rate >= 1.0:
+        return jnp.zeros(shape, dtype)
+    kept = jax.random.bernoulli(key, 1.0 - rate, shape)
+    return kept.astype(dtype) / jnp.asarray(1.0 - rate, dtype)
+
+
+def embed(table: jax.Array, ids: jax.Array, dtype: Any) -> jax.Array:
+    """Rows of `table` [vocab, features] at `ids` [batch, length], in `dtype`.
+
+    A gather, except on TPU, where a product with a one-hot array uses the matrix unit
+    and partitions over a sharded vocabulary. Ids outside the table give zeros in both.
+    """
+    table = table.astype(dtype)
+    ids = ids.astype(jnp.int32)
+    if jax.default_backend() == "tpu":
+        rows = jax.nn.one_hot(ids, table.shape[0], dtype=dtype) @ table
+    else:
+        rows = table.at[ids].get(mode="fill", fill_value=0, wrap_negative_indices=False)
+    return partitioning.with_sharding_constraint(rows, ("batch", "length", "embed"))
+
+
+def distance_buckets(length: int, bidirectional: bool) -> np.ndarray:
+    """Bucket of every distance between two positions of a sequence.
+
+    Near distances have a bucket each; beyond half of the buckets (of a direction) they
+    widen logarithmically up to MAX_DISTANCE, and everything further shares the last.
+
+    Args:
+      length: number of positions.
+      bidirectional: whether keys after the query have buckets of their own (the upper
+        half); otherwise they share the bucket of distance 0.
+
+    Returns:
+      int32 [2 * length - 1]; entry j is for key - query = j - (length - 1).
+    """
+    ahead = np.arange(1 - length, length, dtype=np.int32)
+    buckets = NUM_BUCKETS // 2 if bidirectional else NUM_BUCKETS
+    exact = buckets // 2
+    distance = np.abs(ahead) if bidirectional else np.maximum(-ahead, 0)
+    # float32 throughout, epsilon included: bucket borders are rounding-sensitive.
+    ratio = distance.astype(np.float32) / exact + np.finfo(np.float32).eps
+    octaves = np.log(ratio) / np.log(MAX_DISTANCE / exact)
+    far = exact + (octaves * (buckets - exact)).astype(np.int32)
+    bucket = np.where(distance < exact, distance, np.minimum(far, buckets - 1))
+    return (bucket + buckets * (bidirectional & (ahead > 0))).astype(np.int32)
+
+
+def position_bias(table: jax.Array, length: int, bidirectional: bool) -> jax.Array:
+    """Attention bias of every pair of positions.
+
+    The bias depends on key - query alone, so that 2 * length - 1 values are looked up
+    and laid out as a Toeplitz matrix by padding and reshaping, both ways cheap.
+
+    Args:
+      table: [heads, NUM_BUCKETS].
+      length: number of positions, of queries and of keys.
+      bidirectional: see `distance_buckets`.
+
+    Returns:
+      [1, heads, length, length] in the table's dtype.
+    """
+    heads = table.shape[0]
+    by_distance = table[:, distance_buckets(length, bidirectional)]
+    # Rows of width 2 * length read at width 2 * length - 1 slip by one each: row q
+    # then starts at key - query = -q, once the first row starts at 0.
+    start = jnp.concatenate(
+        [
+            by_distance[:, length - 1 :],
+            jnp.zeros((heads, 1), table.dtype),
+            by_distance[:, : length - 1],
+        ],
+        axis=1,
+    )
+    rows = jnp.broadcast_to(start[:, None], (heads, length, 2 * length))
+    flat = rows.reshape(heads, 2 * length * length)[:, : length * (2 * length - 1)]
+    return flat.reshape(heads, length, 2 * length - 1)[None, :, :, :length]
+
+
+def pair_mask(
+    query_valid: jax.Array,
+    key_valid: jax.Array,
+    query_segments: jax.Array | None = None,
+    key_segments: jax.Array | None = None,
+    causal: bool = False,
+) -> jax.Array:
+    """Which query may attend to which key.
+
+    Args:
+      query_valid: bool [batch, q_length].
+      key_valid: bool [batch, k_length].
+      query_segments: int [batch, q_length], the example that each position belongs to
+        in a packed sequence.
+      key_segments: int [batch, k_length].
+      causal: whether keys after the query are hidden.
+
+    Returns:
+      bool [batch, 1, q_length, k_length].
+    """
+    mask = query_valid[:, :, None] & key_valid[:, None, :]
+    if query_segments is not None:
+        mask &= query_segments[:, :, None] == key_segments[:, None, :]
+    if causal:
+        mask &= np.tri(mask.shape[1], mask.shape[2], dtype=bool)
+    return mask[:, None]
+
+
+def mask_bias(mask: jax.Array, dtype: Any) -> jax.Array:
+    """0 where `mask` holds and MASKED elsewhere, in `dtype`."""
+    return jnp.where(mask, 0.0, MASKED).astype(dtype)
+
+
+def attend(
+    query: jax.Array,
+    key: jax.Array,
+    value: jax.Array,
+    bias: Sequence[jax.Array],
+    key_multiplier: jax.Array | None = None,
+    float32_logits: bool = False,
+) -> jax.Array:
+    """softmax(query · key + biases) · value, unscaled as in T5.
+
+    The weights are normalised after the product with the values, which is the smaller
+    array.
+
+    Args:
+      query: [batch, q_length, heads, head_dim].
+      key: [batch, k_length, heads, head_dim].
+      value: [batch, k_length, heads, head_dim].
+      bias: arrays that broadcast to [batch, heads, q_length, k_length].
+      key_multiplier: dropout of the attention weights, [batch, heads, k_length]. T5
+        shares it among the queries, so that it may act on the values.
+      float32_logits: compute logits and softmax in float32 whatever the dtype.
+
+    Returns:
+      [batch, q_length, heads, head_dim] in the value's dtype.
+    """
+    dtype = value.dtype
+    if float32_logits:
+        query, key = query.astype(jnp.float32), key.astype(jnp.float32)
+    logits = jnp.einsum("bqhd,bkhd->bhqk", query, key)
+    for term in bias:
+        logits = logits + term.astype(logits.dtype)
+    top = lax.stop_gradient(jnp.max(logits, axis=-1, keepdims=True))
+    weights = jnp.exp(logits - top)
+    total = jnp.sum(weights, axis=-1, dtype=jnp.float32)
+    if key_multiplier is not None:
+        value = value * jnp.moveaxis(key_multiplier, -1, 1)[..., None]
+    mixed = jnp.einsum("bhqk,bkhd->bqhd", weights.astype(dtype), value)
+    return mixed * (1.0 / total).swapaxes(1, 2)[..., None].astype(dtype)
+
+
+class Attention(nn.Module):
+    """Multi-head attention with T5X's cache for decoding a token at a time.
+
+    Attributes:
+      num_heads: number of heads.
+      head_dim: size of a head.
+      dtype: dtype of the activations.
+      dropout_rate: of the attention weights.
+      float32_logits: see `attend`.
+    """
+
+    num_heads: int
+    head_dim: int
+    dtype: Any = jnp.float32
+    dropout_rate: float = 0.0
+    float32_logits: bool = False
+
+    @nn.compact
+    def __call__(
+        self,
+        x: jax.Array,
+        memory: jax.Array,
+        bias: Sequence[jax.Array],
+        *,
+        deterministic: bool,
+        decode: bool = False,
+    ) -> jax.Array:
+        """Lets every position of `x` attend to `memory`.
+
+        Args:
+          x: [batch, q_length, features].
+          memory: [batch, k_length, features]; `x` itself in self-attention.
+          bias: see `attend`; while decoding, over the whole length of the cache.
+          deterministic: no dropout.
+          decode: self-attention through the cache. Without a cache one is made, of the
+            length of `x`; with one, `x` is the next position, [batch, 1, features].
+
+        Returns:
+          [batch, q_length, features] in `dtype`.
+        """
+        width, features = self.num_heads * self.head_dim, x.shape[-1]
+        axes = ("embed", "joined_kv")
+
+        def project(name, source, init=attention_init):
+            weight = kernel(name, (features, width), axes, init).astype(self.dtype)
+            heads = (source.astype(self.dtype) @ weight).reshape(
+                *source.shape[:-1], self.num_heads, self.head_dim
+            )
+            return partitioning.with_sharding_constraint(
+                heads, ("batch", "length", "heads", "kv")
+            )
+
+        def query_init(*args):
+            return attention_init(*args) / jnp.asarray(self.head_dim**0.5, self.dtype)
+
+        query = project("query", x, query_init)
+        key = project("key", memory)
+        value = project("value", memory)
+        if decode:
+            key, value, bias = self._through_cache(key, value, bias)
+
+        multiplier = None
+        if not deterministic and self.dropout_rate > 0.0:
+            shape = (x.shape[0], self.num_heads, 1, key.shape[1])
+            multiplier = keep_multiplier(
+                self.make_rng("dropout"), self.dropout_rate, shape, self.dtype
+            )[:, :, 0]
+        mixed = attend(query, key, value, bias, multiplier, self.float32_logits)
+        out = kernel("out", (width, features), axes[::-1], attention_init)
+        return mixed.reshape(*x.shape[:-1], width) @ out.astype(self.dtype)
+
+    def _through_cache(self, key, value, bias):
+        """Appends a position to the cache: all keys, all values, the position's bias.
+
+        T5X's layout, which its decoding functions tile and reorder for beams:
+        `cached_*` [batch, heads, head_dim, length], and `cache_index`, a scalar.
+        """
+        batch, length, heads, head_dim = key.shape
+        filled = self.has_variable("cache", "cached_key")
+        shape = (batch, heads, head_dim, length)
+        keys = self.variable("cache", "cached_key", jnp.zeros, shape, key.dtype)
+        values = self.variable("cache", "cached_value", jnp.zeros, shape, value.dtype)
+        index = self.variable("cache", "cache_index", jnp.zeros, (), jnp.int32)
+        if not filled:
+            return key, value, bias
+        if key.shape != (keys.value.shape[0], 1, *keys.value.shape[1:3]):
+            raise ValueError(
+                "with a cache, one position is decoded at a time: expected keys of "
+                f"shape {(keys.value.shape[0], 1, *keys.value.shape[1:3])} [batch, 1, "
+                f"heads, head_dim], got {key.shape}"
+            )
+        positions = jnp.arange(keys.value.shape[-1])
+        here = positions == index.value
+        keys.value = jnp.where(here, jnp.moveaxis(key, 1, -1), keys.value)
+        values.value = jnp.where(here, jnp.moveaxis(value, 1, -1), values.value)
+        row = [lax.dynamic_slice_in_dim(b, index.value, 1, axis=-2) for b in bias]
+        row.append(mask_bias(positions <= index.value, self.dtype))
+        index.value = index.value + 1
+        return jnp.moveaxis(keys.value, -1, 1), jnp.moveaxis(values.value, -1, 1), row
+
+
+def activation(name: str | Callable) -> Callable:
+    """The function named `name` in flax.linen; `linear` is the identity."""
+    if callable(name):
+        return name
+    function = (lambda x: x) if name == "linear" else getattr(nn, name, None)
+    if function is None:
+        raise ValueError(f"flax.linen has no activation function {name!r}")
+    return function
+
+
+class Mlp(nn.Module):
+    """Feed-forward layer: the product of activated projections, projected back.
+
+    Attributes:
+      hidden: size of the layer in between.
+      activations: one for each projection: ("relu",) is T5 1.0, ("gelu", "linear")
+        T5 1.1.
+      dropout_rate: of the layer in between.
+      dtype: dtype of the activations.
+    """
+
+    hidden: int
+    activations: Sequence[str | Callable]
+    dropout_rate: float = 0.0
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, deterministic: bool) -> jax.Array:
+        """Maps [batch, length, features] to the same shape, in `dtype`."""
+        features, x = x.shape[-1], x.astype(self.dtype)
+        product = None
+        for i, name in enumerate(self.activations):
+            label = "wi" if len(self.activations) == 1 else f"wi_{i}"
+            weight = kernel(label, (features, self.hidden), ("embed", "mlp"))
+            factor = activation(name)(x @ weight.astype(self.dtype))
+            product = factor if product is None else product * factor
+        product = Dropout(self.dropout_rate)(product, deterministic)
+        product = partitioning.with_sharding_constraint(
+            product, ("batch", "length", "mlp")
+        )
+        wo = kernel("wo", (self.hidden, features), ("mlp", "embed"))
+        return product @ wo.astype(self.dtype)

@@ -1,0 +1,338 @@
+"""T5 1.0 and 1.1: an encoder-decoder transformer with T5X's parameters and interface.
+
+Parameter tree, logical axes, cache and dropout masks are those of T5X's `examples/t5`,
+so that its checkpoints load and its `EncoderDecoderModel` drives this network. Encoder
+and decoder are one module, `Stack`, and so are their layers.
+
+T5 1.0: `mlp_activations=("relu",)`, `logits_via_embedding=True`.
+T5 1.1: `mlp_activations=("gelu", "linear")`, `logits_via_embedding=False`.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+from flax import struct
+
+from t5patches import layers
+
+
+@struct.dataclass
+class T5Config:
+    """Shape and numerics of a T5.
+
+    Attributes:
+      vocab_size: rows of the embedding table.
+      dtype: of the activations; parameters and logits are float32.
+      emb_dim: size of a token's vector.
+      num_heads: attention heads of a layer.
+      num_encoder_layers: layers of the encoder.
+      num_decoder_layers: layers of the decoder.
+      head_dim: size of a head.
+      mlp_dim: size of the feed-forward layers.
+      mlp_activations: names in flax.linen, or functions; see `layers.Mlp`.
+      dropout_rate: of every dropout.
+      logits_via_embedding: whether the embedding table also makes the logits.
+      float32_attention_logits: see `layers.attend`.
+    """
+
+    vocab_size: int
+    dtype: Any = jnp.float32
+    emb_dim: int = 512
+    num_heads: int = 8
+    num_encoder_layers: int = 6
+    num_decoder_layers: int = 6
+    head_dim: int = 64
+    mlp_dim: int = 2048
+    mlp_activations: Sequence[str] = ("relu",)
+    dropout_rate: float = 0.1
+    logits_via_embedding: bool = False
+    float32_attention_logits: bool = False
+
+
+class Layer(nn.Module):
+    """Self-attention, attention to `encoded` where it is given, feed-forward.
+
+    Each is applied to the normed input, and its output, after dropout, added to it.
+    """
+
+    config: T5Config
+
+    @nn.compact
+    def __call__(
+        self,
+        x: jax.Array,
+        self_bias: Sequence[jax.Array],
+        encoded: jax.Array | None = None,
+        cross_bias: Sequence[jax.Array] = (),
+        *,
+        deterministic: bool,
+        decode: bool = False,
+    ) -> jax.Array:
+        """Maps x [batch, length, emb_dim] to its shape; biases: `layers.attend`."""
+        cfg = self.config
+
+        def attention(name):
+            return layers.Attention(
+                num_heads=cfg.num_heads,
+                head_dim=cfg.head_dim,
+                dtype=cfg.dtype,
+                dropout_rate=cfg.dropout_rate,
+                float32_logits=cfg.float32_attention_logits,
+                name=name,
+            )
+
+        def residual(x, norm, function):
+            update = function(layers.rms_norm(norm, x, cfg.dtype))
+            return x + layers.Dropout(cfg.dropout_rate)(update, deterministic)
+
+        prefix = "" if encoded is None else "self_"
+        x = residual(
+            x,
+            f"pre_{prefix}attention_layer_norm",
+            lambda y: attention(f"{prefix}attention")(
+                y, y, self_bias, deterministic=deterministic, decode=decode
+            ),
+        )
+        if encoded is not None:
+            x = residual(
+                x,
+                "pre_cross_attention_layer_norm",
+                lambda y: attention("encoder_decoder_attention")(
+                    y, encoded, cross_bias, deterministic=deterministic
+                ),
+            )
+        mlp = layers.Mlp(
+            cfg.mlp_dim, cfg.mlp_activations, cfg.dropout_rate, cfg.dtype, name="mlp"
+        )
+        return residual(
+            x, "pre_mlp_layer_norm", lambda y: mlp(y, deterministic=deterministic)
+        )
+
+
+class Stack(nn.Module):
+    """The layers of the encoder, or of the decoder up to the logits.
+
+    Attributes:
+      config: of the network.
+      decoder: which of the two.
+    """
+
+    config: T5Config
+    decoder: bool
+
+    @nn.compact
+    def __call__(
+        self,
+        x: jax.Array,
+        mask: jax.Array | None,
+        encoded: jax.Array | None = None,
+        cross_mask: jax.Array | None = None,
+        logits_table: jax.Array | None = None,
+        *,
+        deterministic: bool,
+        decode: bool = False,
+        max_decode_length: int | None = None,
+    ) -> jax.Array:
+        """Runs the stack.
+
+        Args:
+          x: embedded tokens, [batch, length, emb_dim].
+          mask: bool [batch, 1, length, length], or None: everything attends.
+          encoded: the encoder's output, [batch, source_length, emb_dim].
+          cross_mask: bool [batch, 1, length, source_length].
+          logits_table: [vocab, emb_dim] where the embedding table makes the logits.
+          deterministic: no dropout.
+          decode: through the cache; see `layers.Attention`.
+          max_decode_length: length of the cache.
+
+        Returns:
+          [batch, length, emb_dim] of the encoder, logits [batch, length, vocab_size],
+          float32, of the decoder.
+        """
+        cfg = self.config
+        length = decode and max_decode_length or x.shape[1]
+        table = layers.Weight(
+            "rel_embedding",
+            (cfg.num_heads, layers.NUM_BUCKETS),
+            ("heads", "relpos_buckets"),
+            layers.distance_init,
+            name="relpos_bias",
+        )().astype(cfg.dtype)
+        # Made here once; each layer adds it to its own logits.
+        self_bias = [
+            layers.position_bias(table, length, bidirectional=not self.decoder)
+        ]
+        if mask is not None:
+            self_bias.append(layers.mask_bias(mask, cfg.dtype))
+        cross_bias = []
+        if cross_mask is not None:
+            cross_bias.append(layers.mask_bias(cross_mask, cfg.dtype))
+
+        x = layers.Dropout(cfg.dropout_rate)(x, deterministic)
+        count = cfg.num_decoder_layers if self.decoder else cfg.num_encoder_layers
+        for i in range(count):
+            x = Layer(cfg, name=f"layers_{i}")(
+                x,
+                self_bias,
+                encoded,
+                cross_bias,
+                deterministic=deterministic,
+                decode=decode,
+            )
+        side = "decoder" if self.decoder else "encoder"
+        x = layers.rms_norm(f"{side}_norm", x, cfg.dtype)
+        # T5X's encoder drops single entries here, everything else whole columns.
+        x = layers.Dropout(cfg.dropout_rate, (-2,) if self.decoder else ())(
+            x, deterministic
+        )
+        return self._logits(x, logits_table) if self.decoder else x
+
+    def _logits(self, x, logits_table):
+        """Logits [batch, length, vocab], float32, of the decoder's output x."""
+        cfg = self.config
+        x = x.astype(jnp.float32)
+        if logits_table is not None:
+            return (x * np.float32(cfg.emb_dim**-0.5)) @ logits_table.T
+        shape = (cfg.emb_dim, cfg.vocab_size)
+        return x @ layers.kernel("logits_dense", shape, ("embed", "vocab"))
+
+
+class Transformer(nn.Module):
+    """The whole network. Tokens are int arrays [batch, length], 0 is padding."""
+
+    config: T5Config
+
+    def setup(self):
+        cfg = self.config
+        self.token_embedder = layers.Weight(
+            "embedding",
+            (cfg.vocab_size, cfg.emb_dim),
+            ("vocab", "embed"),
+            nn.initializers.normal(1.0),
+        )
+        self.encoder = Stack(cfg, decoder=False)
+        self.decoder = Stack(cfg, decoder=True)
+
+    def encode(
+        self,
+        encoder_input_tokens: jax.Array,
+        encoder_segment_ids: jax.Array | None = None,
+        enable_dropout: bool = True,
+    ) -> jax.Array:
+        """Encodes the inputs.
+
+        Args:
+          encoder_input_tokens: [batch, source_length].
+          encoder_segment_ids: same shape, the example of each position where packed.
+          enable_dropout: needs an rng named `dropout`.
+
+        Returns:
+          [batch, source_length, emb_dim] in the activations' dtype.
+        """
+        if encoder_input_tokens.ndim != 2:
+            raise ValueError(
+                "encoder_input_tokens: expected [batch, length], got shape "
+                f"{encoder_input_tokens.shape}"
+            )
+        valid = encoder_input_tokens > 0
+        segments = encoder_segment_ids
+        return self.encoder(
+            layers.embed(
+                self.token_embedder(), encoder_input_tokens, self.config.dtype
+            ),
+            layers.pair_mask(valid, valid, segments, segments),
+            deterministic=not enable_dropout,
+        )
+
+    def decode(
+        self,
+        encoded: jax.Array,
+        encoder_input_tokens: jax.Array,
+        decoder_input_tokens: jax.Array,
+        decoder_target_tokens: jax.Array,
+        encoder_segment_ids: jax.Array | None = None,
+        decoder_segment_ids: jax.Array | None = None,
+        decoder_positions: jax.Array | None = None,
+        enable_dropout: bool = True,
+        decode: bool = False,
+        max_decode_length: int | None = None,
+    ) -> jax.Array:
+        """Scores targets given the encoded inputs.
+
+        Args:
+          encoded: [batch, source_length, emb_dim].
+          encoder_input_tokens: [batch, source_length], to see which are padding.
+          decoder_input_tokens: [batch, length], the targets shifted right.
+          decoder_target_tokens: [batch, length], to see which are padding.
+          encoder_segment_ids: [batch, source_length] where packed.
+          decoder_segment_ids: [batch, length] where packed.
+          decoder_positions: unused: T5's positions are relative.
+          enable_dropout: needs an rng named `dropout`.
+          decode: a token at a time, [batch, 1], through the `cache` collection.
+          max_decode_length: length of the cache, where `decode`.
+
+        Returns:
+          Logits [batch, length, vocab_size], float32.
+
+        Raises:
+          ValueError: packing while decoding, or one side packed only.
+        """
+        del decoder_positions
+        if decode and encoder_segment_ids is not None:
+            raise ValueError("packed examples (segment ids) cannot be decoded")
+        if encoder_segment_ids is not None and decoder_segment_ids is None:
+            raise ValueError("encoder_segment_ids came without decoder_segment_ids")
+        source_valid = encoder_input_tokens > 0
+        if decode:
+            # What has not been generated is hidden by the cache, and a generated 0 is
+            # a token like any other.
+            mask, valid = None, jnp.ones(decoder_target_tokens.shape, bool)
+        else:
+            valid = decoder_target_tokens > 0
+            mask = layers.pair_mask(
+                valid, valid, decoder_segment_ids, decoder_segment_ids, causal=True
+            )
+        cross_segments = None if encoder_segment_ids is None else decoder_segment_ids
+        table = self.token_embedder()
+        return self.decoder(
+            layers.embed(table, decoder_input_tokens, self.config.dtype),
+            mask,
+            encoded,
+            layers.pair_mask(valid, source_valid, cross_segments, encoder_segment_ids),
+            table if self.config.logits_via_embedding else None,
+            deterministic=not enable_dropout,
+            decode=decode,
+            max_decode_length=max_decode_length,
+        )
+
+    def __call__(
+        self,
+        encoder_input_tokens: jax.Array,
+        decoder_input_tokens: jax.Array,
+        decoder_target_tokens: jax.Array,
+        encoder_segment_ids: jax.Array | None = None,
+        decoder_segment_ids: jax.Array | None = None,
+        encoder_positions: jax.Array | None = None,
+        decoder_positions: jax.Array | None = None,
+        *,
+        enable_dropout: bool = True,
+        decode: bool = False,
+    ) -> jax.Array:
+        """Encodes and scores; the arguments and the result are those of `decode`."""
+        del encoder_positions
+        encoded = self.encode(encoder_input_tokens, encoder_segment_ids, enable_dropout)
+        return self.decode(
+            encoded,
+            encoder_input_tokens,
+            decoder_input_tokens,
+            decoder_target_tokens,
+            encoder_segment_ids,
+            decoder_segment_ids,
+            decoder_positions,
+            enable_dropout=enable_dropout,
+            decode=decode,
+        )
