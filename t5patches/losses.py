@@ -57,9 +57,20 @@ METHODS: Mapping[str, Method] = {
 }
 
 
-def _log_normalizer(logits: Array, masked_ids: Array) -> Array:
-    """log Σ_x exp(logits[..., x]) over the tokens that are not masked, [...]."""
-    return jax.nn.logsumexp(_mask(logits, masked_ids), axis=-1)
+def _log_softmax_parts(logits: Array) -> tuple[Array, Array]:
+    """max and log Σ exp(logits − max), [...] each.
+
+    log p = (logits − max) − log Σ is exact to the precision of the differences of
+    the logits. Through log Z = max + log Σ it would be only to that of their size.
+    """
+    largest = jnp.max(logits, axis=-1)
+    total = jnp.sum(jnp.exp(logits - largest[..., None]), axis=-1)
+    return largest, jnp.log(total)
+
+
+def _log_probability(logits: Array, parts: tuple[Array, Array]) -> Array:
+    largest, log_total = parts
+    return (logits - largest[..., None]) - log_total[..., None]
 
 
 def _mask(logits: Array, masked_ids: Array) -> Array:
@@ -97,22 +108,24 @@ def forward_cross_entropy(
 def _forward_cross_entropy_fwd(logits, frozen_logits, masked_ids):
     z = logits.astype(jnp.float32)
     frozen = frozen_logits.astype(jnp.float32)
-    log_z = jax.nn.logsumexp(z, axis=-1)
-    frozen_log_z = _log_normalizer(frozen, masked_ids)
-    target = jnp.exp(_mask(frozen, masked_ids) - frozen_log_z[..., None])
-    cross_entropy = log_z - jnp.sum(target * z, axis=-1)
-    entropy = frozen_log_z - jnp.sum(target * frozen, axis=-1)
-    residuals = (logits, frozen_logits, masked_ids, log_z, frozen_log_z)
+    masked = _mask(frozen, masked_ids)
+    model_parts = _log_softmax_parts(z)
+    target_parts = _log_softmax_parts(masked)
+    target = jnp.exp(_log_probability(masked, target_parts))
+    cross_entropy = -jnp.sum(target * _log_probability(z, model_parts), axis=-1)
+    # From the unmasked logits: 0 · −∞ is not 0.
+    entropy = -jnp.sum(target * _log_probability(frozen, target_parts), axis=-1)
+    log_z = model_parts[0] + model_parts[1]
+    residuals = (logits, frozen_logits, masked_ids, model_parts, target_parts)
     return (cross_entropy, entropy, log_z), residuals
 
 
 def _forward_cross_entropy_bwd(residuals, cotangents):
-    logits, frozen_logits, masked_ids, log_z, frozen_log_z = residuals
+    logits, frozen_logits, masked_ids, model_parts, target_parts = residuals
     d_cross_entropy, _, d_log_z = (g[..., None] for g in cotangents)
-    model = jnp.exp(logits.astype(jnp.float32) - log_z[..., None])
-    target = jnp.exp(
-        _mask(frozen_logits.astype(jnp.float32), masked_ids) - frozen_log_z[..., None]
-    )
+    masked = _mask(frozen_logits.astype(jnp.float32), masked_ids)
+    model = jnp.exp(_log_probability(logits.astype(jnp.float32), model_parts))
+    target = jnp.exp(_log_probability(masked, target_parts))
     gradient = (d_cross_entropy + d_log_z) * model - d_cross_entropy * target
     return gradient.astype(logits.dtype), None, None
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 import json
+import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -224,7 +225,7 @@ def find_frozen_params(
             return _copy(train_state.params)
         return _restore(_resolve(frozen_checkpoint), train_state, partitioner)
 
-    folder = epath.Path(model_dir)
+    folder = _absolute(model_dir)
     resumed = bool(data.checkpoint_steps(folder))
     record = _read_record(folder) if resumed else None
     checkpoint = _resolve(frozen_checkpoint) if frozen_checkpoint else None
@@ -253,9 +254,14 @@ def find_frozen_params(
     return params
 
 
+def _absolute(path: str) -> epath.Path:
+    """A path that means the same in another working folder; URLs stay."""
+    return epath.Path(path if "://" in str(path) else os.path.abspath(path))
+
+
 def _resolve(path: str) -> str:
     """The path of one checkpoint: itself, or the latest of a folder of them."""
-    path = epath.Path(path)
+    path = _absolute(path)
     try:
         step = data.checkpoint_step(path)
     except FileNotFoundError as error:
