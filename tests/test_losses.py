@@ -133,9 +133,7 @@ def test_invariant_to_a_constant_added_to_the_logits(offset):
     expected, _ = loss(logits, frozen, targets, weights)
     moved, _ = loss(logits + offset, frozen - offset, targets, weights)
     # The loss is as exact as the sums that it is given: near 1e4 they resolve 1e-3.
-    rounded = [
-        np.asarray(x, np.float32) for x in (logits + offset, frozen - offset)
-    ]
+    rounded = [np.asarray(x, np.float32) for x in (logits + offset, frozen - offset)]
     exact = reference_tnff(*rounded, targets, weights, alpha=1.0)
     np.testing.assert_allclose(moved, exact, rtol=1e-6)
     np.testing.assert_allclose(moved, expected, rtol=1e-6 + 1e-7 * abs(offset))
