@@ -1,0 +1,35 @@
+# `make quickstart` and `make test` set up all that they need, in .venv, once.
+PYTHON ?= python3
+VENV ?= .venv
+BIN = $(VENV)/bin
+# Options for the quickstart, e.g. make quickstart ARGS="--seed 1".
+ARGS ?=
+
+.PHONY: quickstart test lint lock clean
+
+quickstart: $(VENV)/installed
+	$(BIN)/t5patches quickstart $(ARGS)
+
+test: $(VENV)/installed
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/installed
+	$(BIN)/pip install --quiet --disable-pip-version-check ".[dev]"
+	$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/pyright
+
+$(VENV)/installed: setup.py pyproject.toml requirements.lock
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and \
+	  "t5patches needs Python 3.11 or later; this is " + sys.version.split()[0] + \
+	  ". Name another with make PYTHON=python3.11 ...")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.lock
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps -e .
+	touch $@
+
+# Pins every dependency, the test extra's too. Needs uv.
+lock:
+	uv pip compile --universal --fork-strategy fewest --python-version 3.11 --extra test --upgrade \
+	  --no-emit-index-url --no-annotate --output-file requirements.lock setup.py
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info

@@ -1,0 +1,58 @@
+"""Packaging of t5patches. Metadata lives here; tool settings in pyproject.toml."""
+
+import pathlib
+import re
+
+import setuptools
+
+ROOT = pathlib.Path(__file__).parent
+VERSION = re.search(
+    r'^__version__ = "(.+)"$', (ROOT / "t5patches/__init__.py").read_text(), re.M
+)[1]
+
+setuptools.setup(
+    name="t5patches",
+    version=VERSION,
+    description="Targeted updates of fine-tuned T5 models",
+    long_description=(ROOT / "README.md").read_text(),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    license_files=["LICENSE"],
+    python_requires=">=3.11",
+    packages=[
+        *setuptools.find_packages(
+            include=["t5patches", "t5patches.*", "t5x_embedded", "t5x_embedded.*"]
+        ),
+        # `tasks` and `gin` are too common as names in site-packages.
+        "t5patches.tasks",
+        "t5patches.gin",
+    ],
+    package_dir={"t5patches.tasks": "tasks", "t5patches.gin": "gin"},
+    package_data={"t5patches.gin": ["**/*.gin"], "t5x_embedded": ["README.md"]},
+    entry_points={"console_scripts": ["t5patches = t5patches.cli:main"]},
+    install_requires=[
+        "absl-py",
+        "clu>=0.0.12",
+        "etils[epath]",
+        "flax>=0.12",
+        "gin-config>=0.5",
+        "jax>=0.10",
+        "matplotlib",
+        "numpy",
+        "optax>=0.2.8",
+        "orbax-checkpoint>=0.12",
+        "rouge-score",
+        "sacrebleu>=2.4",
+        "sentencepiece",
+        "seqio>=0.0.20",
+        "tensorflow>=2.21",
+        "tensorflow-datasets",
+        "tqdm",
+    ],
+    extras_require={
+        "cuda": ["jax[cuda13]"],
+        "tpu": ["jax[tpu]"],
+        "test": ["hypothesis", "pytest"],
+        "dev": ["hypothesis", "pyright", "pytest", "ruff"],
+    },
+)
