@@ -1,0 +1,147 @@
+"""From unwanted characters to unwanted ids, exactly.
+
+The ids are the ones that the model generated, never a re-tokenisation of the text: the
+same text can come from several id sequences, and the update must act on the one that
+the model chose.
+"""
+
+from __future__ import annotations
+
+import codecs
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from t5patches.errors import UserError
+
+Span = tuple[int, int, str]
+
+
+class DecodingMismatch(UserError):
+    """The ids do not decode to the text that is said to be theirs."""
+
+
+def align(
+    ids: Sequence[int], text: str, spans: Iterable[Span], vocabulary: Any
+) -> list[int]:
+    """Marks the ids whose characters overlap an unwanted span.
+
+    The space that begins a token does not count, so the token of the word after a span
+    that ends in a space stays unmarked; a token of nothing but spaces counts. All bytes
+    of a multi-byte character count as that character. EOS, and other ids that decode to
+    nothing, are never marked.
+
+    Example, with a vocabulary of the pieces "▁you", "▁du", "mm", "y":
+
+      text  = "you dummy", spans = [(4, 9, "dummy")]
+      ids   = [▁you, ▁du, mm, y, EOS]
+      marks = [   0,   1,  1, 1,   0]
+
+    Args:
+      ids: generated ids, up to and including EOS.
+      text: what they decode to.
+      spans: (start, end, label) in characters of `text`.
+      vocabulary: `seqio.SentencePieceVocabulary` or `seqio.ByteVocabulary`.
+
+    Returns:
+      0 or 1 for each id.
+
+    Raises:
+      DecodingMismatch: `ids` decode to another text.
+    """
+    ranges, decoded = token_ranges(ids, vocabulary)
+    if decoded != text:
+        raise DecodingMismatch(
+            f"the ids decode to {_shorten(decoded)}, not to {_shorten(text)}; give the "
+            "vocabulary that the model generated with"
+        )
+    unwanted = bytearray(len(text))
+    for start, end, _ in spans:
+        unwanted[start:end] = b"\1" * (end - start)
+    return [int(any(unwanted[start:end])) for start, end in ranges]
+
+
+def token_ranges(
+    ids: Sequence[int], vocabulary: Any
+) -> tuple[list[tuple[int, int]], str]:
+    """Finds the characters that each id stands for.
+
+    Args:
+      ids: generated ids; those after EOS stand for nothing.
+      vocabulary: `seqio.SentencePieceVocabulary` or `seqio.ByteVocabulary`.
+
+    Returns:
+      For each id its (start, end) in characters, a leading space left out, empty for an
+      id without characters; and the text, which equals `vocabulary.decode(ids)`.
+
+    Raises:
+      UserError: `vocabulary` is of another kind.
+    """
+    import seqio
+
+    length = len(ids)
+    if vocabulary.eos_id in ids:
+        ids = ids[: ids.index(vocabulary.eos_id) + 1]
+    if isinstance(vocabulary, seqio.ByteVocabulary):
+        surfaces, shared = _byte_surfaces(ids)
+    elif isinstance(vocabulary, seqio.SentencePieceVocabulary):
+        surfaces, shared = _sentencepiece_surfaces(ids, vocabulary.tokenizer)
+    else:
+        raise UserError(
+            "annotations can be aligned with SentencePiece and byte vocabularies, "
+            f"not with {type(vocabulary).__name__}"
+        )
+    ranges, end = [], 0
+    for surface in surfaces:
+        start, end = end, end + len(surface)
+        bare = surface.lstrip(" ")
+        ranges.append((end - len(bare) if bare else start, end))
+    for index, last in shared.items():
+        ranges[index] = ranges[last]
+    ranges += [(end, end)] * (length - len(ranges))
+    return ranges, "".join(surfaces)
+
+
+# Both functions below give every id its text, where a character of several bytes is the
+# text of its last byte, and a map from its other bytes to that last one.
+_Surfaces = tuple[list[str], dict[int, int]]
+
+
+def _sentencepiece_surfaces(ids: Sequence[int], tokenizer: Any) -> _Surfaces:
+    size, unknown = tokenizer.get_piece_size(), tokenizer.unk_id()
+    # SeqIO decodes ids beyond the vocabulary, which a padded model can generate, so.
+    known = [int(token) if token < size else unknown for token in ids]
+    pieces = tokenizer.decode(known, return_type="proto").pieces
+    surfaces = [piece.surface for piece in pieces]
+    shared: dict[int, int] = {}
+    pending: list[int] = []
+    for index, token in enumerate(known):
+        if not tokenizer.is_byte(token):
+            pending.clear()
+        elif surfaces[index]:
+            shared.update(dict.fromkeys(pending, index))
+            pending.clear()
+        else:
+            pending.append(index)
+    return surfaces, shared
+
+
+def _byte_surfaces(ids: Sequence[int]) -> _Surfaces:
+    decoder = codecs.getincrementaldecoder("utf-8")("ignore")
+    surfaces = [""] * len(ids)
+    shared: dict[int, int] = {}
+    bytes_at: list[int] = []
+    for index, token in enumerate(ids):
+        # 0, 1, 2 are padding, EOS and unknown; beyond the bytes come the extra ids.
+        if not 3 <= token < 259:
+            continue
+        bytes_at.append(index)
+        surfaces[index] = decoder.decode(bytes([token - 3]))
+        # A byte that breaks off a character can complete nothing but itself, so at most
+        # one character comes out, made of the last bytes in.
+        width = len(surfaces[index].encode())
+        shared.update(dict.fromkeys(bytes_at[-width:-1] if width else [], index))
+    return surfaces, shared
+
+
+def _shorten(text: str, length: int = 80) -> str:
+    return repr(text if len(text) <= length else text[:length] + "…")

@@ -1,0 +1,151 @@
+"""The phrase annotator: every occurrence of a phrase of a list is unwanted."""
+
+from __future__ import annotations
+
+import functools
+import os
+import re
+import sys
+import unicodedata
+from collections.abc import Iterable
+
+from t5patches import records
+from t5patches.annotate.align import Span
+from t5patches.errors import UserError
+
+_APOSTROPHES = "'’ʼ‘"
+
+
+class PhraseAnnotator:
+    """Marks the phrases of a list: `annotator(text, inputs) -> [(start, end, label)]`.
+
+    A phrase matches whole words only, whatever the case, the form of accented letters,
+    the kind of apostrophe and the width of white space. Of several phrases that begin
+    at one place the longest is taken; a match inside another is left out; matches that
+    overlap otherwise are all kept. The label is the phrase as the list has it.
+    "Whole words" means that no letter, digit, underscore or combining mark stands right
+    before or after.
+
+    All phrases are one regular expression made of their shared prefixes, so the time
+    for a text hardly depends on how many phrases there are.
+    """
+
+    def __init__(self, phrases: Iterable[str]):
+        """Compiles `phrases`; at least one must have a character that is no space."""
+        self._labels: dict[str, str] = {}
+        root: _Trie = {}
+        for phrase in phrases:
+            key = _normalise(phrase)
+            if not key or key in self._labels:
+                continue
+            self._labels[key] = " ".join(phrase.split())
+            # Text may come in either form of an accented letter.
+            for variant in {key, unicodedata.normalize("NFD", key)}:
+                node = root
+                for character in variant:
+                    node = node.setdefault(character, {})
+                node[""] = {}
+        if not root:
+            raise ValueError("no phrases")
+        word = rf"[\w{_marks()}]"
+        # The look-ahead consumes nothing, so that matches which overlap are found.
+        self._pattern = re.compile(
+            rf"(?<!{word})(?=({_pattern(root)})(?!{word}))", re.IGNORECASE
+        )
+
+    @property
+    def phrases(self) -> list[str]:
+        """The phrases, as labels."""
+        return list(self._labels.values())
+
+    def __call__(self, text: str, inputs: str = "") -> list[Span]:
+        """Returns the unwanted spans of `text`; `inputs` does not matter here."""
+        del inputs
+        spans: list[Span] = []
+        covered = 0
+        for match in self._pattern.finditer(text):
+            start, end = match.span(1)
+            if end > covered:
+                spans.append((start, end, self._label(match[1])))
+                covered = end
+        return spans
+
+    def _label(self, found: str) -> str:
+        key = _normalise(found)
+        return self._labels.get(key, key)
+
+
+_Trie = dict[str, "_Trie"]
+
+
+def _normalise(text: str) -> str:
+    text = unicodedata.normalize("NFC", " ".join(text.split()).lower())
+    return re.sub(f"[{_APOSTROPHES}]", "'", text)
+
+
+def _pattern(node: _Trie) -> str:
+    """Returns the regular expression of what can follow at a node of the trie."""
+    chain = ""
+    # A loop along a chain, recursion at forks: phrases may be long.
+    while len(node) == 1 and "" not in node:
+        character, node = next(iter(node.items()))
+        chain += _literal(character)
+    branches = [
+        _literal(character) + _pattern(child)
+        for character, child in sorted(node.items())
+        if character
+    ]
+    if not branches:
+        return chain
+    # Greedy where a phrase ends: a longer one goes before it.
+    return f"{chain}(?:{'|'.join(branches)}){'?' if '' in node else ''}"
+
+
+def _literal(character: str) -> str:
+    if character == " ":
+        return r"\s+"
+    if character == "'":
+        return f"[{_APOSTROPHES}]"
+    return re.escape(character)
+
+
+@functools.cache
+def _marks() -> str:
+    """Combining marks as ranges for a character class: `\\w` does not hold them.
+
+    Without them 'cafe' would match the first letters of a decomposed 'café', and words
+    of Indic scripts would end at each vowel sign.
+    """
+    points = [
+        point
+        for point in range(0x300, sys.maxunicode + 1)
+        if (point < 0x20000 or point > 0xE0000)
+        and unicodedata.category(chr(point))[0] == "M"
+    ]
+    ranges: list[list[int]] = []
+    for point in points:
+        if ranges and point == ranges[-1][1] + 1:
+            ranges[-1][1] = point
+        else:
+            ranges.append([point, point])
+    return "".join(f"{chr(first)}-{chr(last)}" for first, last in ranges)
+
+
+def read_phrases(path: str | os.PathLike) -> list[str]:
+    """Returns the phrases of a file: one per line, `#` begins a comment line.
+
+    Raises:
+      UserError: the file is missing, not UTF-8, or has no phrase.
+    """
+    lines = (line.strip() for _, line in records.read_lines(path))
+    phrases = [line for line in lines if line and not line.startswith("#")]
+    if not phrases:
+        raise UserError(
+            f"{os.fspath(path)}: no phrases in it; write one phrase per line"
+        )
+    return phrases
+
+
+def load(path: str | os.PathLike) -> PhraseAnnotator:
+    """Returns the annotator of a phrase file (`read_phrases`)."""
+    return PhraseAnnotator(read_phrases(path))

@@ -1,0 +1,153 @@
+"""Generations as prediction files: what T5X's inference calls to write and to merge.
+
+`write_predictions` is a T5X `write_fn` and `merge_predictions` a `merge_fn`; the gin
+file of a generation binds both. Ids are kept as generated: re-tokenising the decoded
+text need not give them back, and annotations must sit on them.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from absl import logging
+from etils import epath
+
+from t5patches import records
+from t5patches.errors import UserError
+
+_OUTPUT_NAME = re.compile(r"^(?P<stem>.+)\.(?P<suffix>\w+)-(?P<shard>\d+-of-\d+)$")
+_CHUNK_NAME = re.compile(r"-chunk\d+$")
+
+
+def generated_ids(tokens: Sequence[int] | np.ndarray, eos_id: int | None) -> list[int]:
+    """Returns the ids up to and including the first EOS, without padding.
+
+    Args:
+      tokens: int [length], as a decoder returns them.
+      eos_id: the id that ends a sequence; without it, trailing zeros are cut.
+    """
+    ids = np.asarray(tokens).tolist()
+    if eos_id is not None and eos_id in ids:
+        return ids[: ids.index(eos_id) + 1]
+    while ids and ids[-1] == 0:
+        ids.pop()
+    return ids
+
+
+def write_predictions(
+    path: str,
+    inferences: tuple[Sequence[Any], Mapping[str, Any]],
+    task_ds: Iterable[Any],
+    mode: str,
+    vocabulary: Any = None,
+) -> None:
+    """Writes generations as predictions, one JSON line each (a T5X `write_fn`).
+
+    Args:
+      path: the file to write; it appears when it is whole.
+      inferences: (ids int [examples, length], auxiliary values), in the order of
+        `task_ds`.
+      task_ds: the task's examples, a tf.data.Dataset. `inputs_pretokenized` is the
+        input text (else `inputs` is decoded) and `id_pretokenized` or `id` the id
+        (else `merge_predictions` numbers the lines).
+      mode: 'predict' or 'predict_with_aux'.
+      vocabulary: the vocabulary of the targets.
+
+    Raises:
+      UserError: another mode, or no vocabulary.
+    """
+    if mode not in ("predict", "predict_with_aux"):
+        raise UserError(
+            f"write_predictions writes generations; infer.mode is {mode!r}, "
+            "set it to 'predict'"
+        )
+    if vocabulary is None:
+        raise UserError("write_predictions needs the vocabulary of the targets")
+    tokens, _ = inferences
+    records.write_jsonl(path, _prediction_rows(tokens, task_ds, vocabulary))
+
+
+def _prediction_rows(
+    tokens: Sequence[Any], task_ds: Any, vocabulary: Any
+) -> Iterator[records.Row]:
+    for ids, example in zip(tokens, task_ds.as_numpy_iterator(), strict=True):
+        kept = generated_ids(ids, vocabulary.eos_id)
+        row = {
+            "inputs": _input_text(example, vocabulary),
+            "prediction": vocabulary.decode(kept),
+            "target_tokens": kept,
+        }
+        example_id = example.get("id_pretokenized", example.get("id"))
+        if example_id is not None:
+            row["id"] = _text(example_id)
+        yield row
+
+
+def _input_text(example: Mapping[str, Any], vocabulary: Any) -> str:
+    if "inputs_pretokenized" in example:
+        return _text(example["inputs_pretokenized"])
+    return vocabulary.decode(generated_ids(example["inputs"], vocabulary.eos_id))
+
+
+def _text(value: Any) -> str:
+    value = value.item() if isinstance(value, np.ndarray | np.generic) else value
+    return value.decode("utf-8") if isinstance(value, bytes) else str(value)
+
+
+def output_name(inference_name: str) -> str:
+    """Returns a shard's name with the suffix last.
+
+    T5X calls it `task-predict.jsonl-00000-of-00001`; with its suffix last,
+    `task-predict-00000-of-00001.jsonl`, it is a shard as the other steps know them.
+    """
+    match = _OUTPUT_NAME.match(inference_name)
+    if not match:
+        return inference_name
+    return f"{match['stem']}-{match['shard']}.{match['suffix']}"
+
+
+def merge_predictions(
+    output_dir: str, output_fname: str, tmp_dir: str, step: int | None
+) -> None:
+    """Joins the chunks of an inference into one shard (a T5X `merge_fn`).
+
+    Lines without an `id` get `<task>-<mode>:<shard>:<number of the line>`.
+
+    Args:
+      output_dir: folder of the result, named as `output_name` says.
+      output_fname: T5X's name for the result.
+      tmp_dir: folder with the chunks, `<output_fname>-chunk00000` and on.
+      step: the model's training step, for the log.
+
+    Raises:
+      UserError: there is no chunk (the task's split is empty), or one is missing.
+    """
+    chunks = sorted(
+        path
+        for path in epath.Path(tmp_dir).iterdir()
+        if path.name.startswith(output_fname) and _CHUNK_NAME.search(path.name)
+    )
+    if not chunks:
+        raise UserError(f"{tmp_dir}: nothing was generated; is the task's split empty?")
+    for index, path in enumerate(chunks):
+        if not path.name.endswith(f"-chunk{index:05d}"):
+            raise UserError(
+                f"{tmp_dir}: chunk {index} is missing; remove the folder and run again"
+            )
+    target = os.path.join(output_dir, output_name(output_fname))
+    count = records.write_jsonl(target, _with_ids(chunks, output_fname))
+    logging.info("%d generations of step %s written to %s", count, step, target)
+
+
+def _with_ids(
+    chunks: Sequence[os.PathLike], output_fname: str
+) -> Iterator[records.Row]:
+    match = _OUTPUT_NAME.match(output_fname)
+    prefix = f"{match['stem']}:{match['shard'][:5]}" if match else output_fname
+    lines = (row for chunk in chunks for _, row in records.read_jsonl(chunk))
+    for index, row in enumerate(lines):
+        yield row if "id" in row else {**row, "id": f"{prefix}:{index}"}
