@@ -6,10 +6,3 @@ the names that are supported; asking for anything else is an error that says so.
 Nothing is imported here: losses, optimizers and the train state must be importable
 on machines without TensorFlow.
 """
-
-
-class UnsupportedError(ValueError):
-    """Asked for something of T5X's that the embedded engine leaves out."""
-
-    def __init__(self, what: str, hint: str = ""):
-        super().__init__(f"the embedded engine does not have {what}; T5X does.{hint}")

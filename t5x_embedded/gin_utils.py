@@ -1,0 +1,120 @@
+"""Gin, as the scripts use it: flags, parsing, the summary in the model folder."""
+
+import re
+from collections.abc import Sequence
+
+import jax
+from absl import logging
+from etils import epath
+
+import gin
+
+# Gin records the names under which modules were imported; the configuration must
+# replay on either engine, so T5X's are written.
+_OWN_IMPORT = re.compile(r"^(from|import) t5x_embedded\b", re.MULTILINE)
+
+
+def get_gin_config_str(show_provenance: bool = False) -> str:
+    """The parsed configuration, as text that gin can parse.
+
+    Args:
+        show_provenance: whether to say where each binding comes from.
+    """
+    text = gin.config_str(show_provenance=True) if show_provenance else gin.config_str()
+    return _OWN_IMPORT.sub(r"\1 t5x", text)
+
+
+def parse_gin_flags(
+    gin_search_paths: Sequence[str],
+    gin_files: Sequence[str] | None,
+    gin_bindings: Sequence[str],
+    skip_unknown: bool | Sequence[str] = False,
+    finalize_config: bool = True,
+) -> None:
+    """Parses gin files, then bindings; later ones win.
+
+    Args:
+        gin_search_paths: folders that relative paths are looked up in, in order.
+        gin_files: paths.
+        gin_bindings: 'name = value' statements.
+        skip_unknown: ignore bindings of unknown configurables (or of those named).
+        finalize_config: lock the configuration.
+
+    Raises:
+        OSError: a file is not found. Files of T5X's own ('t5x/…') never are.
+    """
+    for folder in gin_search_paths:
+        gin.add_config_file_search_path(folder)
+    try:
+        gin.parse_config_files_and_bindings(
+            gin_files,
+            gin_bindings,
+            skip_unknown=skip_unknown,
+            finalize_config=finalize_config,
+        )
+    except OSError as error:
+        if re.search(r"(?<![\w/])t5x/", str(error)):
+            raise OSError(
+                "the embedded engine does not have the gin files of T5X ('t5x/…'); "
+                f"T5X does. {error}"
+            ) from error
+        raise
+    logging.info("Gin configuration:\n%s", get_gin_config_str())
+
+
+def rewrite_gin_args(args: Sequence[str]) -> list[str]:
+    """`--gin.NAME=VALUE` -> `--gin_bindings=NAME = VALUE`; the rest as it is.
+
+    Raises:
+        ValueError: a `--gin.` argument has no `=`.
+    """
+
+    def rewrite(arg):
+        if not arg.startswith("--gin."):
+            return arg
+        name, equals, value = arg.removeprefix("--gin.").partition("=")
+        if not equals:
+            raise ValueError(f"Gin bindings are --gin.NAME=VALUE, not {arg}")
+        return f"--gin_bindings={name} = {value}"
+
+    return [rewrite(arg) for arg in args]
+
+
+def summarize_gin_config(model_dir: str, summary_writer, step: int) -> None:
+    """Writes the configuration to `<model_dir>/config.gin` and TensorBoard.
+
+    Args:
+        model_dir: made if it is not there.
+        summary_writer: a clu MetricWriter, or None.
+        step: the step to show it at.
+    """
+    if jax.process_index() != 0:
+        return
+    text = get_gin_config_str()
+    folder = epath.Path(model_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.gin").write_text(text)
+    if summary_writer is not None:
+        summary_writer.write_texts(step, {"config": gin.markdown(text)})
+        summary_writer.flush()
+
+
+# ---- Functions for use inside gin files ----------------------------------------
+
+
+def sum_fn(var1=gin.REQUIRED, var2=gin.REQUIRED):
+    """`var1 + var2`."""
+    return var1 + var2
+
+
+def bool_fn(var1=gin.REQUIRED) -> bool:
+    """`bool(var1)`."""
+    return bool(var1)
+
+
+def string_split_fn(
+    text=gin.REQUIRED, separator=gin.REQUIRED, maxsplit: int = -1, index=None
+):
+    """`text.split(separator, maxsplit)`, or one part of it."""
+    parts = text.split(separator, maxsplit)
+    return parts if index is None else parts[index]

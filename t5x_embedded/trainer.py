@@ -1,0 +1,700 @@
+"""The trainer: compiled train and eval steps, their metrics, and actions on them.
+
+A trainer holds the train state. Subclasses of `BaseTrainer` give the two steps as
+partitioned functions of (train state, batch); `Trainer` builds them from the model's
+`loss_fn` and `eval_fn`. Metrics stay on the device until a summary is written, in a
+thread, so that the steps of one summary do not wait for the last one's numbers.
+"""
+
+from __future__ import annotations
+
+import abc
+import concurrent.futures
+import contextlib
+import enum
+import functools
+import math
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
+from typing import Any
+
+import clu.metrics
+import clu.values
+import jax
+import jax.numpy as jnp
+from absl import logging
+from clu import metric_writers
+from etils import epath
+
+from t5x_embedded import metrics as metrics_lib
+from t5x_embedded import models, partitioning, utils
+from t5x_embedded import train_state as train_state_lib
+
+BatchType = Mapping[str, jax.Array]
+MetricMapType = MutableMapping[str, clu.metrics.Metric]
+MetricValueMapType = Mapping[str, clu.values.Value]
+LearningRateCallable = Callable[[jax.Array], jax.Array]
+BaseTrainerConstructor = Callable[..., "BaseTrainer"]
+PartitionSpec = partitioning.PartitionSpec
+
+
+# ---- Metrics -------------------------------------------------------------------
+
+
+def _merge(metrics: MetricMapType, update: MetricMapType) -> MetricMapType:
+    return jax.tree.map(
+        lambda old, new: old.merge(new),
+        metrics,
+        update,
+        is_leaf=metrics_lib.is_metric_obj,
+    )
+
+
+_compiled_merge = jax.jit(_merge)
+
+
+def merge_metrics(a: MetricMapType, b: MetricMapType) -> MetricMapType:
+    """Merges two dicts of metrics, on the device."""
+    return _compiled_merge(*jax.tree.map(utils.get_local_data, (a, b)))
+
+
+class MetricsManager:
+    """Writes summaries of metrics to TensorBoard and the log, on process 0."""
+
+    def __init__(self, name: str, summary_dir: str | None = None):
+        """Opens the writer.
+
+        Args:
+            name: of the collection and of its folder in `summary_dir`.
+            summary_dir: where the events go; None writes to the log only.
+        """
+        self.summary_dir = str(epath.Path(summary_dir) / name) if summary_dir else None
+        if jax.process_index() == 0:
+            self._writer = metric_writers.create_default_writer(
+                summary_dir, collection=name, asynchronous=True
+            )
+        else:
+            self._writer = metric_writers.MultiWriter([])
+        self._writer_lock = threading.Lock()
+        # One worker: summaries are written in the order they were asked for.
+        self._pool = concurrent.futures.ThreadPoolExecutor(1, f"metrics-{name}")
+        self._pending: list[concurrent.futures.Future] = []
+        self._started: float | None = None
+        self._last_ready = 0.0
+
+    @property
+    def summary_writer(self) -> metric_writers.MetricWriter:
+        return self._writer
+
+    def write_scalar(self, key: str, val, step: int) -> None:
+        self.write_scalars(step, {key: val})
+
+    def write_scalars(self, step: int, scalars: Mapping[str, Any]) -> None:
+        with self._writer_lock:
+            self._writer.write_scalars(int(utils.get_local_data(step)), scalars)
+
+    def start_duration_timer(self, block_on=()) -> None:
+        """Starts the clock of the next summary.
+
+        Args:
+            block_on: ignored; work that was queued before counts for the summary
+                before, since its metrics' readiness is what ends it.
+        """
+        del block_on
+        self._started = time.time()
+
+    def write_metrics_summary(
+        self, metrics: MetricMapType, step: int, num_steps: int
+    ) -> concurrent.futures.Future[MetricValueMapType]:
+        """Writes the values of `metrics` once they are computed.
+
+        Args:
+            metrics: merged over `num_steps` steps.
+            step: the step to write them for.
+            num_steps: what the metrics per step are divided by.
+
+        Returns:
+            A future of name -> value; its `result()` raises what the writing raised.
+        """
+        if self._started is None:
+            raise ValueError("Call start_duration_timer first.")
+        started, self._started = self._started, None
+        step = int(utils.get_local_data(step))
+
+        def summarize():
+            host = jax.device_get(jax.tree.map(utils.get_local_data, metrics))
+            now = time.time()
+            duration = now - max(started, self._last_ready)
+            self._last_ready = now
+            host = metrics_lib.set_time_metrics_duration(host, duration)
+            host = metrics_lib.set_step_metrics_num_steps(host, num_steps)
+            values = {name: metric.compute_value() for name, metric in host.items()}
+            with self._writer_lock:
+                metric_writers.write_values(self._writer, step, values)
+            return values
+
+        future = self._pool.submit(summarize)
+        self._pending = [f for f in self._pending if not f.done()] + [future]
+        return future
+
+    def flush(self) -> None:
+        for future in self._pending:
+            future.result()
+        with self._writer_lock:
+            self._writer.flush()
+
+    def close(self) -> None:
+        """Waits for what is being written, closes the writer; may be called again."""
+        if self._writer is None:
+            return
+        self._pool.shutdown(wait=True)
+        writer, self._writer = self._writer, None
+        writer.close()
+        for future in self._pending:
+            future.result()
+
+
+class WeightMetricsComputer:
+    """Norms of parameters, gradients and updates, per parameter."""
+
+    @staticmethod
+    def _make_rms_metrics(name, tree):
+        return _per_weight(name, tree, lambda x: jnp.sqrt(jnp.mean(jnp.square(x))))
+
+    @staticmethod
+    def _make_max_metrics(name, tree):
+        return _per_weight(name, tree, lambda x: jnp.max(jnp.abs(x)))
+
+    def compute_metrics(self, gradients, old_train_state, new_train_state):
+        """Metrics of one update.
+
+        Args:
+            gradients: tree like the parameters.
+            old_train_state: before the update.
+            new_train_state: after it.
+
+        Returns:
+            Dict of metrics, named `<metric>/<parameter>` or `weight_gradient_norm`.
+        """
+        old, new = old_train_state.params, new_train_state.params
+        update = jax.tree.map(jnp.subtract, new, old)
+        relative = jax.tree.map(jnp.divide, update, old)
+        square = sum(jnp.vdot(g, g) for g in jax.tree.leaves(gradients))
+        norm = metrics_lib.AveragePerStep.from_model_output(jnp.sqrt(square))
+        return {
+            **self._make_rms_metrics("weight_rms", new),
+            **self._make_rms_metrics("weight_gradient_rms", gradients),
+            "weight_gradient_norm": norm,
+            **self._make_rms_metrics("weight_update_rms", update),
+            **self._make_rms_metrics("weight_update_divided_by_weight_rms", relative),
+            **self._make_max_metrics("weight_max", new),
+        }
+
+
+def _per_weight(name, tree, measure):
+    return {
+        f"{name}/{key}": metrics_lib.AveragePerStep.from_model_output(measure(value))
+        for key, value in utils.flatten_dict_string_keys(tree).items()
+    }
+
+
+# ---- Steps ---------------------------------------------------------------------
+
+
+def accumulate_grads_microbatched(
+    model: models.BaseModel,
+    train_state: train_state_lib.TrainState,
+    batch: BatchType,
+    dropout_rng: jax.Array,
+    num_microbatches: int | None,
+    data_partition_spec: PartitionSpec = PartitionSpec("data"),  # noqa: B008
+):
+    """Gradients and metrics of a batch, summed over microbatches of its rows.
+
+    Args:
+        model: has `loss_fn(params, batch, rng[, flax_mutables])`.
+        train_state: the state.
+        batch: arrays of the same number of rows.
+        dropout_rng: of the step; as in T5X, all microbatches use the same key.
+        num_microbatches: how many; None, 0 or 1 for the batch in one piece.
+        data_partition_spec: sharding of a (micro)batch.
+
+    Returns:
+        (gradients, metrics, flax mutables or None)
+    """
+    grad_fn = jax.value_and_grad(model.loss_fn, has_aux=True)
+
+    def one(rows, rng, mutables):
+        extra = () if mutables is None else (mutables,)
+        (_, aux), grads = grad_fn(train_state.params, rows, rng, *extra)
+        metrics, mutables = (aux, None) if mutables is None else aux
+        return grads, metrics, mutables
+
+    mutables = train_state.flax_mutables or None
+    count = num_microbatches or 1
+    if count <= 1:
+        return one(batch, dropout_rng, mutables)
+
+    size = next(iter(batch.values())).shape[0]
+    if size % count:
+        raise AssertionError(f"{size} rows do not make {count} microbatches.")
+    stacked = jax.tree.map(lambda x: x.reshape(count, -1, *x.shape[1:]), batch)
+    rng = jax.random.split(dropout_rng)[1]
+
+    def add(carry, rows):
+        total, mutables = carry
+        rows = jax.tree.map(
+            lambda x: partitioning.with_sharding_constraint(x, data_partition_spec),
+            rows,
+        )
+        grads, metrics, mutables = one(rows, rng, mutables)
+        return (jax.tree.map(jnp.add, total, grads), mutables), metrics
+
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, jnp.float32), train_state.params)
+    (grads, mutables), history = jax.lax.scan(add, (zeros, mutables), stacked)
+    pieces = (jax.tree.map(lambda x, i=i: x[i], history) for i in range(count))
+    return grads, functools.reduce(_merge, pieces), mutables
+
+
+def apply_grads(
+    train_state: train_state_lib.TrainState,
+    grad_accum,
+    metrics: MetricMapType,
+    learning_rate: jax.Array,
+    weight_metrics_computer: WeightMetricsComputer | None,
+    other_state_variables: Mapping[str, Any] | None = None,
+):
+    """Updates the state with gradients; adds the learning rate to the metrics.
+
+    Returns:
+        (new train state, metrics)
+    """
+    new_state = train_state.apply_gradient(
+        grad_accum, learning_rate=learning_rate, **(other_state_variables or {})
+    )
+    rate = jnp.asarray([learning_rate])
+    metrics["learning_rate"] = clu.metrics.Average.from_model_output(rate)
+    metrics["learning_rate/current"] = clu.metrics.LastValue.from_model_output(rate)
+    if weight_metrics_computer is not None:
+        metrics.update(
+            weight_metrics_computer.compute_metrics(grad_accum, train_state, new_state)
+        )
+    return new_state, metrics
+
+
+def train_with_lr(
+    train_state: train_state_lib.TrainState,
+    batch: BatchType,
+    learning_rate: jax.Array,
+    dropout_rng: jax.Array,
+    model: models.BaseModel,
+    num_microbatches: int | None,
+    weight_metrics_computer: WeightMetricsComputer | None = None,
+    data_partition_spec: PartitionSpec = PartitionSpec("data"),  # noqa: B008
+):
+    """One train step: gradients, then the update. Returns (state, metrics)."""
+    grads, metrics, mutables = accumulate_grads_microbatched(
+        model, train_state, batch, dropout_rng, num_microbatches, data_partition_spec
+    )
+    return apply_grads(
+        train_state,
+        grads,
+        metrics,
+        learning_rate,
+        weight_metrics_computer,
+        {"flax_mutables": mutables} if mutables else None,
+    )
+
+
+def eval_step(model: models.BaseModel, train_state, batch: BatchType) -> MetricMapType:
+    """The metrics of the model's `eval_fn` on a batch."""
+    extra = (train_state.flax_mutables,) if train_state.flax_mutables else ()
+    return model.eval_fn(train_state.params, batch, *extra)[1]
+
+
+# ---- Trainers ------------------------------------------------------------------
+
+
+class PreemptionError(Exception):
+    """Training was interrupted and wants an emergency checkpoint."""
+
+
+class BaseTrainer(abc.ABC):
+    """Holds a train state and steps it; close it to end its threads."""
+
+    def __init__(
+        self,
+        model: models.BaseModel,
+        train_state: train_state_lib.TrainState,
+        partitioner: partitioning.BasePartitioner,
+        eval_names: Sequence[str],
+        summary_dir: str | None,
+        train_state_axes: Any,
+        rng: jax.Array,
+    ):
+        """Compiles nothing yet.
+
+        Args:
+            model: gives losses and metrics.
+            train_state: to start from; donated to the first step.
+            partitioner: compiles the steps.
+            eval_names: names of the data sets that `eval` will get.
+            summary_dir: where TensorBoard events go, or None.
+            train_state_axes: partition specs of the train state.
+            rng: base key; a step's key is this one with the step folded in.
+        """
+        self._model = model
+        self._partitioner = partitioner
+        self._train_state_axes = train_state_axes
+        self._base_rng = rng
+        self._compiled_train_step = None
+        self._compiled_eval_steps: dict[str, Any] = {}
+        self._compiled_eval_step_cache: dict[Any, Any] = {}
+        # Reentrant: a subclass's `train` may read the state it is changing.
+        self._train_state_mutex = threading.RLock()
+        self._train_state = train_state
+        self._created = time.time()
+        self.stop_training = False
+        self.train_metrics_manager = MetricsManager("train", summary_dir)
+        self.eval_metrics_managers = {
+            # A file name has at most 255 bytes, of which clu uses some.
+            name: MetricsManager(f"training_eval/{name[:113]}", summary_dir)
+            for name in eval_names
+        }
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, exc_type, exc_value, traceback):
+        self.close()
+
+    def close(self) -> None:
+        """Waits for what is being written and ends the threads."""
+        with contextlib.ExitStack() as stack:
+            for manager in self.eval_metrics_managers.values():
+                stack.callback(manager.close)
+            stack.callback(self.train_metrics_manager.close)
+
+    def _get_step_rng(self, step) -> jax.Array:
+        return jax.random.fold_in(self._base_rng, step)
+
+    @property
+    def train_state(self):
+        with self._train_state_mutex:
+            return self._train_state
+
+    @train_state.setter
+    def train_state(self, train_state) -> None:
+        with self._train_state_mutex:
+            self._train_state = train_state
+
+    def train(
+        self,
+        batch_iter: Iterator[BatchType],
+        num_steps: int,
+        start_step: int | None = None,
+    ):
+        """Trains for `num_steps` batches.
+
+        Args:
+            batch_iter: yields batches sharded as the step wants them.
+            num_steps: how many to take.
+            start_step: the state's step, to save asking the device for it.
+
+        Returns:
+            A future of name -> value of the metrics.
+        """
+        step_fn = self._compiled_train_step or self._partitioned_train_step
+        with self._train_state_mutex:
+            state = self._train_state
+            start = int(state.step if start_step is None else start_step)
+            self.train_metrics_manager.start_duration_timer(block_on=state)
+            metrics = None
+            for step in range(start, start + num_steps):
+                logging.log_every_n_seconds(logging.INFO, "Training: step %d", 10, step)
+                with jax.profiler.StepTraceAnnotation("train", step_num=step):
+                    state, update = step_fn(state, next(batch_iter))
+                    metrics = merge_metrics(metrics, update) if metrics else update
+            self._train_state = state
+        if metrics is not None:
+            uptime = jnp.asarray([time.time() - self._created])
+            metrics["timing/uptime"] = clu.metrics.LastValue.from_model_output(uptime)
+        return self.train_metrics_manager.write_metrics_summary(
+            metrics, start + num_steps, num_steps
+        )
+
+    def compile_train(self, batch: BatchType) -> None:
+        """Compiles the train step for batches like `batch` before the first one."""
+        start = time.time()
+        self._compiled_train_step = self._partitioner.compile(
+            self._partitioned_train_step, self.train_state, batch
+        )
+        self._note_compilation(self.train_metrics_manager, start)
+
+    def _note_compilation(self, manager: MetricsManager, start: float) -> None:
+        seconds = time.time() - start
+        manager.write_scalar(
+            "timing/compilation_seconds", seconds, self.train_state.step
+        )
+
+    def _to_device(self, batch):
+        """A batch of this process's rows, as the eval step wants it."""
+        if jax.process_count() == 1:
+            return batch
+        return partitioning.host_local_array_to_global_array(
+            batch, self._partitioner.mesh, self._partitioner.data_partition_spec
+        )
+
+    def eval(
+        self, batch_iters: Mapping[str, Iterator[BatchType]]
+    ) -> dict[str, MetricValueMapType]:
+        """Runs through each data set and writes its metrics.
+
+        Args:
+            batch_iters: name of the data set -> this process's batches.
+
+        Returns:
+            name of the data set -> name of the metric -> value.
+        """
+        uneven = "The processes have different numbers of evaluation batches"
+        futures = {}
+        state = self.train_state
+        for name, batches in batch_iters.items():
+            logging.info("Evaluating: %s.", name)
+            manager = self.eval_metrics_managers[name]
+            step_fn = self._compiled_eval_steps.get(name, self._partitioned_eval_step)
+            manager.start_duration_timer(block_on=state)
+            metrics, count = None, 0
+            for count, batch in enumerate(batches, start=1):
+                utils.multihost_assert_equal(jnp.array(count), uneven)
+                update = step_fn(state, self._to_device(batch))
+                metrics = merge_metrics(metrics, update) if metrics else update
+            utils.multihost_assert_equal(jnp.array(-1), uneven)
+            futures[name] = manager.write_metrics_summary(metrics, state.step, count)
+        return {name: future.result() for name, future in futures.items()}
+
+    def compile_eval(self, batches: Mapping[str, BatchType]) -> None:
+        """Compiles the eval step, once for all data sets of the same shapes.
+
+        Args:
+            batches: name of the data set -> a batch like this process's.
+        """
+        for name, batch in batches.items():
+            start = time.time()
+            key = tuple(sorted((k, x.shape, str(x.dtype)) for k, x in batch.items()))
+            if key not in self._compiled_eval_step_cache:
+                self._compiled_eval_step_cache[key] = self._partitioner.compile(
+                    self._partitioned_eval_step,
+                    self.train_state,
+                    self._to_device(batch),
+                )
+            self._compiled_eval_steps[name] = self._compiled_eval_step_cache[key]
+            self._note_compilation(self.eval_metrics_managers[name], start)
+
+    @property
+    @abc.abstractmethod
+    def _partitioned_train_step(self):
+        """Partitioned (train state, batch) -> (train state, metrics)."""
+
+    @property
+    @abc.abstractmethod
+    def _partitioned_eval_step(self):
+        """Partitioned (train state, batch) -> metrics."""
+
+
+class Trainer(BaseTrainer):
+    """Steps with a learning rate schedule and, if asked, microbatches."""
+
+    def __init__(
+        self,
+        model: models.BaseModel,
+        train_state: train_state_lib.TrainState,
+        partitioner: partitioning.BasePartitioner,
+        eval_names: Sequence[str],
+        summary_dir: str | None,
+        train_state_axes: Any,
+        rng: jax.Array,
+        learning_rate_fn: LearningRateCallable,
+        num_microbatches: int | None,
+        weight_metrics_computer: WeightMetricsComputer | None = None,
+    ):
+        """The arguments are `BaseTrainer`'s and:
+
+        Args:
+            model: see `BaseTrainer`.
+            train_state: see `BaseTrainer`.
+            partitioner: see `BaseTrainer`.
+            eval_names: see `BaseTrainer`.
+            summary_dir: see `BaseTrainer`.
+            train_state_axes: see `BaseTrainer`.
+            rng: see `BaseTrainer`.
+            learning_rate_fn: step -> learning rate.
+            num_microbatches: see `accumulate_grads_microbatched`.
+            weight_metrics_computer: more metrics, or None.
+        """
+        super().__init__(
+            model,
+            train_state,
+            partitioner,
+            eval_names,
+            summary_dir,
+            train_state_axes,
+            rng,
+        )
+        self._learning_rate_fn = learning_rate_fn
+        self._num_microbatches = num_microbatches
+        self._weight_metrics_computer = weight_metrics_computer
+
+    @functools.cached_property
+    def _partitioned_train_step(self):
+        data_spec = self._partitioner.data_partition_spec
+
+        def step(train_state, batch):
+            return train_with_lr(
+                train_state,
+                batch,
+                self._learning_rate_fn(train_state.step),
+                self._get_step_rng(train_state.step),
+                self._model,
+                self._num_microbatches,
+                self._weight_metrics_computer,
+                data_spec,
+            )
+
+        axes = self._train_state_axes
+        return self._partitioner.partition(
+            step,
+            in_axis_resources=(axes, data_spec),
+            out_axis_resources=(axes, None),
+            donate_argnums=(0,),
+        )
+
+    @functools.cached_property
+    def _partitioned_eval_step(self):
+        def step(train_state, batch):
+            return eval_step(self._model, train_state, batch)
+
+        specs = (self._train_state_axes, self._partitioner.data_partition_spec)
+        return self._partitioner.partition(
+            step, in_axis_resources=specs, out_axis_resources=None
+        )
+
+
+# ---- Actions -------------------------------------------------------------------
+
+
+@enum.unique
+class ActionMode(enum.Enum):
+    """After which part of the loop an action runs."""
+
+    TRAIN = 1
+    TRAIN_EVAL = 2
+    INFER_EVAL = 3
+
+
+class BaseAction(abc.ABC):
+    """Looks at metrics; may end the training."""
+
+    @abc.abstractmethod
+    def run(
+        self,
+        train_state: train_state_lib.TrainState,
+        metrics_by_task: Mapping[str, MetricValueMapType],
+    ) -> bool:
+        """Returns whether training should end.
+
+        Args:
+            train_state: the current state.
+            metrics_by_task: name of the data set -> name of the metric -> value.
+        """
+
+
+ActionMapType = Mapping[ActionMode, Sequence[BaseAction]]
+
+
+def _tracked(action: BaseAction, metrics_by_task, task: str, metric: str):
+    """The number that an action watches, or None with a warning."""
+    value = metrics_by_task.get(task, {}).get(metric)
+    if isinstance(value, clu.values.Scalar):
+        value = value.value
+    elif not isinstance(value, float):
+        known = {name: sorted(values) for name, values in metrics_by_task.items()}
+        logging.warning(
+            "%s not run: %s of %s is %s; there are %s",
+            type(action).__name__,
+            metric,
+            task,
+            "missing" if value is None else f"a {type(value).__name__}",
+            known,
+        )
+        return None
+    return float(value)
+
+
+class EarlyStoppingAction(BaseAction):
+    """Ends training when a metric has not improved `patience` times running."""
+
+    def __init__(
+        self,
+        metric: tuple[str, str],
+        mode: str,
+        patience: int = 3,
+        atol: float = 0.0,
+        rtol: float = 0.0,
+    ):
+        """See the class.
+
+        Args:
+            metric: (name of the data set, name of the metric).
+            mode: 'min' if smaller is better, 'max' if larger is.
+            patience: length of the history that must show no improvement.
+            atol: an improvement is at least `atol + rtol * abs(previous)`.
+            rtol: see `atol`.
+        """
+        if mode not in ("min", "max"):
+            raise ValueError(f"mode must be 'min' or 'max': {mode!r}")
+        if atol < 0 or rtol < 0:
+            raise ValueError(f"atol and rtol must not be negative: {atol}, {rtol}")
+        self._task, self._metric = metric
+        self._sign = 1.0 if mode == "min" else -1.0
+        self._patience = patience
+        self._atol, self._rtol = atol, rtol
+        self._history: list[float] = []
+
+    def _improved(self, previous: float, current: float) -> bool:
+        margin = self._atol + self._rtol * abs(previous)
+        return self._sign * current < self._sign * previous - margin
+
+    def run(self, train_state, metrics_by_task) -> bool:
+        value = _tracked(self, metrics_by_task, self._task, self._metric)
+        if value is None:
+            return False
+        self._history = [*self._history, value][-self._patience :]
+        steps = zip(self._history[:-1], self._history[1:], strict=True)
+        stop = len(self._history) == self._patience and not any(
+            self._improved(previous, current) for previous, current in steps
+        )
+        if stop:
+            logging.warning("%s stopped improving: %s", self._metric, self._history)
+        return stop
+
+
+class TerminateOnNanAction(BaseAction):
+    """Ends training when a metric is not finite."""
+
+    def __init__(self, task: str, metric: str = "loss"):
+        """See the class.
+
+        Args:
+            task: name of the data set.
+            metric: name of the metric.
+        """
+        self._task, self._metric = task, metric
+
+    def run(self, train_state, metrics_by_task) -> bool:
+        value = _tracked(self, metrics_by_task, self._task, self._metric)
+        if value is None or math.isfinite(value):
+            return False
+        logging.warning("%s of %s is %s", self._metric, self._task, value)
+        return True

@@ -1,0 +1,901 @@
+"""Configurations, data sets, initial states and schedules: T5X's `utils`.
+
+What gin files name (`DatasetConfig`, `CheckpointConfig`, `create_learning_rate_…`)
+and what the train, infer and eval loops share.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import importlib
+import inspect
+import re
+import time
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import clu.data.dataset_iterator as clu_data
+import flax.core
+import jax
+import jax.numpy as jnp
+import numpy as np
+import seqio
+import tensorflow as tf
+from absl import logging
+from etils import epath
+from flax import traverse_util
+from flax.linen import partitioning as flax_partitioning
+from jax.experimental import multihost_utils
+
+from t5x_embedded import (
+    _absent,
+    checkpoints,
+    models,
+    partitioning,
+    state_utils,
+)
+from t5x_embedded import train_state as train_state_lib
+
+get_local_data = checkpoints.get_local_data
+TensorBoardLogger = seqio.TensorBoardLogger
+
+EvaluatorConstructor = Callable[..., seqio.Evaluator]
+GetDatasetCallable = Callable[..., Any]
+GetEvalDatasetCallable = Callable[..., Mapping[str, tf.data.Dataset]]
+InferFnCallable = Callable[..., Any]
+LearningRateCallable = Callable[[jax.Array], jax.Array]
+
+__getattr__ = _absent.module_getattr(
+    __name__,
+    [
+        "LegacyCheckpointManager",
+        "LegacyCheckpointer",
+        "create_orbax_checkpoint_manager",
+        "get_deterministic_dataset",
+        "run_main",
+    ],
+)
+
+
+# ---- Configurations ------------------------------------------------------------
+
+
+def _check_dtype(owner: str, dtype: str | None, allowed: Sequence[str]) -> None:
+    if dtype is not None and dtype not in allowed:
+        raise ValueError(f"{owner}.dtype must be None or one of {allowed}: {dtype!r}")
+
+
+@dataclasses.dataclass
+class SaveCheckpointConfig:
+    """When and how checkpoints are saved.
+
+    Attributes:
+        dtype: of saved parameters, 'float32' or 'bfloat16'; None leaves them.
+        period: steps between checkpoints.
+        checkpoint_steps: further steps to save at.
+        keep: how many of the latest to keep; None keeps all.
+        keep_dataset_checkpoints: ignored.
+        save_dataset: must be False.
+        checkpointer_cls: ignored, as T5X with orbax does.
+        state_transformation_fns: must be empty.
+        checkpoint_manager_cls: what writes them.
+    """
+
+    dtype: str | None = "float32"
+    period: int | None = None
+    checkpoint_steps: Sequence[int] | None = None
+    keep: int | None = None
+    keep_dataset_checkpoints: int | None = None
+    save_dataset: bool = False
+    checkpointer_cls: checkpoints.CheckpointerConstructor = checkpoints.Checkpointer
+    state_transformation_fns: Sequence[Callable] = dataclasses.field(
+        default_factory=list
+    )
+    checkpoint_manager_cls: checkpoints.CheckpointManagerConstructor = (
+        checkpoints.OrbaxCheckpointManagerInterface
+    )
+
+    def __post_init__(self):
+        _check_dtype("SaveCheckpointConfig", self.dtype, ("float32", "bfloat16"))
+
+
+@dataclasses.dataclass
+class RestoreCheckpointConfig:
+    """Which checkpoint to start from.
+
+    Attributes:
+        path: a checkpoint's folder (mode 'specific'), or model folders.
+        mode: 'specific'; 'latest' or 'all' checkpoints of the folders.
+        assignment_map: (regex of the model's name, template of the stored name or
+            None) pairs; see `state_utils.apply_assignment_map`.
+        strict: kept for T5X; what a checkpoint has too much is never read.
+        fallback_to_scratch: initialise what the checkpoint lacks.
+        dtype: of restored parameters; None keeps what was saved.
+        restore_dataset: must be False.
+        checkpointer_cls: used by `TrainStateInitializer.from_checkpoints`.
+        state_transformation_fns: applied to the stored names after `assignment_map`.
+        checkpoint_manager_cls: must equal that of the save configuration.
+    """
+
+    path: str | Sequence[str] | None
+    mode: str = "latest"
+    assignment_map: Sequence[tuple[str, str | None]] | None = None
+    strict: bool = True
+    fallback_to_scratch: bool = False
+    dtype: str | None = None
+    restore_dataset: bool = False
+    checkpointer_cls: checkpoints.CheckpointerConstructor = checkpoints.Checkpointer
+    state_transformation_fns: Sequence[Callable] = ()
+    checkpoint_manager_cls: checkpoints.CheckpointManagerConstructor = (
+        checkpoints.OrbaxCheckpointManagerInterface
+    )
+
+    def __post_init__(self):
+        if self.mode not in ("specific", "latest", "all"):
+            raise ValueError(
+                "RestoreCheckpointConfig.mode must be 'specific', 'latest' or 'all': "
+                f"{self.mode!r}"
+            )
+        dtypes = ("float32", "bfloat16", "float16")
+        _check_dtype("RestoreCheckpointConfig", self.dtype, dtypes)
+        if self.assignment_map is not None:
+            rename = functools.partial(
+                state_utils.apply_assignment_map, assignment_map=self.assignment_map
+            )
+            self.state_transformation_fns = (rename, *self.state_transformation_fns)
+
+
+@dataclasses.dataclass
+class CheckpointConfig:
+    """Saving and restoring; None turns either off."""
+
+    save: SaveCheckpointConfig | None = None
+    restore: RestoreCheckpointConfig | None = None
+
+
+@dataclasses.dataclass
+class DatasetConfig:
+    """A split of a SeqIO task or mixture, and how it becomes batches.
+
+    Attributes:
+        mixture_or_task_name: registered name, or the task or mixture itself.
+        task_feature_lengths: feature name -> length.
+        split: name of the split.
+        batch_size: examples per batch, over all processes.
+        shuffle: whether to shuffle.
+        seed: of shuffling and preprocessing; None takes the clock.
+        use_cached: read SeqIO's offline cache.
+        pack: pack several examples into a row.
+        use_custom_packing_ops: SeqIO's.
+        module: a module to import first. Deprecated in T5X.
+        use_memory_cache: keep evaluation data in memory.
+        trim_output_features: cut features to their lengths.
+    """
+
+    mixture_or_task_name: str | seqio.Task | seqio.Mixture
+    task_feature_lengths: Mapping[str, int]
+    split: str
+    batch_size: int
+    shuffle: bool
+    seed: int | None
+    use_cached: bool = False
+    pack: bool = False
+    use_custom_packing_ops: bool = False
+    module: str | None = None
+    use_memory_cache: bool = True
+    trim_output_features: bool = True
+
+
+# ---- Small things --------------------------------------------------------------
+
+
+def sync_global_devices(name: str) -> None:
+    """Waits until all processes are here."""
+    multihost_utils.sync_global_devices(name)
+
+
+def multihost_assert_equal(input_tree, fail_message: str = "") -> None:
+    """Raises unless all processes have the same values."""
+    multihost_utils.assert_equal(input_tree, fail_message)
+
+
+def set_hardware_rng_ops() -> None:
+    """Makes JAX's keys use the accelerator's own generator."""
+    jax.config.update("jax_default_prng_impl", "unsafe_rbg")
+
+
+def flatten_dict_string_keys(x) -> dict[str, Any]:
+    """{'a': {'b': 1}} -> {'a/b': 1}."""
+    return traverse_util.flatten_dict(flax.core.unfreeze(x), sep="/")
+
+
+def round_vocab_size_to_multiple(vocabulary: seqio.Vocabulary, divisor: int = 128):
+    """The size of a vocabulary, rounded up to a multiple of `divisor`."""
+    return -(-vocabulary.vocab_size // divisor) * divisor
+
+
+def import_module(module: str) -> None:
+    """Imports a module by name, for what it registers."""
+    importlib.import_module(module)
+
+
+def get_zeros_batch_like_spec(batch_spec) -> dict[str, jax.Array]:
+    """A batch of zeros of the shapes and dtypes given."""
+    return {k: jnp.zeros(spec.shape, spec.dtype) for k, spec in batch_spec.items()}
+
+
+def get_zeros_batch_like_dataset(dataset, batch_size: int | None = None):
+    """A batch of zeros like those of a data set, or with `batch_size` rows."""
+    zeros = {}
+    for name, spec in dataset.element_spec.items():
+        rows, *rest = spec.shape
+        dtype = getattr(spec.dtype, "as_numpy_dtype", spec.dtype)
+        zeros[name] = jnp.zeros((batch_size or rows, *rest), dtype)
+    return zeros
+
+
+def override_params_axes_names(
+    model_variables,
+    params_axes_names_override: Sequence[tuple[str, tuple[str, ...]]] = (),
+):
+    """Replaces the logical axis names of parameters.
+
+    Args:
+        model_variables: has the collections 'params' and 'params_axes'.
+        params_axes_names_override: (regex over 'a/b/kernel', axis names) pairs; the
+            first that matches a name wins.
+
+    Raises:
+        ValueError: 'params_axes' is missing, or a rank differs.
+    """
+    if "params_axes" not in model_variables:
+        raise ValueError("The variables have no 'params_axes' to override.")
+    variables = flax.core.unfreeze(model_variables)
+    axes = traverse_util.flatten_dict(variables["params_axes"], sep="/")
+    for name, value in traverse_util.flatten_dict(variables["params"], sep="/").items():
+        for pattern, names in params_axes_names_override:
+            if not re.fullmatch(pattern, name):
+                continue
+            if len(names) != value.ndim:
+                raise ValueError(f"{name} has {value.ndim} axes, not {names}")
+            axes[f"{name}_axes"] = flax_partitioning.AxisMetadata(names=names)
+            break
+    variables["params_axes"] = traverse_util.unflatten_dict(axes, sep="/")
+    return flax.core.freeze(variables)
+
+
+def log_model_info(log_file: str | None, full_train_state, partitioner) -> None:
+    """Writes names, shapes and shardings of a train state to a file and the log."""
+    if jax.process_index() != 0:
+        return
+    shapes = full_train_state.state_dict()
+    names = partitioner.get_logical_axes(full_train_state).state_dict()
+    specs = partitioner.get_mesh_axes(full_train_state).state_dict()
+
+    def describe(group):
+        logical = traverse_util.flatten_dict(names[group], sep="/")
+        mesh = traverse_util.flatten_dict(specs[group], sep="/")
+        for name, array in traverse_util.flatten_dict(shapes[group], sep="/").items():
+            if not hasattr(array, "shape"):
+                yield f"Variable    {name:80} None"
+                continue
+            axes = logical.get(name)
+            if axes is not None and len(axes) == len(array.shape):
+                pairs = zip(axes, array.shape, strict=True)
+                shape = "({})".format(", ".join(f"{a}={n}" for a, n in pairs))
+            else:
+                shape = str(array.shape)
+            spec = mesh.get(name)
+            yield (
+                f"Variable    {name:80} size {array.size:<12} shape {shape:40} "
+                f"partition spec {tuple(spec) if spec is not None else None}"
+            )
+
+    total = sum(x.size for x in jax.tree.leaves(shapes["target"]))
+    lines = [*describe("target"), f"Total number of parameters: {total}", ""]
+    lines += describe("state")
+    logging.info("Total number of parameters: %d", total)
+    if log_file is not None:
+        epath.Path(log_file).write_text("\n".join(lines) + "\n")
+
+
+# ---- Learning rate -------------------------------------------------------------
+
+
+def create_learning_rate_scheduler(
+    factors: str = "constant * linear_warmup * rsqrt_decay",
+    base_learning_rate: float = 0.5,
+    warmup_steps: int = 1000,
+    decay_factor: float = 0.5,
+    steps_per_decay: int = 20000,
+    steps_per_cycle: int = 100000,
+    step_offset: int = 0,
+    min_learning_rate: float = 1e-8,
+) -> LearningRateCallable:
+    """The product of named factors, as a function of the step.
+
+    Args:
+        factors: names joined by '*':
+            constant: the base learning rate.
+            linear_warmup: from 0 to 1 over `warmup_steps`.
+            linear_decay: warm-up to the base learning rate, then downwards with
+                slope `decay_factor` (it includes constant and linear_warmup).
+            rsqrt_decay: 1 / sqrt(max(step, warmup_steps)).
+            rsqrt_normalized_decay: the same, times sqrt(warmup_steps).
+            decay_every: `decay_factor` per `steps_per_decay` steps.
+            cosine_decay: half cosine cycles of `steps_per_cycle` after the warm-up.
+        base_learning_rate: see `constant`, `linear_decay`.
+        warmup_steps: see above.
+        decay_factor: see `linear_decay`, `decay_every`.
+        steps_per_decay: see `decay_every`.
+        steps_per_cycle: see `cosine_decay`.
+        step_offset: the step that counts as 0.
+        min_learning_rate: the rate never falls below this.
+
+    Returns:
+        A function of an integer step: float32 [].
+
+    Raises:
+        ValueError: on use, if a factor is unknown.
+    """
+    warm = warmup_steps
+
+    def cosine(step):
+        turn = jnp.maximum(0.0, (step - warm) / float(steps_per_cycle)) % 1.0
+        return jnp.maximum(0.0, 0.5 * (1.0 + jnp.cos(jnp.pi * turn)))
+
+    def slope(step):
+        falling = 1.0 + decay_factor * (warm - step)
+        return base_learning_rate * jnp.minimum(step / warm, falling)
+
+    table = {
+        "constant": lambda step: base_learning_rate,
+        "linear_warmup": lambda step: jnp.minimum(1.0, step / warm),
+        "linear_decay": slope,
+        "rsqrt_decay": lambda step: 1.0 / jnp.sqrt(jnp.maximum(step, warm)),
+        "rsqrt_normalized_decay": lambda step: (
+            jnp.sqrt(warm) / jnp.sqrt(jnp.maximum(step, warm))
+        ),
+        "decay_every": lambda step: decay_factor ** (step // steps_per_decay),
+        "cosine_decay": cosine,
+    }
+    chosen = [name.strip() for name in factors.split("*")]
+
+    def learning_rate(step):
+        unknown = set(chosen) - set(table)
+        if unknown:
+            raise ValueError(f"Unknown factor {sorted(unknown)[0]!r} in {factors!r}")
+        step = jnp.maximum(0, step - step_offset)
+        rate = 1.0
+        for name in chosen:
+            rate = rate * table[name](step)
+        return jnp.asarray(jnp.maximum(rate, min_learning_rate), jnp.float32)
+
+    return learning_rate
+
+
+# ---- Initial train states ------------------------------------------------------
+
+
+def get_first_valid_restore_config_and_paths(
+    restore_cfgs: Sequence[RestoreCheckpointConfig],
+) -> tuple[RestoreCheckpointConfig | None, Sequence[str]]:
+    """The first configuration that leads to a checkpoint, and its checkpoints' paths.
+
+    A 'specific' configuration is taken at its word: its paths are not looked at.
+
+    Raises:
+        ValueError: a folder of a 'latest' or 'all' configuration does not exist.
+    """
+    for cfg in restore_cfgs:
+        folders = [cfg.path] if isinstance(cfg.path, str) else list(cfg.path)
+        if cfg.mode == "specific":
+            return cfg, folders
+        for folder in folders:
+            if not epath.Path(folder).is_dir():
+                raise ValueError(
+                    f"{folder} is not a folder; restoring mode {cfg.mode!r} needs one"
+                )
+            steps = checkpoints.all_steps(folder)
+            if steps:
+                chosen = steps[-1:] if cfg.mode == "latest" else steps
+                paths = [checkpoints.get_checkpoint_dir(folder, s) for s in chosen]
+                return cfg, paths
+    return None, []
+
+
+def get_fallback_state(restore_cfg, init_fn, init_rng):
+    """`init_fn(init_rng)` if the configuration falls back to scratch, else None.
+
+    Raises:
+        ValueError: it does, but nothing is renamed or dropped, or there is no key.
+    """
+    if restore_cfg is None or not restore_cfg.fallback_to_scratch:
+        return None
+    if not restore_cfg.state_transformation_fns:
+        raise ValueError(
+            "`fallback_to_scratch` needs `assignment_map` or `state_transformation_fns`"
+        )
+    if init_rng is None:
+        raise ValueError("`fallback_to_scratch` needs a key (`fallback_init_rng`)")
+    return init_fn(init_rng)
+
+
+class TrainStateInitializer:
+    """Makes train states, from scratch or from checkpoints, sharded from the start.
+
+    Attributes:
+        global_train_state_shape: a train state of `jax.ShapeDtypeStruct`s.
+        train_state_axes: a train state of partition specs.
+    """
+
+    def __init__(
+        self,
+        optimizer_def,
+        init_fn: Callable[..., Any],
+        input_shapes: Mapping[str, Sequence[int]],
+        partitioner: partitioning.BasePartitioner,
+        input_types: Mapping[str, Any] | None = None,
+    ):
+        """Finds the shapes; initialises nothing.
+
+        Args:
+            optimizer_def: makes the optimizer, or None for an `InferenceState`.
+            init_fn: the model's `get_initial_variables`.
+            input_shapes: feature -> shape of the global batch.
+            partitioner: shards the states.
+            input_types: feature -> dtype, float32 if None.
+        """
+
+        def initialize(rng):
+            variables = flax.core.freeze(
+                init_fn(rng=rng, input_shapes=input_shapes, input_types=input_types)
+            )
+            if optimizer_def is None:
+                return train_state_lib.InferenceState.create(variables)
+            return train_state_lib.FlaxOptimTrainState.create(optimizer_def, variables)
+
+        self._initialize = initialize
+        self._partitioner = partitioner
+        self.global_train_state_shape = jax.eval_shape(
+            initialize, rng=jax.random.PRNGKey(0)
+        )
+        self.train_state_axes = partitioner.get_mesh_axes(self.global_train_state_shape)
+
+    def from_scratch(self, init_rng):
+        """A freshly initialised train state."""
+        logging.info("Initializing parameters from scratch.")
+        initialize = self._partitioner.partition(
+            self._initialize,
+            in_axis_resources=None,
+            out_axis_resources=self.train_state_axes,
+        )
+        return initialize(init_rng)
+
+    def fallback_state(self, cfg: RestoreCheckpointConfig | None, init_rng):
+        """What a checkpoint's gaps are filled with, or None; nested dict."""
+        return get_fallback_state(
+            cfg, lambda rng: self.from_scratch(rng).state_dict(), init_rng
+        )
+
+    def from_checkpoints(
+        self, restore_cfgs, ds_iter=None, init_rng=None
+    ) -> Iterator[tuple[Any, str]]:
+        """Yields (train state, path) for the checkpoints of the first valid config."""
+        del ds_iter  # Data iterators are not restored.
+        cfg, paths = get_first_valid_restore_config_and_paths(restore_cfgs)
+        for path in paths:
+            logging.info("Initializing parameters from checkpoint %s", path)
+            checkpointer = cfg.checkpointer_cls(
+                train_state=self.global_train_state_shape,
+                partitioner=self._partitioner,
+                checkpoints_dir="",
+                restore_dtype=jnp.dtype(cfg.dtype) if cfg.dtype else None,
+            )
+            state = checkpointer.restore(
+                path=path,
+                state_transformation_fns=cfg.state_transformation_fns,
+                fallback_state=self.fallback_state(cfg, init_rng),
+            )
+            yield state, path
+
+    def from_checkpoint(self, ckpt_cfgs, *, ds_iter=None, init_rng=None):
+        """The train state of the only checkpoint there is, or None.
+
+        Raises:
+            ValueError: there are several.
+        """
+        found = list(self.from_checkpoints(ckpt_cfgs, ds_iter, init_rng))
+        if len(found) > 1:
+            raise ValueError(f"Expected one checkpoint: {[p for _, p in found]}")
+        return found[0][0] if found else None
+
+    def from_checkpoint_or_scratch(self, ckpt_cfgs, *, init_rng, ds_iter=None):
+        """`from_checkpoint`, or `from_scratch` where there is none."""
+        restored = self.from_checkpoint(ckpt_cfgs, ds_iter=ds_iter, init_rng=init_rng)
+        return restored or self.from_scratch(init_rng)
+
+
+def create_checkpoint_manager_and_restore(
+    train_state_initializer: TrainStateInitializer,
+    partitioner: partitioning.BasePartitioner,
+    restore_checkpoint_cfg: RestoreCheckpointConfig | None,
+    restore_path: str | None,
+    fallback_init_rng,
+    save_checkpoint_cfg: SaveCheckpointConfig | None = None,
+    model_dir: str | None = None,
+    ds_iter=None,
+    use_orbax: bool = False,
+):
+    """Makes the checkpoint manager of a run and restores what it starts from.
+
+    Args:
+        train_state_initializer: knows the shapes and shardings.
+        partitioner: the same as the initializer's.
+        restore_checkpoint_cfg: how to restore, or None.
+        restore_path: the checkpoint's folder, or None for nothing to restore.
+        fallback_init_rng: key for what the checkpoint lacks.
+        save_checkpoint_cfg: how to save, or None.
+        model_dir: where to save; the folder of the restore configuration if None.
+        ds_iter: not saved or restored unless a configuration asks for it.
+        use_orbax: ignored; checkpoints are orbax's.
+
+    Returns:
+        (the train state, or None if there was nothing to restore; the manager)
+    """
+    save, restore = save_checkpoint_cfg, restore_checkpoint_cfg
+    wants_data = (save and save.save_dataset) or (restore and restore.restore_dataset)
+    manager_cls = (restore or save).checkpoint_manager_cls
+    if save and restore and save.checkpoint_manager_cls is not manager_cls:
+        raise ValueError(
+            "`checkpoint_manager_cls` must be the same to save and restore"
+        )
+    options = {"save_dtype": save.dtype, "keep": save.keep} if save else {}
+    manager = manager_cls(
+        directory=model_dir or restore.path,
+        train_state=train_state_initializer.global_train_state_shape,
+        partitioner=partitioner,
+        dataset_iterator=ds_iter if wants_data else None,
+        restore_dtype=restore.dtype if restore else None,
+        period=save.period if save else None,
+        **options,
+    )
+    if restore is None or not restore_path:
+        return None, manager
+    logging.info("Initializing parameters from checkpoint %s", restore_path)
+    state = manager.restore(
+        path=restore_path,
+        state_transformation_fns=restore.state_transformation_fns,
+        fallback_state=train_state_initializer.fallback_state(
+            restore, fallback_init_rng
+        ),
+    )
+    return state, manager
+
+
+# ---- Data sets -----------------------------------------------------------------
+
+
+def _provider(cfg: DatasetConfig):
+    """The task or mixture of a configuration."""
+    if isinstance(cfg.mixture_or_task_name, seqio.DatasetProviderBase):
+        return cfg.mixture_or_task_name
+    return seqio.get_mixture_or_task(cfg.mixture_or_task_name)
+
+
+def get_vocabulary(cfg: DatasetConfig) -> tuple[seqio.Vocabulary, seqio.Vocabulary]:
+    """The vocabularies of a task's inputs and targets.
+
+    A task without both has one vocabulary, which counts for both.
+
+    Raises:
+        ValueError: it has none, or several that differ.
+    """
+    if cfg.module:
+        warnings.warn(
+            "DatasetConfig.module is deprecated: import the module in the gin file",
+            DeprecationWarning,
+            stacklevel=2,
+        )
+        import_module(cfg.module)
+    features = _provider(cfg).output_features
+    if {"inputs", "targets"} <= set(features):
+        return features["inputs"].vocabulary, features["targets"].vocabulary
+    every = [f.vocabulary for f in features.values()]
+    real = [v for v in every if not isinstance(v, seqio.PassThroughVocabulary)]
+    candidates = real or every
+    if not candidates or any(v != candidates[0] for v in candidates):
+        raise ValueError(
+            f"{cfg.mixture_or_task_name}: without 'inputs' and 'targets', all features "
+            f"must have the same vocabulary: {candidates}"
+        )
+    return candidates[0], candidates[0]
+
+
+def verify_matching_vocabs(cfg: DatasetConfig, model: models.BaseTransformerModel):
+    """Raises a ValueError unless the task's vocabularies are the model's."""
+    task = get_vocabulary(cfg)
+    mine = (model.input_vocabulary, model.output_vocabulary)
+    if task[0] != mine[0] or task[1] != mine[1]:
+        raise ValueError(
+            f"The vocabularies of {cfg.mixture_or_task_name} are not the model's:\n"
+            f"  task: {task[0]}, {task[1]}\n  model: {mine[0]}, {mine[1]}"
+        )
+
+
+def get_dataset(
+    cfg: DatasetConfig,
+    shard_id: int,
+    num_shards: int,
+    feature_converter_cls: Callable[..., seqio.FeatureConverter],
+    num_epochs: int | None = None,
+    continue_from_last_checkpoint: bool = False,
+) -> tf.data.Dataset:
+    """Batches of one process's shard, in the model's features.
+
+    Args:
+        cfg: the data set.
+        shard_id: this shard.
+        num_shards: of so many.
+        feature_converter_cls: called with `pack`, `use_custom_packing_ops`.
+        num_epochs: repeat so often; None repeats for ever.
+        continue_from_last_checkpoint: must be False.
+
+    Raises:
+        ValueError: the batch size is not a multiple of the shards.
+    """
+    if continue_from_last_checkpoint:
+        raise ValueError("`continue_from_last_checkpoint` is not supported here.")
+    if cfg.module:
+        import_module(cfg.module)
+    if cfg.batch_size % num_shards:
+        raise ValueError(
+            f"Batch size {cfg.batch_size} is not a multiple of {num_shards} shards"
+        )
+    seed = cfg.seed
+    if seed is None:  # The processes must agree on it.
+        seed = int(multihost_utils.broadcast_one_to_all(np.int32(time.time())))
+    provider = _provider(cfg)
+    multihost_assert_equal(np.array(seed), "The processes have different data seeds")
+    logging.info("Data of %r, seed %d", provider.name, seed)
+    return seqio.get_dataset(
+        mixture_or_task_name=provider,
+        task_feature_lengths=cfg.task_feature_lengths,
+        dataset_split=cfg.split,
+        shuffle=cfg.shuffle,
+        num_epochs=num_epochs,
+        feature_converter=feature_converter_cls(
+            pack=cfg.pack, use_custom_packing_ops=cfg.use_custom_packing_ops
+        ),
+        shard_info=seqio.ShardInfo(index=shard_id, num_shards=num_shards),
+        use_cached=cfg.use_cached,
+        seed=seed,
+        trim_output_features=cfg.trim_output_features,
+        batch_size=cfg.batch_size // num_shards,
+    )
+
+
+def get_training_eval_datasets(
+    cfg: DatasetConfig,
+    shard_id: int,
+    num_shards: int,
+    eval_steps: int,
+    feature_converter_cls: Callable[..., seqio.FeatureConverter],
+    deterministic: bool = False,
+    model_dir: str | None = None,
+    start_step: int = 0,
+) -> dict[str, tf.data.Dataset]:
+    """`eval_steps` batches of each task of a mixture, and of the mixture itself.
+
+    Examples are repeated where a task has too few, and batched before they are
+    sharded, so that files of uneven size do not matter. Tasks without the split are
+    left out.
+    """
+    del model_dir, start_step
+    if deterministic:
+        _absent.option("utils.get_training_eval_datasets", "deterministic", True)
+    if cfg.batch_size % num_shards:
+        raise ValueError(
+            f"Batch size {cfg.batch_size} is not a multiple of {num_shards} shards"
+        )
+
+    def batches(name):
+        # A finite number of epochs: a task that filters everything must not hang.
+        examples = get_dataset(
+            dataclasses.replace(cfg, mixture_or_task_name=name, batch_size=1),
+            shard_id=0,
+            num_shards=1,
+            feature_converter_cls=feature_converter_cls,
+            num_epochs=eval_steps * cfg.batch_size,
+        )
+        mine = examples.unbatch().repeat().shard(num_shards, shard_id)
+        mine = mine.batch(cfg.batch_size // num_shards, drop_remainder=True)
+        mine = mine.take(eval_steps)
+        return mine.cache() if cfg.use_memory_cache else mine
+
+    provider = _provider(cfg)
+    tasks = [t for t in seqio.get_subtasks(provider) if cfg.split in t.splits]
+    datasets = {task.name: batches(task.name) for task in tasks}
+    if isinstance(provider, seqio.Mixture):
+        datasets[provider.name] = batches(cfg.mixture_or_task_name)
+    return datasets
+
+
+class ShardedDatasetIterator(clu_data.DatasetIterator):
+    """Puts the batches of a process where the partitioner wants them."""
+
+    def __init__(self, iterator: clu_data.DatasetIterator, partitioner, global_shapes):
+        """See the class.
+
+        Args:
+            iterator: yields dicts of this process's rows.
+            partitioner: says how the global batch is sharded.
+            global_shapes: feature -> shape of the global batch.
+        """
+        self.iterator = iterator
+        self._shapes = global_shapes
+        self._sharding = jax.sharding.NamedSharding(
+            partitioner.mesh, partitioner.data_partition_spec
+        )
+
+    def __next__(self) -> dict[str, jax.Array]:
+        return {
+            name: jax.make_array_from_process_local_data(
+                self._sharding, rows, tuple(self._shapes[name])
+            )
+            for name, rows in next(self.iterator).items()
+        }
+
+    def reset(self):
+        return self.iterator.reset()
+
+    @property
+    def element_spec(self):
+        return self.iterator.element_spec
+
+
+def prepare_train_iter(
+    train_iter, *, partitioner, checkpoint_cfg, data_layout
+) -> clu_data.PeekableDatasetIterator:
+    """Turns what a `get_dataset_fn` returned into an iterator of sharded batches.
+
+    Raises:
+        ValueError: it is neither a tf.data.Dataset nor a clu DatasetIterator.
+    """
+    del checkpoint_cfg
+    if isinstance(train_iter, tf.data.Dataset):
+        train_iter = clu_data.TfDatasetIterator(train_iter, checkpoint=False)
+    if not isinstance(train_iter, clu_data.DatasetIterator):
+        raise ValueError(f"get_dataset_fn returned a {type(train_iter)}.")
+    shapes = {
+        name: (data_layout.batch_size, *spec.shape[1:])
+        for name, spec in train_iter.element_spec.items()
+    }
+    sharded = ShardedDatasetIterator(train_iter, partitioner, shapes)
+    return clu_data.PeekableDatasetIterator(sharded)
+
+
+# ---- Inference -----------------------------------------------------------------
+
+
+def _pad_rows(tree, rows: int):
+    """Repeats the first row until there are `rows`."""
+
+    def pad(x):
+        missing = rows - len(x)
+        return np.concatenate([x, np.repeat(x[:1], missing, axis=0)]) if missing else x
+
+    return jax.tree.map(pad, tree)
+
+
+def _infer_batches(ds, batch_size: int, shard_id: int, num_shards: int):
+    """Yields (indices, batch) of this shard; padding rows have the index -1.
+
+    Row r of the data goes to shard r mod num_shards, so that all shards see the same
+    number of batches, and the padding is in the last of them.
+    """
+    local = batch_size // num_shards
+    for indices, batch in ds.batch(batch_size).as_numpy_iterator():
+        real = len(indices)
+        indices, batch = _pad_rows((indices, batch), batch_size)
+        indices = np.where(np.arange(batch_size) < real, indices, -1)
+        mine = slice(shard_id, None, num_shards)
+        indices, batch = jax.tree.map(lambda x, s=mine: x[s], (indices, batch))
+        assert len(indices) == local
+        yield indices, batch
+
+
+def get_infer_fn(
+    infer_step: Callable[..., Any],
+    batch_size: int,
+    train_state_axes,
+    partitioner: partitioning.BasePartitioner,
+    keep_aux_as_numpy: bool = False,
+) -> InferFnCallable:
+    """Compiles a model's inference step and loops it over a data set.
+
+    Args:
+        infer_step: `model.predict_batch`, `predict_batch_with_aux` or `score_batch`:
+            (params, batch[, rng][, flax_mutables]) -> arrays of batch_size rows, or
+            (such arrays, dict of such arrays).
+        batch_size: rows of the global batch.
+        train_state_axes: partition specs of the train state.
+        partitioner: compiles the step.
+        keep_aux_as_numpy: leave the dict's values NumPy arrays.
+
+    Returns:
+        A function (enumerated tf.data.Dataset of unbatched model features, train
+        state, rng=None) -> list of (index, prediction as nested lists) in the order
+        of the data, or (that list, dict of auxiliary lists).
+    """
+    accepted = inspect.signature(infer_step).parameters
+
+    def step(params, batch, rng, indices, flax_mutables):
+        optional = {"rng": rng, "flax_mutables": flax_mutables}
+        known = {k: v for k, v in optional.items() if k in accepted}
+        return indices, infer_step(params, batch, **known)
+
+    data_spec = partitioner.data_partition_spec
+    partitioned_step = partitioner.partition(
+        step,
+        in_axis_resources=(
+            train_state_axes.params,
+            data_spec,
+            None,
+            data_spec,
+            train_state_axes.flax_mutables,
+        ),
+        out_axis_resources=(None, None),
+    )
+    layout = partitioner.get_data_layout(batch_size)
+    sharding = jax.sharding.NamedSharding(partitioner.mesh, data_spec)
+
+    def to_global(rows):
+        shape = (batch_size, *rows.shape[1:])
+        return jax.make_array_from_process_local_data(sharding, rows, shape)
+
+    def infer_fn(ds: tf.data.Dataset, train_state, rng=None):
+        results = []
+        for indices, batch in _infer_batches(
+            ds, batch_size, layout.shard_id, layout.num_shards
+        ):
+            step_rng = None
+            if rng is not None:
+                step_rng, rng = jax.random.split(rng)
+            results.append(
+                partitioned_step(
+                    train_state.params,
+                    jax.tree.map(to_global, batch),
+                    step_rng,
+                    to_global(indices),
+                    train_state.flax_mutables,
+                )
+            )
+        if not results:
+            raise ValueError("There are no examples to infer on.")
+        # Read only now: the steps were queued without waiting for one another.
+        results = jax.tree.map(lambda x: np.asarray(get_local_data(x)), results)
+        indices, outputs = jax.tree.map(lambda *xs: np.concatenate(xs), *results)
+        real = np.flatnonzero(indices >= 0)
+        order = real[np.argsort(indices[real])]
+        outputs = jax.tree.map(lambda x: x[order], outputs)
+        return _as_lists(indices[order], outputs, keep_aux_as_numpy)
+
+    return infer_fn
+
+
+def _as_lists(indices, outputs, keep_aux_as_numpy: bool):
+    """[(index, prediction)], and a dict of lists if the step had auxiliary values."""
+    aux = None
+    if isinstance(outputs, tuple) and len(outputs) == 2:
+        if isinstance(outputs[1], Mapping):
+            outputs, aux = outputs
+    leaves, structure = jax.tree.flatten(outputs)
+    rows = zip(*(leaf.tolist() for leaf in leaves), strict=True)
+    predictions = [jax.tree.unflatten(structure, row) for row in rows]
+    pairs = list(zip(indices.tolist(), predictions, strict=True))
+    if aux is None:
+        return pairs
+    return pairs, jax.tree.map(list if keep_aux_as_numpy else np.ndarray.tolist, aux)
