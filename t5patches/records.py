@@ -369,8 +369,9 @@ def read_predictions(
     Args:
       spec: files as `expand` takes them.
       vocabulary: a SeqIO vocabulary. With it, ids are checked against its size, and a
-        line without ids is re-encoded from its text and flagged `"reencoded": true`.
-        Without it such a line has no `target_tokens`.
+        line without ids gets those of its text (and the text that they decode to, as
+        encoding may normalise) and the flag `"reencoded": true`. Without it such a
+        line has no `target_tokens`.
 
     Yields:
       Dictionaries with `inputs`, `prediction`, `target_tokens`, `id` (all text but the
@@ -429,6 +430,8 @@ def check_prediction(row: Row, where: str, index: int, vocabulary: Any = None) -
         _check_tokens(row["target_tokens"], where, vocabulary)
     elif vocabulary is not None:
         checked["target_tokens"] = encode(vocabulary, row["prediction"])
+        # Encoding may normalise: the text becomes what its ids decode to.
+        checked["prediction"] = vocabulary.decode(checked["target_tokens"])
         checked["reencoded"] = True
     return checked
 

@@ -10,7 +10,7 @@ import unicodedata
 from collections.abc import Iterable
 
 from t5patches import records
-from t5patches.annotate.align import Span
+from t5patches.annotate.alignment import Span
 from t5patches.errors import UserError
 
 _APOSTROPHES = "'’ʼ‘"

@@ -1,0 +1,216 @@
+"""The interchange files: what is read, refused and written, and how."""
+
+import json
+
+import pytest
+from small_vocabulary import small_vocabulary
+
+from t5patches import records
+from t5patches.errors import UserError
+
+VOCABULARY = small_vocabulary(extra_ids=10)
+GOOD = {"inputs": "a", "prediction": "you", "target_tokens": [5, 1], "id": "7"}
+ANNOTATED = {
+    **GOOD,
+    "annotations": [{"start": 0, "end": 3, "label": "x"}],
+    "target_annotations": [1, 0],
+}
+
+
+def write(path, *lines):
+    path.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
+    return path
+
+
+def test_predictions_round_trip(tmp_path):
+    rows = [{**GOOD, "prediction": "🎉 \u2028 <é>", "note": 1}, {**GOOD, "id": "8"}]
+    for shard in range(2):
+        records.write_jsonl(
+            records.shard_path(tmp_path / "p", shard, 2), rows[shard:][:1]
+        )
+    assert list(records.read_predictions(tmp_path / "p")) == rows
+    assert (
+        list(records.read_predictions(str(tmp_path / "p-*.jsonl"), VOCABULARY)) == rows
+    )
+    both = [records.shard_path(tmp_path / "p", shard, 2) for shard in range(2)]
+    assert list(records.read_predictions(both)) == rows
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"inputs": None}, "field 'inputs' must be text, not NoneType"),
+        ({"prediction": 3}, "field 'prediction' must be text, not int"),
+        ({"prediction": "a\ud83d"}, "field 'prediction' has half of a surrogate pair"),
+        ({"id": ""}, "field 'id' must be a text or a whole number"),
+        ({"id": True}, "field 'id' must be"),
+        ({"target_tokens": "5 1"}, "field 'target_tokens' must be a list of ids"),
+        ({"target_tokens": [5, 1.0]}, "field 'target_tokens' must be a list of ids"),
+        ({"target_tokens": [5, -1]}, "has id -1, outside the vocabulary"),
+        ({"target_tokens": [99999]}, "has id 99999, outside the vocabulary of"),
+        ({"target_tokens": [1, 5]}, r"goes on after EOS \(id 1\)"),
+        ({"inputs": {}}, "field 'inputs' has no 'inputs_pretokenized'"),
+    ],
+)
+def test_a_wrong_field_is_named(tmp_path, change, message):
+    path = write(tmp_path / "p.jsonl", json.dumps(GOOD), json.dumps({**GOOD, **change}))
+    with pytest.raises(UserError, match=rf"p\.jsonl:2: .*{message}"):
+        list(records.read_predictions(path, VOCABULARY))
+
+
+@pytest.mark.parametrize("field", ["inputs", "prediction", "id"])
+def test_a_missing_field_is_named(tmp_path, field):
+    row = {key: value for key, value in GOOD.items() if key != field}
+    path = write(tmp_path / "p.jsonl", json.dumps(row))
+    with pytest.raises(UserError, match=rf"p\.jsonl:1: field '{field}'"):
+        list(records.read_predictions(path))
+
+
+def test_ids_of_the_padded_vocabulary_are_legal(tmp_path):
+    limit = records.max_vocabulary_size(VOCABULARY)
+    assert limit % 128 == 0 and VOCABULARY.vocab_size < limit
+    rows = [{**GOOD, "target_tokens": [limit - 1, 1]}]
+    records.write_jsonl(tmp_path / "p.jsonl", rows)
+    assert list(records.read_predictions(tmp_path / "p.jsonl", VOCABULARY)) == rows
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"annotations": None}, "field 'annotations' must be a list"),
+        (
+            {"annotations": [{"start": 0, "end": 4, "label": "x"}]},
+            "start 0 and end 4 are",
+        ),
+        (
+            {"annotations": [{"start": 2, "end": 2, "label": "x"}]},
+            "start 2 and end 2 are",
+        ),
+        ({"annotations": [{"start": 0, "end": 1}]}, r"annotations\[0\]: must be"),
+        ({"target_annotations": [1, 2]}, "must be a list of 0 and 1"),
+        ({"target_annotations": [1]}, "has 1 values for 2 ids"),
+    ],
+)
+def test_wrong_annotations_are_named(tmp_path, change, message):
+    path = write(tmp_path / "a.jsonl", json.dumps({**ANNOTATED, **change}))
+    with pytest.raises(UserError, match=rf"a\.jsonl:1: .*{message}"):
+        list(records.read_annotated(path))
+
+
+def test_lines_that_are_no_json(tmp_path):
+    path = write(tmp_path / "p.jsonl", json.dumps(GOOD), "", '{"inputs": "a')
+    with pytest.raises(UserError, match=r"p\.jsonl:3: not valid JSON"):
+        list(records.read_predictions(path))
+    with pytest.raises(UserError, match=r"p\.jsonl:1: a JSON list, but"):
+        list(records.read_predictions(write(tmp_path / "p.jsonl", "[1]")))
+    (tmp_path / "p.jsonl").write_bytes(b'{"inputs": "caf\xe9"}\n')
+    with pytest.raises(UserError, match=r"p\.jsonl:1: not UTF-8"):
+        list(records.read_predictions(tmp_path / "p.jsonl"))
+
+
+def test_nothing_to_read(tmp_path):
+    with pytest.raises(UserError, match=r"p\.jsonl: no such file"):
+        list(records.read_predictions(tmp_path / "p.jsonl"))
+    with pytest.raises(UserError, match=r"p\.jsonl: no predictions in it"):
+        list(records.read_predictions(write(tmp_path / "p.jsonl")))
+    records.write_jsonl(records.shard_path(tmp_path / "q", 0, 3), [GOOD])
+    with pytest.raises(UserError, match=r"q-00001-of-00003\.jsonl: shard is missing"):
+        list(records.read_predictions(tmp_path / "q"))
+
+
+def test_t5x_inference_lines(tmp_path):
+    line = {
+        "inputs": {"inputs_pretokenized": "a", "targets_pretokenized": "b"},
+        "prediction": "you",
+        "prediction_tokens": [*VOCABULARY.encode("you"), 1, 4],
+    }
+    path = write(tmp_path / "t5x.jsonl", json.dumps(line), json.dumps(line))
+    first, second = records.read_predictions(path, VOCABULARY)
+    ids = records.encode(VOCABULARY, "you")
+    assert first == {
+        "inputs": "a",
+        "prediction": "you",
+        "target_tokens": ids,
+        "id": "0",
+    }
+    assert second["id"] == "1"
+    scored = write(
+        tmp_path / "s.jsonl", json.dumps({"inputs": line["inputs"], "score": 1})
+    )
+    with pytest.raises(UserError, match=r"s\.jsonl:1: field 'prediction' is missing"):
+        list(records.read_predictions(scored))
+
+
+def test_text_only_lines_without_a_vocabulary(tmp_path):
+    line = {"inputs": {"inputs_pretokenized": "a"}, "prediction": "you"}
+    path = write(tmp_path / "t5x.jsonl", json.dumps(line))
+    assert list(records.read_predictions(path)) == [
+        {"inputs": "a", "prediction": "you", "id": "0"}
+    ]
+
+
+def test_a_failed_write_leaves_what_was_there(tmp_path):
+    path = tmp_path / "folder" / "p.jsonl"
+    records.write_jsonl(path, [GOOD])
+
+    def rows():
+        yield GOOD
+        raise RuntimeError("power cut")
+
+    with pytest.raises(RuntimeError):
+        records.write_jsonl(path, rows())
+    assert [row for _, row in records.read_jsonl(path)] == [GOOD]
+    assert [p.name for p in path.parent.iterdir()] == ["p.jsonl"]
+
+
+def test_completion_marker_where_a_rename_is_no_atom(tmp_path, monkeypatch):
+    monkeypatch.setattr(records, "_rename_is_atomic", lambda path: False)
+    path = tmp_path / "p.jsonl"
+    records.write_jsonl(path, [GOOD])
+    assert records.is_complete(path)
+
+    def rows():
+        assert not records.is_complete(path)
+        yield GOOD
+        raise RuntimeError("power cut")
+
+    with pytest.raises(RuntimeError):
+        records.write_jsonl(path, rows())
+    assert path.exists() and not records.is_complete(path)
+
+
+def test_claim_folder(tmp_path):
+    folder = tmp_path / "out"
+    assert records.claim_folder(folder, {"a": (1, 2), "b": "x"}) == folder
+    records.claim_folder(folder, {"a": [1, 2], "b": "x"})
+    with pytest.raises(UserError, match="b was 'x', now 'y'"):
+        records.claim_folder(folder, {"a": [1, 2], "b": "y"})
+
+
+def test_digests(tmp_path):
+    assert records.fingerprint({"a": 1, "b": 2}) == records.fingerprint(
+        {"b": 2, "a": 1}
+    )
+    one, two = write(tmp_path / "1", "x"), write(tmp_path / "2", "x")
+    assert records.file_digest(one) == records.file_digest(two)
+    assert records.file_digest([one, two]) != records.file_digest([two])
+
+
+def test_tfrecords_round_trip(tmp_path):
+    rows = [
+        {"inputs": [3, 1], "targets": [9, 4, 1], "target_annotations": [0, 1, 0]}
+    ] * 3
+    path = tmp_path / "a.tfrecord"
+    assert records.write_tfrecords(path, rows) == 3
+    assert list(records.read_tfrecords(path)) == rows
+    path.write_bytes(path.read_bytes()[:-5])
+    with pytest.raises(UserError, match=r"a\.tfrecord: not a readable TFRecord"):
+        list(records.read_tfrecords(path))
+
+
+def test_vocabularies(tmp_path):
+    assert records.load_vocabulary("bytes").vocab_size == 259
+    with pytest.raises(UserError, match="no such vocabulary"):
+        records.load_vocabulary(tmp_path / "v.model")
+    with pytest.raises(UserError, match="not a SentencePiece model"):
+        records.load_vocabulary(write(tmp_path / "v.model", "not a model"))
