@@ -1,0 +1,97 @@
+"""Someone's own data as the quickstart's corpus.
+
+A CSV or JSON-lines file with the columns `inputs` and `targets`, or with a column
+`text`, which is cut in two at a word boundary: the model learns to continue the first
+part with the second. Which split an example belongs to is a hash of its inputs, so the
+same inputs never stand in two splits and a file that grows keeps its splits.
+"""
+
+import hashlib
+import os
+from collections.abc import Iterator
+
+from t5patches.errors import UserError
+
+Splits = dict[str, list[dict[str, str]]]
+
+# A text is cut after half of its words, after this many at most; what continues it
+# is cut short too, so that every word stands within the model's feature lengths.
+LONGEST_BEGINNING = 16
+LONGEST_REST = 20
+SHORTEST_TEXT = 4
+
+# Fewer examples than this in a split are no evidence of anything.
+FEWEST = {"train": 32, "validation": 1, "test": 1}
+
+
+def cut(text: str) -> tuple[str, str] | None:
+    """Cuts a text at a word boundary.
+
+    Returns:
+      Its beginning and what continues it, or None if it has fewer than four words.
+    """
+    words = text.split()
+    if len(words) < SHORTEST_TEXT:
+        return None
+    middle = min(len(words) // 2, LONGEST_BEGINNING)
+    return (
+        " ".join(words[:middle]),
+        " ".join(words[middle : middle + LONGEST_REST]),
+    )
+
+
+def split_of(inputs: str) -> str:
+    """The split of an example: 80 % train, 10 % validation, 10 % test, by a hash."""
+    bucket = int(hashlib.sha256(inputs.encode()).hexdigest(), 16) % 10
+    return {8: "validation", 9: "test"}.get(bucket, "train")
+
+
+def _examples(path: str) -> Iterator[tuple[str, str]]:
+    from t5patches.tasks import sources
+
+    for where, row in sources.read_rows(path):
+        if "inputs" in row and "targets" in row:
+            pair = tuple(
+                " ".join(sources.text_field(row, key, where).split())
+                for key in ("inputs", "targets")
+            )
+        elif "text" in row:
+            pair = cut(sources.text_field(row, "text", where))
+        else:
+            raise UserError(
+                f"{where}: expected the columns 'inputs' and 'targets', or 'text'; "
+                f"found {', '.join(map(str, row)) or 'none'}"
+            )
+        if pair and all(pair):
+            yield pair
+
+
+def read(path: str | os.PathLike) -> Splits:
+    """Reads a data file.
+
+    Args:
+      path: a `.csv` or `.jsonl` file, see the top of this module. Of several examples
+        with the same inputs the first is kept; empty ones are left out.
+
+    Returns:
+      split name -> examples `{"inputs", "targets"}`.
+
+    Raises:
+      UserError: a line is not what it should be, or there is too little data.
+    """
+    path = os.fspath(path)
+    if not path.endswith((".csv", ".jsonl")):
+        raise UserError(f"{path}: --data takes a .csv or a .jsonl file")
+    first: dict[str, str] = {}
+    for inputs, targets in _examples(path):
+        first.setdefault(inputs, targets)
+    splits: Splits = {name: [] for name in FEWEST}
+    for inputs, targets in first.items():
+        splits[split_of(inputs)].append({"inputs": inputs, "targets": targets})
+    for name, fewest in FEWEST.items():
+        if len(splits[name]) < fewest:
+            raise UserError(
+                f"{path}: {len(first)} different examples leave {len(splits[name])} "
+                f"for the {name} split; at least {fewest} are needed"
+            )
+    return splits
