@@ -1,0 +1,548 @@
+"""Token-by-token decoding through a cache: greedy, sampled, and beam search.
+
+The model is a function from a `DecodingState` to (logits of the next token, cache).
+Several decodes of one input lie next to each other along the batch axis:
+[input 0 decode 0, input 0 decode 1, input 1 decode 0, …].
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import flax
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from t5x_embedded import _absent
+
+__getattr__ = _absent.module_getattr(
+    __name__,
+    "cache_gather_beams gather_beams gather_topk_beams top_k_two_stage beam_init "
+    "BeamState add_beam_dim".split(),
+)
+
+Array = jax.Array
+NEG_INF = np.array(-1.0e7)
+NEG_INF_VALUE = -1.0e7
+# At and below this temperature sampling is greedy.
+MIN_TEMPERATURE = np.array(1e-4)
+# Cache entries that have no batch axis.
+_UNBATCHED = ("cached_bias", "position_embedder_index")
+
+
+@flax.struct.dataclass
+class DecodingState:
+    """What a model needs for its next step.
+
+    Attributes:
+        cur_index: int32 [batch] (scalar in beam search), the position being read.
+        sequences: int32 [batch, length], what was decoded so far.
+        cur_token: int32 [batch, 1], the token being read.
+        cache: the model's cache.
+    """
+
+    cur_index: Array
+    sequences: Array
+    cur_token: Array
+    cache: Mapping[str, Array]
+
+
+@flax.struct.dataclass
+class SamplingLoopState:
+    """What `temperature_sample` carries from step to step; callbacks see it.
+
+    Attributes:
+        step: int32 scalar, steps done.
+        cur_index: int32 [batch], the position being read.
+        sequences: int32 [batch, length + 2]: the start token, the decoded tokens, and
+            a place to write to for rows that are full before others.
+        cache: the model's cache.
+        cur_token: int32 [batch, 1].
+        ended: bool [batch, 1].
+        rng: the key of the next step.
+        log_prob: float32 [batch].
+    """
+
+    step: Array
+    cur_index: Array
+    sequences: Array
+    cache: Mapping[str, Array]
+    cur_token: Array
+    ended: Array
+    rng: Array
+    log_prob: Array
+
+
+TokensToLogits = Callable[[DecodingState], tuple[Array, Mapping[str, Array]]]
+StateCallbackFn = Callable[[SamplingLoopState], SamplingLoopState]
+LogitCallbackFn = Callable[[Array, SamplingLoopState], Array]
+
+
+# Rows of the batch and the decodes of each.
+
+
+def flat_batch_beam_expand(x: Array, beam_size: int, offset: int = 0) -> Array:
+    """Repeats every row: [batch, …] → [batch * beam_size, …].
+
+    Args:
+        x: an array.
+        beam_size: how often.
+        offset: the batch axis (1 in the caches of scanned layers).
+    """
+    return jnp.repeat(x, beam_size, axis=offset)
+
+
+def flatten_beam_dim(x: Array, offset: int = 0) -> Array:
+    """[batch, beam, …] → [batch * beam, …]; the batch axis is `offset`."""
+    return lax.collapse(x, offset, offset + 2)
+
+
+def unflatten_beam_dim(
+    x: Array, batch_size: int, beam_size: int, offset: int = 0
+) -> Array:
+    """[batch * beam, …] → [batch, beam, …]; the batch axis is `offset`."""
+    shape = (*x.shape[:offset], batch_size, beam_size, *x.shape[offset + 1 :])
+    return x.reshape(shape)
+
+
+def cache_map(
+    fn: Callable[[Array], Array], cache: Any, apply_to_index: bool = False
+) -> Any:
+    """Applies `fn` to the entries of a cache that have a batch axis.
+
+    Args:
+        fn: from array to array.
+        cache: nested dictionaries; entries are told apart by name.
+        apply_to_index: whether 'cache_index' has a batch axis: it has when decoding
+            began at a different position in each row.
+    """
+    skip = _UNBATCHED if apply_to_index else (*_UNBATCHED, "cache_index")
+    return jax.tree_util.tree_map_with_path(
+        lambda path, x: x if path[-1].key in skip else fn(x), cache
+    )
+
+
+# Sampling.
+
+
+def _keep_top_k(logits: Array, k: int | Array) -> Array:
+    """Masks all but the k best (more where they tie); a k of 0 masks nothing."""
+    if isinstance(k, int):
+        if not k:
+            return logits
+        worst = lax.top_k(logits, min(k, logits.shape[-1]))[0][..., -1:]
+    else:
+        ranked = jnp.sort(logits, axis=-1, descending=True)
+        rank = jnp.clip(k - 1, 0, logits.shape[-1] - 1)
+        worst = lax.dynamic_index_in_dim(ranked, rank, axis=-1)
+        worst = jnp.where(k > 0, worst, -jnp.inf)
+    return jnp.where(logits >= worst, logits, NEG_INF_VALUE)
+
+
+def _keep_top_p(logits: Array, p: float | Array) -> Array:
+    """Masks all but the fewest tokens whose probabilities add up to p."""
+    probs = jax.nn.softmax(logits, axis=-1)
+    ranked = jnp.sort(probs, axis=-1, descending=True)
+    before = jnp.cumsum(ranked, axis=-1) - ranked
+    least = jnp.min(jnp.where(before < p, ranked, jnp.inf), axis=-1, keepdims=True)
+    # At p = 0 nothing is needed; T5X then masks nothing.
+    return jnp.where((probs >= least) | (p <= 0.0), logits, NEG_INF_VALUE)
+
+
+def _at(log_probs: Array, tokens: Array) -> Array:
+    return jnp.take_along_axis(log_probs, tokens[..., None], axis=-1)[..., 0]
+
+
+def _chooser(temperature, topk, topp, rescale_log_probs, num_decodes):
+    """How the next token is taken.
+
+    Returns:
+        A function (logits [batch, vocab], key) → (tokens int32 [batch], their log
+        probabilities float32 [batch]).
+    """
+
+    def greedy(logits, rng, temperature):
+        del rng, temperature
+        token = jnp.argmax(logits, -1).astype(jnp.int32)
+        if rescale_log_probs:  # All probability is on the one token.
+            return token, jnp.zeros(token.shape, jnp.float32)
+        return token, _at(jax.nn.log_softmax(logits), token)
+
+    def sampled(logits, rng, temperature):
+        scaled = logits / jnp.maximum(temperature, MIN_TEMPERATURE)
+        scaled = _keep_top_k(scaled, topk)
+        if isinstance(topp, jax.core.Tracer) or topp:
+            scaled = _keep_top_p(scaled, topp)
+        token = jax.random.categorical(rng, scaled).astype(jnp.int32)
+        shown = scaled if rescale_log_probs else logits
+        return token, _at(jax.nn.log_softmax(shown), token)
+
+    if not isinstance(temperature, jax.core.Tracer) and np.ndim(temperature) == 0:
+        way = sampled if temperature > MIN_TEMPERATURE else greedy
+        return lambda logits, rng: way(logits, rng, temperature)
+
+    def chosen_at_run_time(logits, rng, temperature):
+        hot = temperature > MIN_TEMPERATURE
+        return lax.cond(hot, sampled, greedy, logits, rng, temperature)
+
+    temperature = jnp.asarray(temperature)
+    if temperature.ndim == 0:
+        return lambda logits, rng: chosen_at_run_time(logits, rng, temperature)
+    rows = jnp.repeat(temperature, num_decodes)
+    return lambda logits, rng: jax.vmap(chosen_at_run_time, (0, None, 0))(
+        logits, rng, rows
+    )
+
+
+def temperature_sample(
+    inputs: Array,
+    cache: Mapping[str, Array],
+    tokens_to_logits: TokensToLogits,
+    eos_id: int,
+    decode_rng: Array | None = None,
+    num_decodes: int = 1,
+    temperature: float | Array = 1.0,
+    topk: int = 1,
+    topp: float = 0.0,
+    cache_offset: int = 0,
+    initial_index: Array | None = None,
+    max_decode_steps: int | Array | None = None,
+    max_decode_steps_hard_limit: int | None = None,
+    rescale_log_probs: bool = True,
+    state_callback_fn: StateCallbackFn | None = None,
+    logit_callback_fn: LogitCallbackFn | None = None,
+) -> tuple[Array, Array]:
+    """Decodes by sampling; at temperature 0 greedily, the argmax of each step.
+
+    Runs until every row has ended with `eos_id` or is full. Tokens of `inputs` other
+    than 0 are kept (a prompt), each at its place. A row reads, step by step:
+
+        inputs   0 5 6 0 0
+        reads    0 5 6 a b
+        decodes  5 6 a b c      (a: the first sampled token)
+
+    Args:
+        inputs: int32 [batch, length], shifted right: 0, then the prompt, then 0s.
+        cache: the model's cache, for [batch] rows.
+        tokens_to_logits: the model.
+        eos_id: the token that ends a row; 0s follow it.
+        decode_rng: a key; None is `jax.random.PRNGKey(0)`.
+        num_decodes: decodes per row.
+        temperature: divides the logits; a scalar or float [batch].
+        topk: sample among this many best tokens; 0 is all.
+        topp: sample among the best tokens with at least this probability together;
+            0 is all. Not together with `topk`.
+        cache_offset: the caches' batch axis.
+        initial_index: int32 [batch], where each row starts if the cache holds its
+            prompt already; None starts at 0.
+        max_decode_steps: at most this many tokens after the prompt.
+        max_decode_steps_hard_limit: at most this many steps of them, if positive.
+        rescale_log_probs: whether the log probabilities returned are those after
+            temperature, `topk` and `topp` (greedy: 0) or the model's own.
+        state_callback_fn: changes the state before each step and at the end.
+        logit_callback_fn: (logits, state) → logits, at each step.
+
+    Returns:
+        (decodes int32 [batch, num_decodes, length], log probabilities float32
+        [batch, num_decodes]), the most probable last.
+
+    Raises:
+        ValueError: both `topk` and `topp` are set, or `max_decode_steps` is more
+            than the length.
+    """
+    tracer = jax.core.Tracer
+    if not (isinstance(topk, tracer) or isinstance(topp, tracer)) and topk and topp:
+        raise ValueError(f"only one of topk ({topk}) and topp ({topp}) can be set")
+    batch, length = inputs.shape
+    if max_decode_steps is not None:
+        if (max_decode_steps_hard_limit or 0) > 0:
+            max_decode_steps = jnp.minimum(
+                max_decode_steps, max_decode_steps_hard_limit
+            )
+        if not isinstance(max_decode_steps, tracer) and max_decode_steps > length:
+            raise ValueError(
+                f"max_decode_steps is {max_decode_steps}, the length only {length}"
+            )
+    if num_decodes > 1:
+        cache = cache_map(
+            lambda x: flat_batch_beam_expand(x, num_decodes, cache_offset),
+            cache,
+            apply_to_index=initial_index is not None,
+        )
+        inputs = flat_batch_beam_expand(inputs, num_decodes)
+        if initial_index is not None:
+            initial_index = flat_batch_beam_expand(initial_index, num_decodes)
+
+    rows = batch * num_decodes
+    last = jnp.full((rows,), length)
+    if max_decode_steps is not None:
+        last = jnp.minimum(length, jnp.sum(inputs != 0, axis=1) + max_decode_steps)
+    sequences = jnp.pad(inputs, ((0, 0), (0, 2)))
+    if initial_index is None:
+        index = jnp.zeros((rows,), jnp.int32)
+        token = jnp.zeros((rows, 1), jnp.int32)
+    else:
+        index = initial_index
+        token = jnp.take_along_axis(sequences, index[:, None], axis=1)
+    choose = _chooser(temperature, topk, topp, rescale_log_probs, num_decodes)
+    position = jnp.arange(length + 2)
+
+    def step(state: SamplingLoopState) -> SamplingLoopState:
+        if state_callback_fn is not None:
+            state = state_callback_fn(state)
+        rng, next_rng = jax.random.split(state.rng)
+        logits, cache = tokens_to_logits(
+            DecodingState(
+                cur_index=state.cur_index,
+                sequences=state.sequences[:, :length],
+                cur_token=state.cur_token,
+                cache=state.cache,
+            )
+        )
+        if logit_callback_fn is not None:
+            logits = logit_callback_fn(logits, state)
+        new, log_prob = choose(logits, rng)
+
+        # A full row goes on writing 0s behind its last token.
+        here = jnp.minimum(state.cur_index, last)
+        is_next = position == here[:, None] + 1
+        given = jnp.sum(jnp.where(is_next, state.sequences, 0), axis=1)
+        free = given == 0
+        live = ~state.ended[:, 0]
+        new = jnp.where(live, jnp.where(free, new, given), 0)
+        ended = ~live | (free & (new == eos_id)) | (here >= last - 1)
+        return SamplingLoopState(
+            step=state.step + 1,
+            cur_index=here + 1,
+            sequences=jnp.where(is_next, new[:, None], state.sequences),
+            cache=flax.core.unfreeze(cache),
+            cur_token=new[:, None],
+            ended=ended[:, None],
+            rng=next_rng,
+            log_prob=state.log_prob + jnp.where(free & live, log_prob, 0.0),
+        )
+
+    state = SamplingLoopState(
+        step=jnp.zeros((), jnp.int32),
+        cur_index=index,
+        sequences=sequences,
+        cache=flax.core.unfreeze(cache),
+        cur_token=token,
+        ended=jnp.zeros((rows, 1), bool),
+        rng=jax.random.PRNGKey(0) if decode_rng is None else decode_rng,
+        log_prob=jnp.zeros((rows,), jnp.float32),
+    )
+    state = lax.while_loop(lambda s: ~jnp.all(s.ended), step, state)
+    if state_callback_fn is not None:
+        state = state_callback_fn(state)
+
+    decodes = unflatten_beam_dim(state.sequences[:, 1:-1], batch, num_decodes)
+    log_probs = unflatten_beam_dim(state.log_prob, batch, num_decodes)
+    order = jnp.argsort(log_probs, axis=-1)
+    return (
+        jnp.take_along_axis(decodes, order[..., None], axis=1),
+        jnp.take_along_axis(log_probs, order, axis=1),
+    )
+
+
+# Beam search.
+
+
+def brevity_penalty(alpha: float, length: int | Array) -> Array:
+    """What to divide a log probability by to compare lengths: ((5 + n) / 6) ** alpha.
+
+    References:
+        Wu et al., Google's Neural Machine Translation System, 2016, equation 14.
+    """
+    return jnp.power((5.0 + length) / 6.0, alpha)
+
+
+@flax.struct.dataclass
+class _Beams:
+    """Beam search's state; [batch, beam, …], the best beam last.
+
+    Attributes:
+        index: int32 scalar, the position being read.
+        log_probs: float32 [batch, beam], of the beams that go on.
+        tokens: int32 [batch, beam, length], theirs.
+        done_scores: float32 [batch, beam], of the beams that ended.
+        done_tokens: int32 [batch, beam, length], theirs.
+        done: bool [batch, beam], whether the place is taken.
+        cache: the model's cache for batch * beam rows.
+    """
+
+    index: Array
+    log_probs: Array
+    tokens: Array
+    done_scores: Array
+    done_tokens: Array
+    done: Array
+    cache: Any
+
+
+def _pick(x: Array, beams: Array, axis: int = 0) -> Array:
+    """Takes beams of each row: x[b, beams[b, i]].
+
+    Args:
+        x: [batch, old beams, …].
+        beams: int [batch, new beams].
+        axis: the batch axis of `x`.
+    """
+
+    def take(row, i):
+        return jnp.take(row, i, axis=axis, mode="clip")
+
+    return jax.vmap(take, (axis, 0), axis)(x, beams)
+
+
+def _best(scores: Array, k: int, *others: Array) -> tuple[Array, ...]:
+    """The k best beams of each row by score, ascending, and what belongs to them."""
+    places = jnp.flip(lax.top_k(scores, k)[1], axis=1)
+    return tuple(_pick(x, places) for x in (scores, *others))
+
+
+def beam_search(
+    inputs: Array,
+    cache: Mapping[str, Array],
+    tokens_to_logits: TokensToLogits,
+    eos_id: int,
+    num_decodes: int = 4,
+    alpha: float = 0.6,
+    max_decode_len: int | None = None,
+    max_decode_step: int = -1,
+    min_log_prob: float = NEG_INF_VALUE,
+    decode_rng: Array | None = None,
+    cache_offset: int = 0,
+    initial_index: Array | None = None,
+) -> tuple[Array, Array]:
+    """Looks for the most probable decodes, `num_decodes` beams wide.
+
+    Ends when every row's worst ended beam is better than any other can still become.
+    A prompt in `inputs` (tokens other than 0) is kept.
+
+    Args:
+        inputs: int32 [batch, length], shifted right: 0, then the prompt, then 0s.
+        cache: the model's cache, for [batch] rows.
+        tokens_to_logits: the model.
+        eos_id: the token that ends a beam.
+        num_decodes: the number of beams, all of which are returned.
+        alpha: strength of the brevity penalty; 0 favours short decodes most.
+        max_decode_len: the length of a decode; None is the inputs' length.
+        max_decode_step: at most this many steps, if positive.
+        min_log_prob: stop when all beams that go on are less probable than this.
+        decode_rng: not used; here for the signature that decoding functions share.
+        cache_offset: the caches' batch axis.
+        initial_index: not supported.
+
+    Returns:
+        (decodes int32 [batch, num_decodes, max_decode_len], scores float32
+        [batch, num_decodes]: log probability over brevity penalty), the best last. A
+        row of which no beam ended gets the beams that did not, and their log
+        probabilities.
+
+    Raises:
+        NotImplementedError: `initial_index` is given.
+    """
+    del decode_rng
+    if initial_index is not None:
+        _absent.option("decoding.beam_search", "initial_index", "an array")
+    batch, k = inputs.shape[0], num_decodes
+    length = (max_decode_len or inputs.shape[1]) + 1  # The start token is kept.
+
+    def fold(x):
+        return flatten_beam_dim(x, cache_offset)
+
+    def unfold(x):
+        return unflatten_beam_dim(x, batch, k, cache_offset)
+
+    def goes_on(s: _Beams) -> Array:
+        penalty = brevity_penalty(alpha, length)
+        hope = s.log_probs[:, -1:] / penalty
+        worst = jnp.min(s.done_scores, axis=1, keepdims=True)
+        settled = jnp.all(jnp.where(s.done, worst, NEG_INF_VALUE) > hope)
+        hopeless = jnp.all(hope < min_log_prob / penalty) & (s.index > 0)
+        room = s.index < length - 1
+        if max_decode_step > 0:
+            room &= s.index < max_decode_step
+        return room & ~settled & ~hopeless
+
+    def candidates(s: _Beams, logits: Array) -> tuple[Array, Array, Array]:
+        """The 2k best continuations: (log probability, beam, token), [batch, 2k] each.
+
+        Twice as many as beams, so that k of them go on even if k of them end.
+        """
+        log_probs = jax.nn.log_softmax(unflatten_beam_dim(logits, batch, k))
+        total = (log_probs + s.log_probs[..., None]).reshape(batch, -1)
+        score, place = lax.top_k(total, 2 * k)
+        beam, token = jnp.divmod(place, log_probs.shape[-1])
+        # In a prompt all beams would be the same, so but one stays alive.
+        given = lax.dynamic_index_in_dim(prompt, s.index + 1, axis=1)
+        lone = jnp.where(jnp.arange(2 * k) == 0, 0.0, NEG_INF_VALUE)
+        score = jnp.where(given == 0, score, lone)
+        return score, beam, jnp.where(given == 0, token, given)
+
+    def step(s: _Beams) -> _Beams:
+        logits, cache = tokens_to_logits(
+            DecodingState(
+                cur_index=s.index,
+                sequences=flatten_beam_dim(s.tokens),
+                cur_token=lax.dynamic_slice_in_dim(
+                    flatten_beam_dim(s.tokens), s.index, 1, axis=1
+                ),
+                cache=s.cache,
+            )
+        )
+        score, beam, token = candidates(s, logits)
+        tokens = lax.dynamic_update_slice_in_dim(
+            _pick(s.tokens, beam), token[..., None], s.index + 1, axis=2
+        )
+        ends = token == eos_id
+        log_probs, tokens_on, kept = _best(
+            score + jnp.where(ends, NEG_INF_VALUE, 0.0), k, tokens, beam
+        )
+        scores = score / brevity_penalty(alpha, s.index + 1)
+        scores += jnp.where(ends, 0.0, NEG_INF_VALUE)
+        done_scores, done_tokens, done = _best(
+            jnp.concatenate([s.done_scores, scores], axis=1),
+            k,
+            jnp.concatenate([s.done_tokens, tokens], axis=1),
+            jnp.concatenate([s.done, ends], axis=1),
+        )
+        return _Beams(
+            index=s.index + 1,
+            log_probs=log_probs,
+            tokens=tokens_on,
+            done_scores=done_scores,
+            done_tokens=done_tokens,
+            done=done,
+            cache=cache_map(
+                lambda x: fold(_pick(unfold(x), kept, cache_offset)),
+                flax.core.unfreeze(cache),
+            ),
+        )
+
+    prompt = jnp.pad(inputs, ((0, 0), (0, max(length - inputs.shape[1], 0))))
+    empty = jnp.zeros((batch, k, length), jnp.int32)
+    # One beam to start with: k equal ones would stay equal.
+    first = jnp.where(jnp.arange(k) == 0, 0.0, NEG_INF_VALUE)
+    end = lax.while_loop(
+        goes_on,
+        step,
+        _Beams(
+            index=jnp.zeros((), jnp.int32),
+            log_probs=jnp.broadcast_to(first, (batch, k)),
+            tokens=empty,
+            done_scores=jnp.full((batch, k), NEG_INF_VALUE),
+            done_tokens=empty,
+            done=jnp.zeros((batch, k), bool),
+            cache=cache_map(
+                lambda x: flat_batch_beam_expand(x, k, cache_offset),
+                flax.core.unfreeze(cache),
+            ),
+        ),
+    )
+    some = jnp.any(end.done, axis=1)
+    decodes = jnp.where(some[:, None, None], end.done_tokens, end.tokens)
+    scores = jnp.where(some[:, None], end.done_scores, end.log_probs)
+    return decodes[:, :, 1:], scores

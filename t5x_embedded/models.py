@@ -1,0 +1,587 @@
+"""Models: a Flax module with its vocabularies, loss, metrics, decoding and scoring."""
+
+import abc
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping, MutableMapping
+from typing import Any
+
+import flax
+import jax
+import jax.numpy as jnp
+import seqio
+from clu import metrics as clu_metrics
+from flax import linen as nn
+
+from t5x_embedded import _absent, decoding, losses
+from t5x_embedded import metrics as metrics_lib
+from t5x_embedded.optimizers import OptimizerDef
+
+__getattr__ = _absent.module_getattr(
+    __name__,
+    "DecoderOnlyModel compute_weighted_accuracy compute_metrics "
+    "TokensIdsToLogitsCallable DecodeFnCallable".split(),
+)
+
+Array = jax.Array
+Batch = Mapping[str, Array]
+Params = Mapping[str, Any]
+MetricsMap = metrics_lib.MetricsMap
+LossNormalizingFactor = float | str | losses.SpecialLossNormalizingFactor | None
+
+
+class BaseModel(abc.ABC):
+    """What the training, inference and evaluation functions ask of a model.
+
+    Attributes:
+        FEATURE_CONVERTER_CLS: the seqio.FeatureConverter that makes its batches.
+        optimizer_def: how to train it.
+    """
+
+    FEATURE_CONVERTER_CLS: Callable[..., seqio.FeatureConverter]
+
+    def __init__(self, optimizer_def: OptimizerDef):
+        self.optimizer_def = optimizer_def
+
+    @abc.abstractmethod
+    def loss_fn(
+        self, params: Params, batch: Batch, dropout_rng: Array | None
+    ) -> tuple[Array, MetricsMap]:
+        """The loss to minimise, and metrics.
+
+        Args:
+            params: the module's parameters.
+            batch: model features, [batch, length] each.
+            dropout_rng: a key; None turns dropout off.
+
+        Returns:
+            (float32 scalar, metrics by name).
+        """
+
+    def eval_fn(self, params: Params, batch: Batch) -> tuple[Array, MetricsMap]:
+        """`loss_fn` without dropout."""
+        return self.loss_fn(params, batch, None)
+
+    def predict_batch(
+        self, params: Params, batch: Batch, rng: Array | None = None
+    ) -> Array:
+        """Decodes: int32 [batch, length]."""
+        decodes, _ = self.predict_batch_with_aux(params, batch, rng=rng)
+        return decodes
+
+    @abc.abstractmethod
+    def predict_batch_with_aux(
+        self, params: Params, batch: Batch, rng: Array | None = None
+    ) -> tuple[Array, Mapping[str, Array]]:
+        """Decodes, and what else is known of them (their scores)."""
+
+    @abc.abstractmethod
+    def score_batch(
+        self, params: Params, batch: Batch, return_intermediates: bool = False
+    ) -> Any:
+        """Log likelihood of the targets: float32 [batch]."""
+
+    @abc.abstractmethod
+    def get_initial_variables(
+        self,
+        rng: Array,
+        input_shapes: Mapping[str, tuple[int, ...]],
+        input_types: Mapping[str, Any] | None = None,
+    ) -> Mapping[str, Any]:
+        """The module's variables, initialised."""
+
+
+class BaseTransformerModel(BaseModel):
+    """A model whose logits are compared with the targets by cross entropy.
+
+    A subclass gives `_compute_logits` and whatever BaseModel leaves open.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        input_vocabulary: seqio.Vocabulary,
+        output_vocabulary: seqio.Vocabulary,
+        optimizer_def: OptimizerDef,
+        decode_fn: Callable | None = None,
+        label_smoothing: float = 0.0,
+        z_loss: float = 0.0,
+        loss_normalizing_factor: LossNormalizingFactor = None,
+    ):
+        """Sets up the model.
+
+        Args:
+            module: the network.
+            input_vocabulary: of the inputs.
+            output_vocabulary: of the targets; its `eos_id` ends decodes.
+            optimizer_def: how to train it.
+            decode_fn: `decoding.temperature_sample`, `decoding.beam_search`, or a
+                function that can stand in for them.
+            label_smoothing: probability given to tokens other than the target.
+            z_loss: coefficient of log(Z)^2.
+            loss_normalizing_factor: what to divide the summed loss by: a number, or
+                a `losses.SpecialLossNormalizingFactor` (or its name).
+        """
+        super().__init__(optimizer_def)
+        self.module = module
+        self._input_vocabulary = input_vocabulary
+        self._output_vocabulary = output_vocabulary
+        self._decode_fn = decode_fn
+        self._label_smoothing = label_smoothing
+        self._z_loss = z_loss
+        self._loss_normalizing_factor = loss_normalizing_factor
+
+    @property
+    def input_vocabulary(self) -> seqio.Vocabulary:
+        return self._input_vocabulary
+
+    @property
+    def output_vocabulary(self) -> seqio.Vocabulary:
+        return self._output_vocabulary
+
+    @property
+    def decode_fn(self) -> Callable | None:
+        return self._decode_fn
+
+    @abc.abstractmethod
+    def _compute_logits(
+        self, params: Params, batch: Batch, dropout_rng: Array | None = None
+    ) -> Array:
+        """Logits of every target position: [batch, length, vocab]."""
+
+    def loss_fn(
+        self, params: Params, batch: Batch, dropout_rng: Array | None
+    ) -> tuple[Array, MetricsMap]:
+        logits = self._compute_logits(params, batch, dropout_rng)
+        targets = batch["decoder_target_tokens"]
+        factor, weights = losses.get_loss_normalizing_factor_and_weights(
+            self._loss_normalizing_factor, batch
+        )
+        loss, z_loss, _ = losses.compute_weighted_cross_entropy(
+            logits,
+            targets,
+            weights,
+            label_smoothing=self._label_smoothing,
+            z_loss=self._z_loss,
+            loss_normalizing_factor=factor,
+        )
+        return loss, self._compute_metrics(
+            logits=logits,
+            targets=targets,
+            mask=weights,
+            loss=loss,
+            z_loss=z_loss,
+            segment_ids=_segments(batch),
+        )
+
+    def _compute_metrics(
+        self,
+        logits: Array,
+        targets: Array,
+        mask: Array | None,
+        loss: Array,
+        z_loss: Array | None = None,
+        segment_ids: Mapping[str, Array] | None = None,
+    ) -> MetricsMap:
+        """Metrics of a batch; see `compute_base_metrics`."""
+        return compute_base_metrics(logits, targets, mask, loss, z_loss, segment_ids)
+
+
+@dataclasses.dataclass(frozen=True)
+class DecoderParams:
+    """Defaults of `EncoderDecoderModel.predict_batch_with_aux`."""
+
+    return_all_decodes: bool = False
+    num_decodes: int = 1
+
+
+_ENCODER_DECODER_EXTRAS = (
+    "encoder_segment_ids",
+    "decoder_segment_ids",
+    "encoder_positions",
+    "decoder_positions",
+)
+
+
+class EncoderDecoderModel(BaseTransformerModel):
+    """An encoder-decoder such as T5."""
+
+    FEATURE_CONVERTER_CLS = seqio.EncDecFeatureConverter
+
+    def __init__(
+        self,
+        module: nn.Module,
+        input_vocabulary: seqio.Vocabulary,
+        output_vocabulary: seqio.Vocabulary,
+        optimizer_def: OptimizerDef,
+        decode_fn: Callable = decoding.beam_search,
+        feature_converter_cls: Callable[..., seqio.FeatureConverter] | None = None,
+        label_smoothing: float = 0.0,
+        z_loss: float = 0.0,
+        loss_normalizing_factor: LossNormalizingFactor = None,
+        default_decoder_params: DecoderParams | None = None,
+    ):
+        """Sets up the model.
+
+        Args:
+            module: called as T5's network is; has `encode` and `decode`.
+            input_vocabulary: of the inputs.
+            output_vocabulary: of the targets.
+            optimizer_def: how to train it.
+            decode_fn: beam search unless told otherwise, as in T5X.
+            feature_converter_cls: in place of the class's own.
+            label_smoothing: see BaseTransformerModel.
+            z_loss: see BaseTransformerModel.
+            loss_normalizing_factor: see BaseTransformerModel.
+            default_decoder_params: how many decodes to make and to return.
+        """
+        super().__init__(
+            module,
+            input_vocabulary,
+            output_vocabulary,
+            optimizer_def,
+            decode_fn,
+            label_smoothing,
+            z_loss,
+            loss_normalizing_factor,
+        )
+        if feature_converter_cls is not None:
+            self.FEATURE_CONVERTER_CLS = feature_converter_cls
+        self._default_decoder_params = default_decoder_params or DecoderParams()
+
+    def get_initial_variables(
+        self,
+        rng: Array,
+        input_shapes: Mapping[str, tuple[int, ...]],
+        input_types: Mapping[str, Any] | None = None,
+    ) -> flax.core.FrozenDict:
+        """The module's variables, initialised.
+
+        Args:
+            rng: a key.
+            input_shapes: of the model features.
+            input_types: their types; tokens are float32 where it does not say.
+        """
+        types = input_types or {}
+
+        def ones(name, default):
+            return jnp.ones(input_shapes[name], types.get(name, default))
+
+        encoder_tokens = ones("encoder_input_tokens", jnp.float32)
+        decoder_tokens = ones("decoder_input_tokens", jnp.float32)
+        extras = {
+            name: ones(name, jnp.int32) if name in input_shapes else None
+            for name in _ENCODER_DECODER_EXTRAS
+        }
+        variables = self.module.init(
+            rng,
+            encoder_tokens,
+            decoder_tokens,
+            decoder_tokens,
+            decode=False,
+            enable_dropout=False,
+            **extras,
+        )
+        return flax.core.freeze(variables)
+
+    def _compute_logits(
+        self,
+        params: Params,
+        batch: Batch,
+        dropout_rng: Array | None = None,
+        mutable: Any = False,
+        other_variables: Mapping[str, Any] | None = None,
+    ) -> Any:
+        """Logits of every target position.
+
+        Args:
+            params: the module's parameters.
+            batch: model features.
+            dropout_rng: a key; None turns dropout off.
+            mutable: collections to return beside the logits.
+            other_variables: collections to give the module beside the parameters.
+
+        Returns:
+            [batch, length, vocab], or (that, the mutable collections).
+        """
+        return self.module.apply(
+            {**(other_variables or {}), "params": params},
+            batch["encoder_input_tokens"],
+            batch["decoder_input_tokens"],
+            batch["decoder_target_tokens"],
+            decode=False,
+            enable_dropout=dropout_rng is not None,
+            rngs=None if dropout_rng is None else {"dropout": dropout_rng},
+            mutable=mutable,
+            **{name: batch.get(name) for name in _ENCODER_DECODER_EXTRAS},
+        )
+
+    def _compute_logits_from_slice(
+        self,
+        decoding_state: decoding.DecodingState,
+        params: Params,
+        encoded_inputs: Array,
+        raw_inputs: Array,
+        max_decode_length: int,
+    ) -> tuple[Array, Mapping[str, Any]]:
+        """One decoder step through the cache.
+
+        Args:
+            decoding_state: the tokens to read, [rows, 1], and the cache.
+            params: the module's parameters.
+            encoded_inputs: [rows, input length, emb].
+            raw_inputs: int32 [rows, input length], for the padding mask.
+            max_decode_length: the cache's length.
+
+        Returns:
+            (logits [rows, vocab], cache).
+        """
+        token = decoding_state.cur_token
+        logits, variables = self.module.apply(
+            {"params": params, "cache": decoding_state.cache},
+            encoded_inputs,
+            raw_inputs,
+            token,
+            token,
+            enable_dropout=False,
+            decode=True,
+            max_decode_length=max_decode_length,
+            mutable=["cache"],
+            method=self.module.decode,
+        )
+        return logits[:, 0], variables["cache"]
+
+    def _empty_cache(self, params: Params, batch: Batch) -> Mapping[str, Any]:
+        """The cache before the first step; XLA drops all else of this call."""
+        decoder_tokens = jnp.ones_like(batch["decoder_input_tokens"])
+        _, variables = self.module.apply(
+            {"params": params},
+            encoder_input_tokens=jnp.ones_like(batch["encoder_input_tokens"]),
+            decoder_input_tokens=decoder_tokens,
+            decoder_target_tokens=decoder_tokens,
+            decode=True,
+            enable_dropout=False,
+            mutable=["cache"],
+        )
+        return variables["cache"]
+
+    def predict_batch_with_aux(
+        self,
+        params: Params,
+        batch: Batch,
+        rng: Array | None = None,
+        decoder_params: MutableMapping[str, Any] | None = None,
+        return_all_decodes: bool | None = None,
+        num_decodes: int | None = None,
+        prompt_with_targets: bool = False,
+    ) -> tuple[Array, Mapping[str, Array]]:
+        """Decodes.
+
+        Args:
+            params: the module's parameters.
+            batch: has 'encoder_input_tokens', and 'decoder_input_tokens', whose
+                length the decodes get.
+            rng: a key for sampling.
+            decoder_params: more arguments for the decoding function.
+            return_all_decodes: return all decodes, not only the best.
+            num_decodes: how many to make.
+            prompt_with_targets: begin with the tokens of 'decoder_input_tokens'
+                (without EOS), which are read step by step.
+
+        Returns:
+            (int32 [batch, length], {'scores': float32 [batch]}), or with all decodes
+            ([batch, decodes, length], [batch, decodes]), the best last.
+
+        Raises:
+            ValueError: a key is given twice.
+        """
+        defaults = self._default_decoder_params
+        if return_all_decodes is None:
+            return_all_decodes = defaults.return_all_decodes
+        if num_decodes is None:
+            num_decodes = defaults.num_decodes
+        options = {"eos_id": self.output_vocabulary.eos_id or 1}
+        options.update(decoder_params or {})
+        if rng is not None:
+            if options.get("decode_rng") is not None:
+                raise ValueError(
+                    "both `rng` and decoder_params['decode_rng'] are given"
+                )
+            options["decode_rng"] = rng
+
+        inputs = batch["encoder_input_tokens"]
+        start = batch["decoder_input_tokens"]
+        if prompt_with_targets:
+            prompt = jnp.where(start == self.output_vocabulary.eos_id, 0, start)
+        else:
+            prompt = jnp.zeros_like(start)
+        encoded = self.module.apply(
+            {"params": params}, inputs, enable_dropout=False, method=self.module.encode
+        )
+        step = functools.partial(
+            self._compute_logits_from_slice,
+            params=params,
+            encoded_inputs=decoding.flat_batch_beam_expand(encoded, num_decodes),
+            raw_inputs=decoding.flat_batch_beam_expand(inputs, num_decodes),
+            max_decode_length=start.shape[1],
+        )
+        decodes, scores = self._decode_fn(
+            inputs=prompt,
+            cache=self._empty_cache(params, batch),
+            tokens_to_logits=step,
+            num_decodes=num_decodes,
+            cache_offset=1 if getattr(self.module, "scan_layers", False) else 0,
+            **options,
+        )
+        if not return_all_decodes:
+            decodes, scores = decodes[:, -1], scores[:, -1]
+        return decodes, {"scores": scores}
+
+    def score_batch(
+        self, params: Params, batch: Batch, return_intermediates: bool = False
+    ) -> Any:
+        """Log likelihood of the targets.
+
+        Args:
+            params: the module's parameters.
+            batch: model features, with 'decoder_loss_weights'.
+            return_intermediates: also return what the module sowed, with the target
+                tokens, weights and token scores under 'decoder' (1-tuples).
+
+        Returns:
+            float32 [batch], or (that, intermediates).
+        """
+        targets = batch["decoder_target_tokens"]
+        weights = batch["decoder_loss_weights"]
+        mutable = ["intermediates"] if return_intermediates else False
+        logits = self._compute_logits(params, batch, mutable=mutable)
+        if return_intermediates:
+            logits, sown = logits
+        token_scores = losses.token_log_likelihood(logits, targets) * weights
+        scores = token_scores.sum(-1)
+        if not return_intermediates:
+            return scores
+        intermediates = flax.core.unfreeze(sown.get("intermediates", {}))
+        intermediates.setdefault("decoder", {}).update(
+            target_tokens=(targets,),
+            loss_weights=(weights,),
+            token_scores=(token_scores,),
+        )
+        return scores, intermediates
+
+
+def _segments(batch: Batch) -> dict[str, Array]:
+    """By feature, int [batch, length]: which example a position is of; 0 is none."""
+    suffix = "_segment_ids"
+    packed = {
+        name.removesuffix(suffix): ids
+        for name, ids in batch.items()
+        if name.endswith(suffix)
+    }
+    tokens = ("encoder_input_tokens", "decoder_target_tokens")
+    return packed or {name: batch[name] != 0 for name in tokens if name in batch}
+
+
+def count_packed_examples(segment_ids: Array) -> Array:
+    """The number of examples in a packed batch.
+
+    Args:
+        segment_ids: [batch, length]; a run of equal ids is an example, except that a
+            row may end in padding, 0.
+    """
+    changes = jnp.sum(segment_ids[:, 1:] != segment_ids[:, :-1])
+    return changes + jnp.sum(segment_ids[:, -1] != 0)
+
+
+def compute_base_metrics(
+    logits: Array,
+    targets: Array,
+    mask: Array | None,
+    loss: Array,
+    z_loss: Array | None = None,
+    segment_ids: Mapping[str, Array] | None = None,
+) -> MetricsMap:
+    """The metrics that every training step reports.
+
+    Args:
+        logits: [batch, length, vocab] float.
+        targets: [batch, length] int.
+        mask: [batch, length], 1 where a token counts; None counts all.
+        loss: scalar, z-loss included.
+        z_loss: scalar.
+        segment_ids: by feature, int [batch, length], 0 at padding.
+
+    Returns:
+        Metrics by name; durations and steps are still to be filled in.
+    """
+    average, per_step = clu_metrics.Average, metrics_lib.AveragePerStep
+    rate = metrics_lib.TimeRate.from_model_output
+    sequences, tokens = jnp.array(targets.shape[0]), jnp.array(targets.size)
+    real_tokens = targets.size if mask is None else jnp.sum(mask)
+    cores = jax.device_count()
+    metrics = {
+        "accuracy": clu_metrics.Accuracy.from_model_output(
+            logits=logits, labels=targets.astype(jnp.int32), mask=mask
+        ),
+        "loss": per_step(total=loss),
+        "loss_per_nonpadding_target_token": average(total=loss, count=real_tokens),
+        "loss_per_all_target_tokens": average(total=loss, count=tokens),
+        "timing/seconds": metrics_lib.Time(),
+        "timing/steps_per_second": metrics_lib.StepsPerTime.from_model_output(),
+        "timing/seqs": metrics_lib.Sum(sequences),
+        "timing/seqs_per_second": rate(numerator=sequences),
+        "timing/seqs_per_second_per_core": rate(numerator=sequences / cores),
+        "timing/target_tokens_per_second": rate(numerator=tokens),
+        "timing/target_tokens_per_second_per_core": rate(numerator=tokens / cores),
+        "non_padding_fraction/loss_weights": average(total=real_tokens, count=tokens),
+    }
+    if z_loss is not None:
+        for name, part in {"z_loss": z_loss, "cross_ent_loss": loss - z_loss}.items():
+            metrics[name] = per_step(total=part)
+            metrics[f"{name}_per_all_target_tokens"] = average(total=part, count=tokens)
+    if segment_ids is not None:
+        metrics |= _packing_metrics(segment_ids)
+    return metrics
+
+
+def _packing_metrics(segment_ids: Mapping[str, Array]) -> MetricsMap:
+    """How many examples each feature packs, and how much of it is not padding."""
+    metrics, filled, places = {}, jnp.array(0), jnp.array(0)
+    for name, ids in segment_ids.items():
+        if ids is None or not ids.shape[1]:
+            continue
+        metrics[f"effective_batch_size/{name}"] = metrics_lib.AveragePerStep(
+            total=count_packed_examples(ids)
+        )
+        used, size = jnp.sum(ids != 0), jnp.array(ids.size)
+        metrics[f"non_padding_fraction/{name}"] = clu_metrics.Average(
+            total=used, count=size
+        )
+        filled, places = filled + used, places + size
+    metrics["non_padding_fraction/overall"] = clu_metrics.Average(
+        total=filled, count=places
+    )
+    return metrics
+
+
+def get_input_vocabulary(model: BaseTransformerModel) -> seqio.Vocabulary:
+    """The vocabulary of a model's inputs (for gin files)."""
+    return model.input_vocabulary
+
+
+def get_output_vocabulary(model: BaseTransformerModel) -> seqio.Vocabulary:
+    """The vocabulary of a model's targets (for gin files)."""
+    return model.output_vocabulary
+
+
+@jax.vmap
+def remove_prefix(sequence: Array, prefix_length: Array) -> Array:
+    """Shifts the first tokens of every row out, 0s in: [1 2 3 0], 2 → [3 0 0 0].
+
+    Args:
+        sequence: int [batch, length].
+        prefix_length: int [batch].
+    """
+    length = sequence.shape[-1]
+    source = jnp.arange(length) + prefix_length
+    return jnp.where(source < length, sequence[jnp.minimum(source, length - 1)], 0)

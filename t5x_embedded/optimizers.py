@@ -1,0 +1,112 @@
+"""The optimizer interface: a definition, its state, and the two with the parameters.
+
+A checkpoint stores what `Optimizer.state_dict` returns:
+`{"target": parameters, "state": {"step": …, "param_states": …}}`.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import flax
+import jax
+from flax import serialization
+
+from t5x_embedded import _absent
+
+__getattr__ = _absent.module_getattr(
+    __name__,
+    "MultiOptimizer OptaxWrapper OptaxStatePartitionRules wrap_optax_optimizer chain "
+    "adabelief adagrad adam adamw amos dpsgd fromage lamb lars lion noisy_sgd radam "
+    "rmsprop sgd yogi".split(),
+)
+
+
+@flax.struct.dataclass
+class OptimizerState:
+    """The step, and what the optimizer remembers of each parameter."""
+
+    step: jax.Array
+    param_states: Any
+
+
+class OptimizerDef:
+    """How parameters are updated; a subclass says with what arithmetic.
+
+    Attributes:
+        hyper_params: a flax struct with at least `learning_rate`.
+    """
+
+    def __init__(self, hyper_params: Any):
+        self.hyper_params = hyper_params
+
+    def init_state(self, params: Any) -> OptimizerState:
+        """The state before the first step."""
+        raise NotImplementedError
+
+    def apply_gradient(
+        self, hyper_params: Any, params: Any, state: OptimizerState, grads: Any
+    ) -> tuple[Any, OptimizerState]:
+        """One step: (parameters, state) after it."""
+        raise NotImplementedError
+
+    def update_hyper_params(self, **overrides) -> Any:
+        """The hyperparameters with some replaced.
+
+        Args:
+            **overrides: fields of the struct, or `hyper_params` for another struct.
+        """
+        base = overrides.pop("hyper_params", self.hyper_params)
+        return base.replace(**overrides)
+
+    def create(self, target: Any) -> "Optimizer":
+        """Pairs parameters with a fresh state."""
+        return Optimizer(self, self.init_state(target), target)
+
+    def state_dict(self, target: Any, state: OptimizerState) -> dict[str, Any]:
+        """Nested dictionaries of arrays, for a checkpoint."""
+        parts = {"target": target, "state": state}
+        return {k: serialization.to_state_dict(part) for k, part in parts.items()}
+
+    def restore_state(
+        self, opt_target: Any, opt_state: Any, state_dict: Mapping[str, Any]
+    ) -> tuple[Any, OptimizerState]:
+        """The inverse of `state_dict`: (parameters, state) in these ones' structure.
+
+        Raises:
+            ValueError: a parameter or slot is missing or too many.
+        """
+        return (
+            serialization.from_state_dict(opt_target, state_dict["target"], "target"),
+            serialization.from_state_dict(opt_state, state_dict["state"], "state"),
+        )
+
+
+class Optimizer(flax.struct.PyTreeNode):
+    """Parameters (`target`), the optimizer's state, and its definition."""
+
+    optimizer_def: OptimizerDef = flax.struct.field(pytree_node=False)
+    state: Any
+    target: Any
+
+    def apply_gradient(self, grads: Any, **hyper_param_overrides) -> "Optimizer":
+        """One step, e.g. `apply_gradient(grads, learning_rate=1e-3)`."""
+        definition = self.optimizer_def
+        params, state = definition.apply_gradient(
+            definition.update_hyper_params(**hyper_param_overrides),
+            self.target,
+            self.state,
+            grads,
+        )
+        return self.replace(target=params, state=state)
+
+    def state_dict(self) -> dict[str, Any]:
+        return self.optimizer_def.state_dict(self.target, self.state)
+
+    def restore_state(self, state: Mapping[str, Any]) -> "Optimizer":
+        params, state = self.optimizer_def.restore_state(self.target, self.state, state)
+        return self.replace(target=params, state=state)
+
+
+OptimizerType = Optimizer
+OptimizerDefType = OptimizerDef
+OptimizerStateType = OptimizerState | Mapping[str, Any]

@@ -1,0 +1,445 @@
+"""Where arrays live: a (data, model) device mesh and rules that map axis names to it.
+
+Parameters carry logical axis names ('embed', 'mlp', …). The rules say which of them
+are split over which mesh axis; XLA does the rest (GSPMD). Functions are compiled by
+`jax.jit` with a NamedSharding for each argument and result.
+"""
+
+import contextlib
+import dataclasses
+import functools
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from flax.linen import partitioning as flax_partitioning
+from jax.experimental import mesh_utils, multihost_utils
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from t5x_embedded import _absent
+from t5x_embedded.train_state import TrainState
+
+__getattr__ = _absent.module_getattr(
+    __name__,
+    "AxisNames LocalChunker LocalChunkInfo bounds_from_last_device get_coords get_mesh "
+    "get_cpu_mesh get_gpu_mesh global_mesh_defined BasePjitPartitioner "
+    "PjittedFnWithContext TpuMesh OtherMesh HardwareMesh".split(),
+)
+
+LogicalAxisRules = Sequence[tuple[str, str | None]]
+PartitionedCallable = Callable[..., Any]
+CompiledPartitionedCallable = Callable[..., Any]
+
+
+def _is_spec(x: Any) -> bool:
+    """Leaves of trees of PartitionSpecs; None is one: replicated."""
+    return x is None or isinstance(x, PartitionSpec)
+
+
+def _shardings(mesh: Mesh, specs: Any) -> Any:
+    return jax.tree.map(
+        lambda spec: NamedSharding(mesh, spec or PartitionSpec()),
+        specs,
+        is_leaf=_is_spec,
+    )
+
+
+def with_sharding_constraint(x: Any, axis_resources: Any) -> Any:
+    """Fixes how `x` is laid out inside a partitioned function; elsewhere returns `x`.
+
+    Args:
+        x: an array or a tree of arrays.
+        axis_resources: a PartitionSpec of mesh axes (or a tree of them).
+    """
+    if jax.sharding.get_abstract_mesh().empty:
+        return x
+    return jax.lax.with_sharding_constraint(x, axis_resources)
+
+
+def host_local_array_to_global_array(arr_tree: Any, mesh: Mesh, pspecs: Any) -> Any:
+    """Joins the parts that the processes hold into global arrays.
+
+    Args:
+        arr_tree: tree of arrays, each process's own part.
+        mesh: the mesh to put them on.
+        pspecs: tree (or prefix) of PartitionSpecs; None is replicated.
+    """
+    specs = jax.tree.map(lambda s: s or PartitionSpec(), pspecs, is_leaf=_is_spec)
+    return multihost_utils.host_local_array_to_global_array(arr_tree, mesh, specs)
+
+
+_REPLICATED = "relpos_buckets abspos_buckets length layers stack mlp_activations"
+
+
+def standard_logical_axis_rules(
+    activation_partitioning_dims: int = 1,
+    parameter_partitioning_dims: int = 1,
+    additional_rules: LogicalAxisRules | None = None,
+) -> LogicalAxisRules:
+    """T5's rules, earlier ones first.
+
+    Args:
+        activation_partitioning_dims: 2 splits activations' embedding axis too.
+        parameter_partitioning_dims: 2 splits parameters' embedding axis too.
+        additional_rules: rules to add at the end.
+
+    Raises:
+        ValueError: a number of dimensions is neither 1 nor 2.
+    """
+    dims = activation_partitioning_dims, parameter_partitioning_dims
+    if not set(dims) <= {1, 2}:
+        raise ValueError(
+            "activation_partitioning_dims and parameter_partitioning_dims must be 1 or "
+            f"2; got {dims[0]} and {dims[1]}"
+        )
+    split = [("vocab", "model"), ("mlp", "model"), ("heads", "model"), ("kv", None)]
+    rules = [("batch", "data"), *split, ("joined_kv", "model")]
+    embed = {(1, 1): [None], (2, 1): ["model"], (1, 2): ["data"]}
+    rules += [("embed", axis) for axis in embed.get(dims, ["model", "data"])]
+    rules += [(name, None) for name in _REPLICATED.split()]
+    return rules + list(additional_rules or ())
+
+
+def default_mesh(
+    num_partitions: int,
+    backend: str | None = None,
+    ici_mesh_shape: Sequence[int] | None = None,
+    dcn_mesh_shape: Sequence[int] | None = None,
+) -> Mesh:
+    """A mesh over all devices with axes ('data', 'model').
+
+    jax's mesh_utils place the devices, so that 'model', which communicates most, gets
+    the fastest links: neighbours in a TPU's torus, devices of one host elsewhere.
+    With both shapes the axes are ('replica', 'data', 'model').
+
+    Args:
+        num_partitions: devices along 'model'.
+        backend: whose devices; None is jax's default.
+        ici_mesh_shape: (replica, data, model) inside a TPU slice.
+        dcn_mesh_shape: the same across slices.
+
+    Raises:
+        ValueError: the number of devices is no multiple of `num_partitions`.
+    """
+    devices = jax.devices(backend)
+    on_tpu = devices[0].platform == "tpu"
+    if ici_mesh_shape is not None and dcn_mesh_shape is not None:
+        placed = mesh_utils.create_hybrid_device_mesh(
+            ici_mesh_shape, dcn_mesh_shape, devices, process_is_granule=not on_tpu
+        )
+        return Mesh(placed, ("replica", "data", "model"))
+    if len(devices) % num_partitions:
+        raise ValueError(
+            f"{len(devices)} devices cannot be split into num_partitions="
+            f"{num_partitions} equal parts"
+        )
+    if on_tpu or jax.process_count() == 1:
+        shape = len(devices) // num_partitions, num_partitions
+        return Mesh(mesh_utils.create_device_mesh(shape, devices), ("data", "model"))
+    per_host = len(devices) // jax.process_count()
+    inside = math.gcd(num_partitions, per_host)
+    across = num_partitions // inside
+    placed = mesh_utils.create_hybrid_device_mesh(
+        (per_host // inside, inside),
+        (jax.process_count() // across, across),
+        devices,
+        process_is_granule=True,
+    )
+    return Mesh(placed, ("data", "model"))
+
+
+@dataclasses.dataclass
+class DataLayout:
+    """Which share of each batch this process loads.
+
+    Attributes:
+        batch_size: of all processes together.
+        shard_id: this process's share.
+        num_shards: the number of different shares.
+        is_first_host_in_replica_set: whether this process is the one of those that
+            load the same share that should report on it.
+    """
+
+    batch_size: int
+    shard_id: int
+    num_shards: int
+    is_first_host_in_replica_set: bool
+
+
+class BasePartitioner:
+    """What trainers and scripts ask of a partitioner."""
+
+    def __init__(
+        self,
+        num_partitions: int | None = None,
+        model_parallel_submesh: Sequence[int] | None = None,
+        params_on_devices: bool = True,
+        backend: str | None = None,
+        ici_mesh_shape: Sequence[int] | None = None,
+        dcn_mesh_shape: Sequence[int] | None = None,
+    ):
+        """See `PjitPartitioner`."""
+        if model_parallel_submesh:
+            _absent.option(
+                "partitioning.PjitPartitioner",
+                "model_parallel_submesh",
+                model_parallel_submesh,
+                f"Pass num_partitions={math.prod(model_parallel_submesh)}",
+            )
+        if not num_partitions:
+            raise ValueError("num_partitions must be given (1: no model parallelism)")
+        self.params_on_devices = params_on_devices
+        self._num_partitions = num_partitions
+        self._model_parallel_submesh = None
+        self._backend = backend
+        self._ici_mesh_shape = ici_mesh_shape
+        self._dcn_mesh_shape = dcn_mesh_shape
+        multi_slice = ici_mesh_shape is not None and dcn_mesh_shape is not None
+        self._data_axis: Any = ("replica", "data") if multi_slice else "data"
+
+    @functools.cached_property
+    def mesh(self) -> Mesh:
+        return default_mesh(
+            self._num_partitions,
+            self._backend,
+            self._ici_mesh_shape,
+            self._dcn_mesh_shape,
+        )
+
+    @property
+    def data_partition_spec(self) -> PartitionSpec:
+        """How a batch is laid out: split along its first axis."""
+        return PartitionSpec(self._data_axis)
+
+    def _data_axes(self) -> tuple[str, ...]:
+        axes = self._data_axis
+        return (axes,) if isinstance(axes, str) else tuple(axes or ())
+
+    def _place(self, axes: Sequence[str]) -> tuple[int, int]:
+        """This process's block along mesh axes: (its number, how many there are)."""
+        whole, own = self.mesh.shape, self.mesh.local_mesh
+        first = np.argwhere(self.mesh.devices == own.devices.flat[0])[0]
+        corner = dict(zip(self.mesh.axis_names, first, strict=True))
+        number, count = 0, 1
+        for axis in axes:
+            blocks = whole[axis] // own.shape[axis]
+            number = number * blocks + int(corner[axis]) // own.shape[axis]
+            count *= blocks
+        return number, count
+
+    @property
+    def data_mesh_size(self) -> int:
+        """The number of devices along the batch."""
+        return math.prod(self.mesh.shape[axis] for axis in self._data_axes())
+
+    @property
+    def data_shards(self) -> int:
+        """The number of different shares of a batch that processes load."""
+        return self._place(self._data_axes())[1]
+
+    @property
+    def data_shard_id(self) -> int:
+        """Which of them is this process's."""
+        return self._place(self._data_axes())[0]
+
+    def get_data_layout(
+        self, batch_size: int | None = None, host_index: int | None = None
+    ) -> DataLayout:
+        """Which share of each batch this process loads.
+
+        Args:
+            batch_size: of all processes together; None is one example per device.
+            host_index: not supported (nor is it in T5X).
+
+        Raises:
+            ValueError: the batch cannot be split evenly.
+        """
+        if host_index is not None:
+            raise NotImplementedError("get_data_layout cannot take a host_index")
+        if not self._data_axes():  # The rules do not split batches.
+            return DataLayout(batch_size, 0, 1, jax.process_index() == 0)
+        batch_size = int(batch_size or self.data_mesh_size)
+        if batch_size % self.data_mesh_size:
+            raise ValueError(
+                f"batch size {batch_size} is not a multiple of the number of devices "
+                f"that it is split over, {self.data_mesh_size}"
+            )
+        shard, num_shards = self._place(self._data_axes())
+        others = [a for a in self.mesh.axis_names if a not in self._data_axes()]
+        replica, _ = self._place(others)
+        return DataLayout(batch_size, shard, num_shards, replica == 0)
+
+    def move_params_to_devices(
+        self, train_state: TrainState, train_state_axes: TrainState
+    ) -> TrainState:
+        """Puts a state where its mesh axes say.
+
+        Args:
+            train_state: in host memory, or on devices in any layout.
+            train_state_axes: as `get_mesh_axes` gives it.
+        """
+        if jax.process_count() > 1:
+            return host_local_array_to_global_array(
+                train_state, self.mesh, train_state_axes
+            )
+        return jax.device_put(train_state, _shardings(self.mesh, train_state_axes))
+
+    def get_logical_axes(self, train_state: TrainState) -> TrainState:
+        """The state with logical axis names instead of arrays."""
+        raise NotImplementedError
+
+    def get_mesh_axes(self, train_state: TrainState) -> TrainState:
+        """The state with PartitionSpecs of mesh axes instead of arrays."""
+        raise NotImplementedError
+
+    def partition(
+        self,
+        fn: Callable,
+        in_axis_resources: Any,
+        out_axis_resources: Any,
+        static_argnums: int | Sequence[int] = (),
+        donate_argnums: int | Sequence[int] = (),
+    ) -> PartitionedCallable:
+        """`fn` compiled over the mesh."""
+        raise NotImplementedError
+
+    def compile(
+        self, partitioned_fn: PartitionedCallable, *args
+    ) -> CompiledPartitionedCallable:
+        """Compiles ahead of the first call.
+
+        Args:
+            partitioned_fn: anything with `lower(*args)`, as `partition` returns it.
+            *args: arguments, or shapes, like those it will be called with.
+        """
+        return partitioned_fn.lower(*args).compile()
+
+
+class _OnMesh:
+    """A jitted function that is traced with its mesh and axis rules in force."""
+
+    def __init__(self, jitted: Any, mesh: Mesh, rules: LogicalAxisRules):
+        self._jitted = jitted
+        self._mesh = mesh
+        self._rules = rules
+
+    @contextlib.contextmanager
+    def _in_force(self):
+        with jax.set_mesh(self._mesh), flax_partitioning.axis_rules(self._rules):
+            yield
+
+    def __call__(self, *args, **kwargs):
+        with self._in_force():
+            return self._jitted(*args, **kwargs)
+
+    def lower(self, *args, **kwargs):
+        with self._in_force():
+            return self._jitted.lower(*args, **kwargs)
+
+
+class PjitPartitioner(BasePartitioner):
+    """Lays out train states by logical axis names."""
+
+    def __init__(
+        self,
+        num_partitions: int | None = None,
+        model_parallel_submesh: Sequence[int] | None = None,
+        params_on_devices: bool = True,
+        backend: str | None = None,
+        ici_mesh_shape: Sequence[int] | None = None,
+        dcn_mesh_shape: Sequence[int] | None = None,
+        logical_axis_rules: LogicalAxisRules | None = None,
+    ):
+        """Sets up the mesh (made on first use) and the rules.
+
+        Args:
+            num_partitions: devices that share one copy of the model; the others are
+                data parallel. On CPUs too, where T5X ignores it.
+            model_parallel_submesh: not supported.
+            params_on_devices: False keeps the parameters in host memory between
+                steps; callers decide by it whether to move them.
+            backend: whose devices; None is jax's default.
+            ici_mesh_shape: (replica, data, model) inside a TPU slice.
+            dcn_mesh_shape: the same across slices; with both, batches are split over
+                'replica' and 'data'.
+            logical_axis_rules: None is `standard_logical_axis_rules()`.
+
+        Raises:
+            NotImplementedError: `model_parallel_submesh` is given.
+            ValueError: `num_partitions` is not.
+        """
+        super().__init__(
+            num_partitions,
+            model_parallel_submesh,
+            params_on_devices,
+            backend,
+            ici_mesh_shape,
+            dcn_mesh_shape,
+        )
+        if logical_axis_rules is None:
+            logical_axis_rules = standard_logical_axis_rules()
+        if not isinstance(self._data_axis, str):
+            over = {"batch": self._data_axis}
+            logical_axis_rules = [(k, over.get(k, v)) for k, v in logical_axis_rules]
+        self.logical_axis_rules = tuple(logical_axis_rules)
+        (self._data_axis,) = self._to_mesh(("batch",))
+
+    def _to_mesh(self, logical_axes: Sequence[str | None]) -> PartitionSpec:
+        return flax_partitioning.logical_to_mesh_axes(
+            logical_axes, self.logical_axis_rules
+        )
+
+    def get_logical_axes(self, train_state: TrainState) -> TrainState:
+        return train_state.as_logical_axes()
+
+    def get_mesh_axes(self, train_state: TrainState) -> TrainState:
+        """The state with PartitionSpecs of mesh axes instead of arrays.
+
+        Raises:
+            ValueError: an axis name has no rule; the message names the parameter.
+        """
+
+        def to_mesh(path, axes):
+            try:
+                return self._to_mesh(axes)
+            except ValueError as e:
+                name = jax.tree_util.keystr(path)
+                raise ValueError(f"no mesh axes for {name}: {e}") from e
+
+        return jax.tree_util.tree_map_with_path(
+            to_mesh,
+            self.get_logical_axes(train_state),
+            is_leaf=lambda x: isinstance(x, PartitionSpec),
+        )
+
+    def partition(
+        self,
+        fn: Callable,
+        in_axis_resources: Any,
+        out_axis_resources: Any,
+        static_argnums: int | Sequence[int] = (),
+        donate_argnums: int | Sequence[int] = (),
+    ) -> _OnMesh:
+        """`fn` compiled over the mesh.
+
+        Args:
+            fn: a function of arrays; inside it axis rules and the mesh are in force.
+            in_axis_resources: a PartitionSpec for each array argument; trees and
+                prefixes of trees work, None is replicated.
+            out_axis_resources: the same for the results.
+            static_argnums: arguments that are compiled in.
+            donate_argnums: arguments whose memory the results may take.
+
+        Returns:
+            A function with the signature of `fn`, and `lower`.
+        """
+        jitted = jax.jit(
+            fn,
+            in_shardings=_shardings(self.mesh, in_axis_resources),
+            out_shardings=_shardings(self.mesh, out_axis_resources),
+            static_argnums=static_argnums,
+            donate_argnums=donate_argnums,
+        )
+        return _OnMesh(jitted, self.mesh, self.logical_axis_rules)
