@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging
@@ -335,8 +336,8 @@ class OrbaxCheckpointManagerInterface:
         self.directory = epath.Path(directory)
         self._train_state = train_state
         self._partitioner = partitioner
-        self._save_dtype = save_dtype
-        self._restore_dtype = restore_dtype
+        self._save_dtype = jnp.dtype(save_dtype) if save_dtype else None
+        self._restore_dtype = jnp.dtype(restore_dtype) if restore_dtype else None
         self._options = dict(max_to_keep=keep, keep_period=force_keep_period)
         self._writer: ocp.CheckpointManager | None = None
 

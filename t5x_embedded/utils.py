@@ -298,7 +298,9 @@ def log_model_info(log_file: str | None, full_train_state, partitioner) -> None:
     lines += describe("state")
     logging.info("Total number of parameters: %d", total)
     if log_file is not None:
-        epath.Path(log_file).write_text("\n".join(lines) + "\n")
+        path = epath.Path(log_file)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("\n".join(lines) + "\n")
 
 
 # ---- Learning rate -------------------------------------------------------------
