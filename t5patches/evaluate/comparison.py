@@ -1,0 +1,277 @@
+"""Outputs of the old and the new model, joined by id and compared."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from t5patches import progress, records
+from t5patches.errors import UserError
+from t5patches.evaluate import similarity
+
+Span = tuple[int, int, str]
+Annotator = Callable[[str, str], list[Span]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Pair:
+    """The outputs of both models for one input, with their unwanted spans."""
+
+    id: str
+    inputs: str
+    old: str
+    new: str
+    old_spans: list[Span]
+    new_spans: list[Span]
+    old_tokens: int | None
+    new_tokens: int | None
+    reference: str | None = None
+
+    @property
+    def kind(self) -> str:
+        """What happened: 'fixed', 'remaining', 'broken', 'changed' or 'unchanged'."""
+        if self.old_spans:
+            return "remaining" if self.new_spans else "fixed"
+        if self.new_spans:
+            return "broken"
+        return "unchanged" if self.old == self.new else "changed"
+
+
+def join(
+    old_predictions: Iterable[records.Row],
+    new_predictions: Iterable[records.Row],
+    annotator: Annotator,
+    references: Mapping[str, str] | None = None,
+) -> list[Pair]:
+    """Joins predictions of both models by id, in the order of the old ones.
+
+    Args:
+      old_predictions: predictions of the model before the update.
+      new_predictions: those of the model after it, for the same inputs.
+      annotator: says what is unwanted in an output.
+      references: the right outputs by id.
+
+    Raises:
+      UserError: an id occurs twice, is missing on one side, or has other inputs there.
+    """
+    old = _by_id(old_predictions, "old")
+    new = _by_id(new_predictions, "new")
+    _check_same_ids(old, new, "old", "new")
+    if references is not None:
+        _check_same_ids(old, references, "old", "references", both_ways=False)
+    pairs = []
+    for key, row in progress.track(old.items(), "evaluate", len(old)):
+        other = new[key]
+        if row["inputs"] != other["inputs"]:
+            raise UserError(
+                f"id {key!r} has other inputs in the new predictions than in the old; "
+                "generate both from the same split"
+            )
+        pairs.append(
+            Pair(
+                id=key,
+                inputs=row["inputs"],
+                old=row["prediction"],
+                new=other["prediction"],
+                old_spans=annotator(row["prediction"], row["inputs"]),
+                new_spans=annotator(other["prediction"], row["inputs"]),
+                old_tokens=_token_count(row),
+                new_tokens=_token_count(other),
+                reference=None if references is None else references[key],
+            )
+        )
+    return pairs
+
+
+def _by_id(rows: Iterable[records.Row], side: str) -> dict[str, records.Row]:
+    found: dict[str, records.Row] = {}
+    for row in rows:
+        if row["id"] in found:
+            raise UserError(
+                f"id {row['id']!r} occurs twice in the {side} predictions; ids must be "
+                "unique, since they say which outputs belong together"
+            )
+        found[row["id"]] = row
+    return found
+
+
+def _check_same_ids(
+    first: Mapping[str, Any],
+    second: Mapping[str, Any],
+    first_name: str,
+    second_name: str,
+    both_ways: bool = True,
+) -> None:
+    sides = [(first, second, first_name, second_name)]
+    if both_ways:
+        sides.append((second, first, second_name, first_name))
+    for one, other, one_name, other_name in sides:
+        missing = list(itertools.islice((key for key in one if key not in other), 4))
+        if missing:
+            listed = ", ".join(map(repr, missing[:3])) + ("…" if missing[3:] else "")
+            raise UserError(
+                f"ids of the {one_name} predictions are missing in the {other_name} "
+                f"({listed}); generate both from the same split"
+            )
+
+
+def _token_count(row: records.Row) -> int | None:
+    tokens = row.get("target_tokens")
+    return None if tokens is None else len(tokens)
+
+
+def compare(
+    old_predictions: Iterable[records.Row],
+    new_predictions: Iterable[records.Row],
+    annotator: Annotator,
+    references: Mapping[str, str] | None = None,
+) -> dict[str, Any]:
+    """Compares predictions before and after an update; arguments as for `join`.
+
+    Returns:
+      A JSON-able dictionary, shares and ROUGE in 0-1, BLEU in 0-100, None where there
+      is nothing to measure:
+
+      * `examples`; `prevalence` {before, after}: share of outputs with an unwanted
+        span; `unwanted_per_1000_tokens` {before, after}: spans per 1,000 generated ids;
+      * `exact_match` {all, clean, marked}, `bleu` and `rougeL` (over all): new outputs
+        against old ones; clean and marked by the old output;
+      * `subsets` {all, clean, marked}: each {examples, exact_match, bleu, rougeL};
+      * `outcomes`: number of pairs of each `Pair.kind`;
+      * `references` {old, new}: {exact_match, bleu, rougeL} against references, if
+        they are given.
+
+    Raises:
+      UserError: the predictions do not belong together (see `join`).
+    """
+    return summarize(join(old_predictions, new_predictions, annotator, references))
+
+
+def summarize(pairs: Sequence[Pair]) -> dict[str, Any]:
+    """Returns the numbers of `compare` for pairs joined before."""
+    if not pairs:
+        raise UserError("there are no predictions to compare")
+    subsets = {
+        "all": pairs,
+        "clean": [pair for pair in pairs if not pair.old_spans],
+        "marked": [pair for pair in pairs if pair.old_spans],
+    }
+    scores = {
+        name: {
+            "examples": len(part),
+            **_scores([pair.old for pair in part], [pair.new for pair in part]),
+        }
+        for name, part in subsets.items()
+    }
+    kinds = ("fixed", "remaining", "broken", "changed", "unchanged")
+    results: dict[str, Any] = {
+        "examples": len(pairs),
+        "prevalence": {
+            "before": sum(bool(pair.old_spans) for pair in pairs) / len(pairs),
+            "after": sum(bool(pair.new_spans) for pair in pairs) / len(pairs),
+        },
+        "unwanted_per_1000_tokens": {
+            "before": _rate((p.old_spans, p.old_tokens) for p in pairs),
+            "after": _rate((p.new_spans, p.new_tokens) for p in pairs),
+        },
+        "exact_match": {name: part["exact_match"] for name, part in scores.items()},
+        "bleu": scores["all"]["bleu"],
+        "rougeL": scores["all"]["rougeL"],
+        "subsets": scores,
+        "outcomes": {kind: sum(p.kind == kind for p in pairs) for kind in kinds},
+    }
+    if all(pair.reference is not None for pair in pairs):
+        references = [pair.reference or "" for pair in pairs]
+        results["references"] = {
+            "old": _scores(references, [pair.old for pair in pairs]),
+            "new": _scores(references, [pair.new for pair in pairs]),
+        }
+    return results
+
+
+def _scores(old: Sequence[str], new: Sequence[str]) -> dict[str, float | None]:
+    return {
+        "exact_match": similarity.exact_match(old, new),
+        "bleu": similarity.bleu(old, new),
+        "rougeL": similarity.rouge_l(old, new),
+    }
+
+
+def _rate(outputs: Iterable[tuple[Sequence[Span], int | None]]) -> float | None:
+    spans, tokens = 0, 0
+    for found, count in outputs:
+        if count is None:
+            return None
+        spans += len(found)
+        tokens += count
+    return 1000 * spans / tokens if tokens else None
+
+
+def pick_examples(
+    pairs: Sequence[Pair], counts: Mapping[str, int] | None = None
+) -> list[dict[str, Any]]:
+    """Picks pairs to show, some of each kind, spread evenly over the file.
+
+    Args:
+      pairs: all pairs.
+      counts: how many of each `Pair.kind`, at most.
+
+    Returns:
+      Pairs as JSON-able dictionaries, with their `kind`.
+    """
+    if counts is None:
+        counts = {"fixed": 8, "remaining": 4, "changed": 4, "broken": 4, "unchanged": 2}
+    picked = []
+    for kind, count in counts.items():
+        some = [pair for pair in pairs if pair.kind == kind]
+        step = max(len(some) / count, 1) if count else 1
+        chosen = [some[int(i * step)] for i in range(min(count, len(some)))]
+        picked += [{**dataclasses.asdict(pair), "kind": kind} for pair in chosen]
+    return picked
+
+
+def evaluate_files(
+    old: records.PathLike | Sequence[records.PathLike],
+    new: records.PathLike | Sequence[records.PathLike],
+    annotator: Annotator,
+    references: records.PathLike | None = None,
+    references_key: str = "targets",
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Compares files of predictions.
+
+    Args:
+      old: predictions before the update, as `records.expand` takes them.
+      new: predictions after it.
+      annotator: says what is unwanted.
+      references: a JSON-lines file with `id` and the right output.
+      references_key: field of the right output there.
+
+    Returns:
+      The results of `compare` and the examples of `pick_examples`.
+
+    Raises:
+      UserError: naming file, line and field, or the ids that do not match.
+    """
+    right = None if references is None else _read_references(references, references_key)
+    pairs = join(
+        records.read_predictions(old), records.read_predictions(new), annotator, right
+    )
+    return summarize(pairs), pick_examples(pairs)
+
+
+def _read_references(path: records.PathLike, key: str) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for part in records.expand(path):
+        for number, row in records.read_jsonl(part):
+            where = f"{part}:{number}"
+            for field in ("id", key):
+                if field not in row:
+                    raise UserError(f"{where}: field {field!r} is missing")
+            if not isinstance(row[key], str):
+                raise UserError(f"{where}: field {key!r} must be text")
+            if str(row["id"]) in found:
+                raise UserError(f"{where}: id {row['id']!r} occurs twice")
+            found[str(row["id"])] = row[key]
+    return found

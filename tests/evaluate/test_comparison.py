@@ -1,0 +1,134 @@
+"""Joining predictions by id, and the numbers that come out."""
+
+import json
+
+import pytest
+
+from t5patches import evaluate, records
+from t5patches.annotate import PhraseAnnotator
+from t5patches.errors import UserError
+from t5patches.evaluate import similarity
+
+ANNOTATOR = PhraseAnnotator(["fool"])
+
+
+def rows(*texts, tokens=10):
+    return [
+        {
+            "inputs": f"input {i}",
+            "prediction": text,
+            "target_tokens": [3] * tokens,
+            "id": str(i),
+        }
+        for i, text in enumerate(texts)
+    ]
+
+
+OLD = rows("you fool", "a nice day indeed", "fool and fool", "good news for all", "hm")
+NEW = rows("you friend", "a nice day indeed", "a fool", "bad news for all", "fool")
+
+
+def test_numbers():
+    results = evaluate.compare(OLD, list(reversed(NEW)), ANNOTATOR)
+    assert results["examples"] == 5
+    assert results["prevalence"] == {"before": 2 / 5, "after": 2 / 5}
+    assert results["unwanted_per_1000_tokens"] == {"before": 60.0, "after": 40.0}
+    assert results["exact_match"] == {"all": 1 / 5, "clean": 1 / 3, "marked": 0.0}
+    assert results["outcomes"] == {
+        "fixed": 1,
+        "remaining": 1,
+        "broken": 1,
+        "changed": 1,
+        "unchanged": 1,
+    }
+    clean = results["subsets"]["clean"]
+    assert clean["examples"] == 3
+    assert clean["rougeL"] == pytest.approx((1 + 3 / 4 + 0) / 3)
+    assert results["rougeL"] == pytest.approx((1 / 2 + 1 + 0.4 + 3 / 4 + 0) / 5)
+    assert 0 < results["bleu"] < 100
+    json.dumps(results)
+
+
+def test_an_update_that_changed_nothing():
+    results = evaluate.compare(OLD, OLD, ANNOTATOR)
+    assert results["bleu"] == pytest.approx(100)
+    assert results["rougeL"] == 1
+    assert results["exact_match"] == {"all": 1, "clean": 1, "marked": 1}
+
+
+def test_subsets_without_members():
+    results = evaluate.compare(rows("nice"), rows("nice"), ANNOTATOR)
+    assert results["exact_match"] == {"all": 1, "clean": 1, "marked": None}
+    assert results["subsets"]["marked"]["bleu"] is None
+
+
+def test_without_ids_there_is_no_rate_per_token():
+    old = [{k: v for k, v in row.items() if k != "target_tokens"} for row in OLD]
+    results = evaluate.compare(old, NEW, ANNOTATOR)
+    assert results["unwanted_per_1000_tokens"] == {"before": None, "after": 40.0}
+
+
+def test_references():
+    right = {str(i): "a nice day indeed" for i in range(5)}
+    results = evaluate.compare(OLD, NEW, ANNOTATOR, right)
+    assert results["references"]["old"]["exact_match"] == 1 / 5
+    with pytest.raises(UserError, match=r"missing in the references \('4'\)"):
+        evaluate.compare(
+            OLD, NEW, ANNOTATOR, {k: v for k, v in right.items() if k != "4"}
+        )
+
+
+def test_ids_that_do_not_match():
+    with pytest.raises(
+        UserError, match=r"old predictions are missing in the new \('4'\)"
+    ):
+        evaluate.compare(OLD, NEW[:4], ANNOTATOR)
+    with pytest.raises(
+        UserError, match=r"new predictions are missing in the old \('0', '1', '2'…\)"
+    ):
+        evaluate.compare(OLD[4:], NEW, ANNOTATOR)
+    with pytest.raises(UserError, match="id '0' occurs twice in the new predictions"):
+        evaluate.compare(OLD, [*NEW, NEW[0]], ANNOTATOR)
+    other = [{**NEW[0], "inputs": "something else"}, *NEW[1:]]
+    with pytest.raises(UserError, match="id '0' has other inputs"):
+        evaluate.compare(OLD, other, ANNOTATOR)
+
+
+def test_files_and_examples(tmp_path):
+    for name, predictions in (("old", OLD), ("new", NEW)):
+        records.write_jsonl(tmp_path / f"{name}.jsonl", predictions)
+    right = [{"id": i, "targets": "x"} for i in range(5)]
+    records.write_jsonl(tmp_path / "right.jsonl", right)
+    results, examples = evaluate.evaluate_files(
+        tmp_path / "old.jsonl",
+        tmp_path / "new.jsonl",
+        ANNOTATOR,
+        tmp_path / "right.jsonl",
+    )
+    assert results["references"]["new"]["exact_match"] == 0
+    assert [e["kind"] for e in examples] == [
+        "fixed",
+        "remaining",
+        "changed",
+        "broken",
+        "unchanged",
+    ]
+    assert examples[0]["old_spans"] == [(4, 8, "fool")] and not examples[0]["new_spans"]
+
+
+def test_rouge_tokenizer_is_rouge_scores_own_on_ascii_and_knows_other_scripts():
+    from rouge_score import tokenize
+
+    text = "It's a 2nd-rate, snake_case TEST (really)."
+    own = similarity.UnicodeTokenizer()
+    assert own.tokenize(text) == tokenize.tokenize(text, None)
+    assert similarity.rouge_l(["новый день"], ["новый год"]) == 0.5
+    assert similarity.rouge_l(["!?", ""], ["!?", ""]) == 1
+
+
+def test_bleu_is_sacrebleus():
+    # sacrebleu.corpus_bleu of the README's kind of pair, as printed by its command.
+    score = similarity.bleu(
+        ["the cat sat on the mat today"], ["the cat sat on a mat today"]
+    )
+    assert score == pytest.approx(48.8923, abs=1e-3)
