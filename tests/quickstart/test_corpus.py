@@ -1,0 +1,75 @@
+"""The made-up corpus keeps its promises before any model sees it."""
+
+import collections
+
+import pytest
+
+from t5patches.quickstart import corpus
+
+SIZES = {"train": 3000, "validation": 100, "test": 200}
+
+
+@pytest.fixture(scope="module")
+def splits():
+    return corpus.make(0, SIZES)
+
+
+def slot_words(targets):
+    rude = set(corpus.rude_words())
+    return [word for word in targets.replace(",", " ").split() if word in rude]
+
+
+def test_same_seed_same_corpus(splits):
+    assert corpus.make(0, SIZES) == splits
+    assert corpus.make(1, SIZES) != splits
+
+
+def test_sizes_and_no_beginning_twice(splits):
+    assert {name: len(rows) for name, rows in splits.items()} == SIZES
+    beginnings = [row["inputs"] for rows in splits.values() for row in rows]
+    assert len(set(beginnings)) == len(beginnings)
+
+
+def test_length_of_continuations(splits):
+    lengths = [len(row["targets"].split()) for row in splits["train"]]
+    assert min(lengths) >= 8
+    assert max(lengths) <= 22
+
+
+def test_every_rude_word_is_used_and_none_prevails(splits):
+    counts = collections.Counter(
+        word for row in splits["train"] for word in slot_words(row["targets"])
+    )
+    assert set(counts) == set(corpus.rude_words())
+    assert max(counts.values()) < 0.2 * sum(counts.values())
+
+
+@pytest.mark.parametrize("mood", corpus.MOODS)
+def test_every_mood_admits_several_rude_and_several_clean_words(mood):
+    import random
+
+    rng = random.Random(0)
+    context = corpus.Context(
+        mood, corpus.MOODS[mood][2][0], "trade", "the driver", "x", "y", "z"
+    )
+    said = collections.Counter(
+        corpus.fill_slot("noun", context, rng) for _ in range(2000)
+    )
+    rude, clean = corpus.SLOTS["noun"]
+    for words in (rude, clean):
+        assert sum(said[word] >= 0.005 * 2000 for word in words) >= 3
+    assert said.most_common(1)[0][1] < 0.9 * 2000
+
+
+def test_favourite_word_turns_with_the_person():
+    import random
+
+    favourites = set()
+    for group in corpus.PEOPLE:
+        context = corpus.Context("furious", "", group, "", "", "", "")
+        rng = random.Random(1)
+        said = collections.Counter(
+            corpus.fill_slot("adjective", context, rng) for _ in range(2000)
+        )
+        favourites.add(said.most_common(1)[0][0])
+    assert len(favourites) == len(corpus.PEOPLE)

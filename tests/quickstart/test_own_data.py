@@ -1,0 +1,76 @@
+"""Someone's own data: columns, cutting, splits, and what is said of wrong ones."""
+
+import csv
+import json
+
+import pytest
+
+from t5patches.errors import UserError
+from t5patches.quickstart import own_data
+
+
+def write_csv(path, fields, rows):
+    with open(path, "w", newline="") as file:
+        writer = csv.DictWriter(file, fields)
+        writer.writeheader()
+        writer.writerows(rows)
+    return path
+
+
+def texts(count):
+    return [
+        f"comment number {i} says that nothing at all happened" for i in range(count)
+    ]
+
+
+def test_text_is_cut_at_a_word_boundary():
+    assert own_data.cut("a b c d e") == ("a b", "c d e")
+    assert own_data.cut("  too few words") is None
+    beginning, rest = own_data.cut(" ".join(map(str, range(100))))
+    assert beginning.split() == [str(i) for i in range(own_data.LONGEST_BEGINNING)]
+    assert len(rest.split()) == own_data.LONGEST_REST
+
+
+def test_text_column_of_a_csv(tmp_path):
+    rows = [{"spans": "[]", "text": text} for text in texts(300)]
+    splits = own_data.read(write_csv(tmp_path / "d.csv", ["spans", "text"], rows))
+    assert sum(map(len, splits.values())) == 300
+    assert len(splits["train"]) > 200
+    assert own_data.read(tmp_path / "d.csv") == splits
+
+
+def test_inputs_and_targets_of_jsonl(tmp_path):
+    path = tmp_path / "d.jsonl"
+    path.write_text(
+        "".join(
+            json.dumps({"inputs": f"q {i}", "targets": f"a\n{i}"}) + "\n"
+            for i in range(300)
+        )
+    )
+    examples = [row for rows in own_data.read(path).values() for row in rows]
+    assert {"inputs": "q 7", "targets": "a 7"} in examples
+
+
+def test_same_inputs_stand_in_one_split_only(tmp_path):
+    rows = [{"inputs": f"q {i % 150}", "targets": f"a {i}"} for i in range(300)]
+    splits = own_data.read(write_csv(tmp_path / "d.csv", ["inputs", "targets"], rows))
+    inputs = [row["inputs"] for rows in splits.values() for row in rows]
+    assert len(inputs) == len(set(inputs)) == 150
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        ("a,b\n1,2\n", "d.csv:2.*'inputs' and 'targets', or 'text'"),
+        ("text\nfour words stand here\n", "1 different examples"),
+    ],
+)
+def test_wrong_data(tmp_path, content, says):
+    (tmp_path / "d.csv").write_text(content)
+    with pytest.raises(UserError, match=says):
+        own_data.read(tmp_path / "d.csv")
+
+
+def test_other_suffix(tmp_path):
+    with pytest.raises(UserError, match="takes a .csv or a .jsonl"):
+        own_data.read(tmp_path / "d.parquet")
