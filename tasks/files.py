@@ -228,7 +228,7 @@ def _end_inputs_with_eos(
     output_features: Mapping[str, seqio.Feature],
     sequence_length: Mapping[str, int] | None = None,
 ) -> tf.data.Dataset:
-    """Cuts inputs so that they end with EOS, as `append_eos_after_trim` did for text."""
+    """Cuts inputs so that they end with EOS, as they did when the model generated."""
     limit = (sequence_length or {}).get("inputs")
     if limit is None:
         return dataset

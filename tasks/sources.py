@@ -42,9 +42,9 @@ class TextSource(seqio.DataSource):
     """Text pairs of JSON-lines or CSV files, checked when read and held in memory.
 
     Yields `inputs`, `targets` and `id_pretokenized`, scalar strings. The id has that
-    name since features so named pass through T5X's inference to what writes the results.
-    Shuffling is complete: every epoch is another order of the whole split, fixed by the
-    seed.
+    name since features so named pass through T5X's inference to what writes the
+    results. Shuffling is complete: every epoch is another order of the whole split,
+    fixed by the seed.
     """
 
     def __init__(

@@ -1,0 +1,266 @@
+"""Tasks over a user's files: registration, features, order, and what is refused."""
+
+import json
+
+import pytest
+import seqio
+from small_vocabulary import small_vocabulary
+
+from t5patches import records, tasks
+from t5patches.errors import UserError
+
+VOCABULARY = small_vocabulary()
+LENGTHS = {"inputs": 8, "targets": 6}
+
+
+@pytest.fixture(autouse=True)
+def no_tasks_left_behind():
+    yield
+    for name in [name for name in seqio.TaskRegistry.names() if name.startswith("t_")]:
+        seqio.TaskRegistry.remove(name)
+
+
+def write_text(path, count=10):
+    rows = [
+        {"inputs": f"hello {i}", "targets": f"you {i}", "id": i} for i in range(count)
+    ]
+    records.write_jsonl(path, rows)
+    return str(path)
+
+
+def annotated(count=6, length=4):
+    return [
+        {
+            "inputs": [*VOCABULARY.encode(f"hello {i}"), 1],
+            "targets": [*[5] * (length - 1), 1],
+            "target_annotations": [*[0] * (length - 2), i % 2, 0],
+        }
+        for i in range(count)
+    ]
+
+
+def read(name, split="train", lengths=LENGTHS, **options):
+    ds = seqio.get_mixture_or_task(name).get_dataset(
+        lengths, split, **{"shuffle": False, **options}
+    )
+    return list(ds.as_numpy_iterator())
+
+
+def test_text_task(tmp_path):
+    path = write_text(tmp_path / "train.jsonl")
+    name = tasks.text_task("t_text", {"train": path}, VOCABULARY)
+    rows = read(name)
+    assert len(rows) == 10
+    assert rows[3]["inputs_pretokenized"] == b"hello 3"
+    assert rows[3]["id_pretokenized"] == b"3"
+    assert rows[3]["inputs"].tolist() == [*VOCABULARY.encode("hello 3"), 1][:8]
+    assert rows[3]["targets"].tolist() == [*VOCABULARY.encode("you 3"), 1][:6]
+    assert seqio.TaskRegistry.get(name).num_input_examples("train") == 10
+
+
+def test_long_texts_are_cut_and_end_with_eos(tmp_path):
+    path = tmp_path / "train.jsonl"
+    records.write_jsonl(path, [{"inputs": "hello " * 9, "targets": "you " * 9}])
+    (row,) = read(tasks.text_task("t_text", {"train": str(path)}, VOCABULARY))
+    assert len(row["inputs"]) == 8 and row["inputs"][-1] == 1
+    assert len(row["targets"]) == 6 and row["targets"][-1] == 1
+    assert row["id_pretokenized"] == b"train:0"
+
+
+def test_csv(tmp_path):
+    path = tmp_path / "train.csv"
+    path.write_text('text,reply,id\n"a, ""b""\nc",d,x\ne,f,y\n', encoding="utf-8-sig")
+    name = tasks.text_task("t_csv", {"train": str(path)}, VOCABULARY, "text", "reply")
+    first, second = read(name)
+    assert first["inputs_pretokenized"] == b'a, "b"\nc'
+    assert (second["targets_pretokenized"], second["id_pretokenized"]) == (b"f", b"y")
+    only_inputs = tasks.text_task(
+        "t_csv2", {"train": str(path)}, VOCABULARY, "text", None
+    )
+    assert read(only_inputs)[0]["targets"].tolist() == [1]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        (
+            "a.jsonl",
+            '{"inputs": "a", "targets": "b"}\n{"inputs": "a"}\n',
+            ":2: field 'targ",
+        ),
+        (
+            "a.jsonl",
+            '{"inputs": 3, "targets": "b"}\n',
+            ":1: field 'inputs' must be text",
+        ),
+        (
+            "a.jsonl",
+            '{"inputs": "a", "targets": "b", "id": []}\n',
+            ":1: field 'id' must",
+        ),
+        ("a.jsonl", "{\n", ":1: not valid JSON"),
+        ("a.jsonl", "\n", ": no examples in it"),
+        ("a.csv", "inputs,targets\na,b\nc\n", ":3: the line has not as many fields"),
+        ("a.csv", "inputs,targets\na,b,c\n", ":2: the line has not as many fields"),
+        ("a.csv", 'inputs,targets\na,b\n"a"x,b\n', ":3: not valid CSV"),
+        (
+            "a.csv",
+            "inputs,reply\na,b\n",
+            ":2: field 'targets' is missing; the line has",
+        ),
+    ],
+)
+def test_a_bad_line_is_named(tmp_path, name, content, message):
+    (tmp_path / name).write_text(content)
+    task = tasks.text_task("t_bad", {"train": str(tmp_path / name)}, VOCABULARY)
+    with pytest.raises(UserError) as error:
+        read(task)
+    assert f"{name}{message}" in str(error.value)
+
+
+def test_missing_files_and_splits(tmp_path):
+    name = tasks.text_task("t_text", {"train": str(tmp_path / "x.jsonl")}, VOCABULARY)
+    with pytest.raises(UserError, match=r"x\.jsonl: no such file"):
+        read(name)
+    with pytest.raises(
+        UserError, match="no files for split 'test'; the task has train"
+    ):
+        read(name, "test")
+    with pytest.raises(UserError, match="files must name files by split"):
+        tasks.text_task("t_text", "x.jsonl", VOCABULARY)
+    with pytest.raises(UserError, match="task 't text'"):
+        tasks.text_task("t text", {"train": "x.jsonl"}, VOCABULARY)
+
+
+def test_registering_again(tmp_path):
+    one, two = write_text(tmp_path / "1.jsonl"), write_text(tmp_path / "2.jsonl", 3)
+    tasks.text_task("t_text", {"train": one}, VOCABULARY)
+    task = seqio.TaskRegistry.get("t_text")
+    tasks.text_task("t_text", {"train": one}, small_vocabulary())
+    assert seqio.TaskRegistry.get("t_text") is task
+    tasks.text_task("t_text", {"train": two}, VOCABULARY)
+    assert len(read("t_text")) == 3
+    write_text(tmp_path / "2.jsonl", 5)
+    assert len(read("t_text")) == 5
+    seqio.TaskRegistry.add("t_other", source=task.source, output_features={})
+    with pytest.raises(UserError, match="'t_other' is registered already"):
+        tasks.text_task("t_other", {"train": one}, VOCABULARY)
+
+
+def order(name, **options):
+    rows = read(name, shuffle=True, **options)
+    return [row["id_pretokenized"].decode() for row in rows]
+
+
+def test_shuffling_is_whole_per_epoch_and_fixed_by_the_seed(tmp_path):
+    name = tasks.text_task(
+        "t_text", {"train": write_text(tmp_path / "a.jsonl", 40)}, VOCABULARY
+    )
+    two_epochs = order(name, seed=3, num_epochs=2)
+    assert two_epochs == order(name, seed=3, num_epochs=2)
+    assert two_epochs != order(name, seed=4, num_epochs=2)
+    first, second = two_epochs[:40], two_epochs[40:]
+    assert sorted(first) == sorted(second) == sorted(map(str, range(40)))
+    assert first != second
+    shards = [
+        order(name, seed=3, shard_info=seqio.ShardInfo(index=i, num_shards=3))
+        for i in range(3)
+    ]
+    assert sorted(sum(shards, [])) == sorted(first)
+
+
+def test_annotated_task(tmp_path):
+    path = records.shard_path(tmp_path / "a", 0, 1, ".tfrecord")
+    examples = annotated()
+    records.write_tfrecords(path, examples)
+    name = tasks.annotated_task("t_ann", {"train": str(tmp_path / "a")}, VOCABULARY)
+    rows = read(name, lengths={"inputs": 16, "targets": 6})
+    assert [{k: v.tolist() for k, v in row.items()} for row in rows] == examples
+    assert {v.dtype.name for v in rows[0].values()} == {"int32"}
+
+
+def test_truncated_annotations_are_counted_and_reported(tmp_path, caplog):
+    path = tmp_path / "a.tfrecord"
+    records.write_tfrecords(path, annotated(6, length=8))
+    name = tasks.annotated_task("t_ann", {"train": str(path)}, VOCABULARY)
+    with caplog.at_level("WARNING", logger="absl"):
+        rows = read(name, lengths={"inputs": 3, "targets": 5})
+    assert "lose 3 of 3 unwanted tokens; 3 examples lose all" in caplog.text
+    assert all(len(row["target_annotations"]) == 5 for row in rows)
+    # Inputs end with EOS as they did when the model generated.
+    assert rows[0]["inputs"].tolist() == [*VOCABULARY.encode("hello 0")[:2], 1]
+    assert tasks.truncation(name, "train", {"inputs": 3, "targets": 5}) == {
+        "examples": 6,
+        "unwanted_tokens": 3,
+        "truncated_inputs": 6,
+        "truncated_targets": 6,
+        "dropped_unwanted_tokens": 3,
+        "examples_without_unwanted_left": 3,
+    }
+    with pytest.raises(UserError, match="not a task that"):
+        tasks.truncation("t_none", "train", {})
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"targets": [5, 99999, 5, 1]}, "record 1, feature 'targets', has 99999"),
+        ({"inputs": [-1]}, "record 1, feature 'inputs', has -1"),
+        ({"target_annotations": [0, 2, 0, 0]}, "'target_annotations', has 2"),
+        (
+            {"target_annotations": [0]},
+            "record 1 has 4 targets and 1 target_annotations",
+        ),
+    ],
+)
+def test_wrong_tfrecords_are_named(tmp_path, change, message):
+    examples = annotated()
+    examples[1].update(change)
+    path = tmp_path / "a.tfrecord"
+    records.write_tfrecords(path, examples)
+    name = tasks.annotated_task("t_ann", {"train": str(path)}, VOCABULARY)
+    with pytest.raises(UserError) as error:
+        read(name)
+    assert f"{path}: " in str(error.value) and message in str(error.value)
+
+
+def test_files_that_are_no_annotated_tfrecords(tmp_path):
+    path = tmp_path / "a.tfrecord"
+    for content in (b"not a record", b""):
+        path.write_bytes(content)
+        name = tasks.annotated_task("t_ann", {"train": str(path)}, VOCABULARY)
+        with pytest.raises(
+            UserError, match="not a readable TFRecord|no annotated example"
+        ):
+            read(name)
+    records.write_tfrecords(path, [{"inputs": [3], "targets": [4]}])
+    with pytest.raises(UserError, match="without feature 'target_annotations'"):
+        read(tasks.annotated_task("t_ann", {"train": str(path)}, VOCABULARY))
+    with pytest.raises(UserError, match="no such file"):
+        tasks.annotated_task("t_ann2", {"train": str(tmp_path / "b")}, VOCABULARY)
+
+
+def test_from_gin(tmp_path):
+    import gin
+
+    path = write_text(tmp_path / "train.jsonl")
+    config = f"""
+    from __gin__ import dynamic_registration
+    import seqio
+    from t5patches import tasks
+
+    NAME = @tasks.text_task()
+    tasks.text_task:
+      name = 't_gin'
+      files = {json.dumps({"train": path})}
+      vocabulary = @seqio.SentencePieceVocabulary()
+    seqio.SentencePieceVocabulary.sentencepiece_model_file = \
+      '{VOCABULARY.sentencepiece_model_file}'
+    """
+    with gin.unlock_config():
+        gin.parse_config(config.replace("\n    ", "\n"))
+        name = gin.query_parameter("NAME/macro.value").scoped_configurable_fn()
+        again = gin.query_parameter("NAME/macro.value").scoped_configurable_fn()
+    gin.clear_config()
+    assert name == again == "t_gin"
+    assert len(read("t_gin")) == 10
