@@ -50,7 +50,7 @@ setuptools.setup(
         "tqdm",
     ],
     extras_require={
-        "cuda": ["jax[cuda13]"],
+        "cuda": ["jax[cuda]"],
         "tpu": ["jax[tpu]"],
         "test": ["hypothesis", "pytest"],
         "dev": ["hypothesis", "pyright", "pytest", "ruff"],

@@ -1,0 +1,259 @@
+"""The trainer that carries the frozen model, on whichever engine is there."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny
+from t5x import checkpoints
+
+from t5patches import trainer as trainer_lib
+from t5patches.errors import UserError
+
+LEARNING_RATE = 3e-2
+
+
+def make_trainer(
+    model,
+    model_dir=None,
+    *,
+    seed=0,
+    num_microbatches=None,
+    num_partitions=1,
+    parts=None,
+    **kwargs,
+):
+    partitioner, state, axes = parts or tiny.make_state(model, seed, num_partitions)
+    return trainer_lib.SelfDistillationTrainer(
+        model=model,
+        train_state=state,
+        partitioner=partitioner,
+        eval_names=["validation"],
+        summary_dir=None if model_dir is None else str(model_dir),
+        train_state_axes=axes,
+        rng=jax.random.PRNGKey(7),
+        learning_rate_fn=lambda step: jnp.asarray(LEARNING_RATE),
+        num_microbatches=num_microbatches,
+        **kwargs,
+    )
+
+
+def train(trainer, steps):
+    """Trains on one batch; the metrics of each step."""
+    start = int(trainer.train_state.step)
+    return [
+        {
+            name: float(value.value)
+            for name, value in trainer.train(
+                iter([tiny.make_batch()]), 1, start_step=step
+            )
+            .result()
+            .items()
+            if getattr(value, "value", None) is not None
+        }
+        for step in range(start, start + steps)
+    ]
+
+
+def to_numpy(tree):
+    return jax.tree.map(np.asarray, tree)
+
+
+def assert_trees_equal(actual, expected, **tolerance):
+    compare = np.testing.assert_allclose if tolerance else np.testing.assert_array_equal
+    jax.tree.map(lambda a, b: compare(a, b, **tolerance), actual, expected)
+
+
+def save_checkpoint(trainer, model_dir):
+    model_dir.mkdir(exist_ok=True)
+    manager = checkpoints.OrbaxCheckpointManagerInterface(
+        str(model_dir), trainer.train_state, trainer._partitioner, period=1
+    )
+    manager.save(trainer.train_state)
+    manager.wait_until_finished()
+    manager.close()
+    return model_dir / f"checkpoint_{int(trainer.train_state.step)}"
+
+
+def test_update_removes_unwanted_tokens_and_leaves_the_others():
+    trainer = make_trainer(tiny.make_model(alpha=10.0))
+    before = to_numpy(trainer.frozen_params)
+    metrics = train(trainer, 60)
+    # At the start the model is its original: nothing to regain at other tokens.
+    assert abs(metrics[0]["other/kl"]) < 1e-6
+    assert metrics[-1]["unwanted/loss"] < metrics[0]["unwanted/loss"]
+    probability = [m["unwanted/probability"] for m in metrics]
+    assert probability[-1] < 0.35 * probability[0]
+    assert metrics[-1]["other/kl"] < 0.05
+    # The step donates the train state's buffers; the frozen ones are others.
+    assert_trees_equal(to_numpy(trainer.frozen_params), before)
+    trainer.close()
+
+
+@pytest.mark.parametrize("frozen_dropout", [True, False])
+def test_frozen_dropout(frozen_dropout):
+    """With the same masks the two passes are one function of the parameters."""
+    model = tiny.make_model(dropout_rate=0.3, frozen_dropout=frozen_dropout)
+    _, state, _ = tiny.make_state(model)
+    _, metrics = model.loss_fn(
+        state.params, tiny.make_batch(), jax.random.PRNGKey(0), state.params
+    )
+    kl = float(metrics["other/kl"].compute())
+    assert (abs(kl) < 1e-6) == frozen_dropout
+
+
+def test_frozen_parameters_are_an_argument_of_the_compiled_step():
+    trainer = make_trainer(tiny.make_model())
+    batch = tiny.make_batch()
+    step = trainer._partitioned_train_step.lower(trainer.train_state, batch)
+    memory = step.compile()._step.memory_analysis()
+    frozen_bytes = sum(x.nbytes for x in jax.tree.leaves(trainer.frozen_params))
+    state_bytes = sum(x.nbytes for x in jax.tree.leaves(trainer.train_state))
+    arguments = memory.argument_size_in_bytes
+    assert arguments >= frozen_bytes + state_bytes
+    trainer.close()
+
+
+def test_microbatches_give_the_update_of_the_batch():
+    model = tiny.make_model(alpha=3.0, z_loss=1e-4)
+    one, four = (make_trainer(model, num_microbatches=n) for n in (None, 4))
+    metrics = [train(trainer, 1)[0] for trainer in (one, four)]
+    assert_trees_equal(
+        to_numpy(four.train_state.params),
+        to_numpy(one.train_state.params),
+        rtol=1e-5,
+        atol=1e-6,
+    )
+    for name in ("loss", "unwanted/loss", "other/loss", "accuracy"):
+        np.testing.assert_allclose(metrics[1][name], metrics[0][name], rtol=1e-5)
+    one.close()
+    four.close()
+
+
+def test_compiled_train_and_eval_as_the_train_loop_calls_them():
+    trainer = make_trainer(tiny.make_model(alpha=10.0))
+    batch = tiny.make_batch()
+    trainer.compile_train(batch)
+    trainer.compile_eval({"validation": batch})
+    before = trainer.eval({"validation": iter([batch])})["validation"]
+    train(trainer, 15)
+    after = trainer.eval({"validation": iter([batch])})["validation"]
+    assert float(before["other/kl"].value) < 1e-6
+    name = "unwanted/probability"
+    assert float(after[name].value) < float(before[name].value)
+    trainer.close()
+
+
+def test_fresh_run_records_its_own_start(tmp_path):
+    model = tiny.make_model()
+    trainer = make_trainer(model, tmp_path)
+    original = to_numpy(trainer.frozen_params)
+    record = json.loads((tmp_path / trainer_lib.RECORD).read_text())
+    assert record == {"checkpoint": "frozen/checkpoint_0", "step": 0}
+    train(trainer, 2)
+    save_checkpoint(trainer, tmp_path)
+    trainer.close()
+    # Resumed with the state of step 2; the folder may have moved meanwhile.
+    moved = tmp_path.rename(tmp_path.parent / "moved")
+    resumed = make_trainer(model, moved, seed=1)
+    assert_trees_equal(to_numpy(resumed.frozen_params), original)
+    resumed.close()
+
+
+def test_frozen_checkpoint_is_loaded_and_recorded(tmp_path):
+    model = tiny.make_model()
+    teacher = make_trainer(model, seed=3)
+    original = to_numpy(teacher.frozen_params)
+    checkpoint = save_checkpoint(teacher, tmp_path / "teacher")
+    run = tmp_path / "run"
+    for given in (checkpoint, checkpoint.parent):
+        trainer = make_trainer(model, run, frozen_checkpoint=str(given))
+        assert_trees_equal(to_numpy(trainer.frozen_params), original)
+        record = json.loads((run / trainer_lib.RECORD).read_text())
+        assert record == {"checkpoint": str(checkpoint), "step": 0}
+        trainer.close()
+    teacher.close()
+
+
+def test_resumed_run_without_record_is_refused(tmp_path):
+    model = tiny.make_model()
+    trainer = make_trainer(model, tmp_path)
+    save_checkpoint(trainer, tmp_path)
+    (tmp_path / trainer_lib.RECORD).unlink()
+    with pytest.raises(UserError, match=r"no frozen\.json"):
+        make_trainer(model, tmp_path)
+    trainer.close()
+
+
+def test_resumed_run_with_another_frozen_checkpoint_is_refused(tmp_path):
+    model = tiny.make_model()
+    trainer = make_trainer(model, tmp_path / "run")
+    save_checkpoint(trainer, tmp_path / "run")
+    other = save_checkpoint(trainer, tmp_path / "other")
+    with pytest.raises(UserError, match="use another MODEL_DIR"):
+        make_trainer(model, tmp_path / "run", frozen_checkpoint=str(other))
+    trainer.close()
+
+
+def test_missing_frozen_checkpoint_and_broken_record(tmp_path):
+    model = tiny.make_model()
+    with pytest.raises(UserError, match="frozen_checkpoint: .*neither a checkpoint"):
+        make_trainer(model, tmp_path / "a", frozen_checkpoint=str(tmp_path / "no"))
+    missing = tmp_path / "checkpoint_5"
+    with pytest.raises(UserError, match="does not exist"):
+        make_trainer(model, tmp_path / "b", frozen_checkpoint=str(missing))
+    trainer = make_trainer(model, tmp_path / "c")
+    save_checkpoint(trainer, tmp_path / "c")
+    (tmp_path / "c" / trainer_lib.RECORD).write_text("{}")
+    with pytest.raises(UserError, match="is not a record of a frozen model"):
+        make_trainer(model, tmp_path / "c")
+    trainer.close()
+
+
+def test_run_killed_before_its_first_checkpoint_starts_afresh(tmp_path):
+    model = tiny.make_model()
+    make_trainer(model, tmp_path, seed=0).close()
+    trainer = make_trainer(model, tmp_path, seed=1)
+    assert_trees_equal(
+        to_numpy(trainer.frozen_params), to_numpy(trainer.train_state.params)
+    )
+    trainer.close()
+
+
+MESH_PROGRAM = """
+import sys
+import t5patches
+import numpy as np
+import test_trainer, tiny
+losses = []
+for partitions in (1, 2, 4):
+    trainer = test_trainer.make_trainer(tiny.make_model(), num_partitions=partitions)
+    metrics = test_trainer.train(trainer, 3)
+    losses.append([m["loss"] for m in metrics])
+    sharded = [not x.sharding.is_fully_replicated
+               for x in test_trainer.jax.tree.leaves(trainer.frozen_params)]
+    assert any(sharded) == (partitions > 1), sharded
+    trainer.close()
+np.testing.assert_allclose(losses, losses[:1] * 3, rtol=1e-5)
+"""
+
+
+def test_meshes_of_eight_devices_give_the_same_loss():
+    """(data 8), (data 4, model 2), (data 2, model 4), in a process of its own."""
+    tests = pathlib.Path(__file__).parent
+    path = [str(tests), str(tests.parent), os.environ.get("PYTHONPATH", "")]
+    subprocess.run(
+        [sys.executable, "-c", MESH_PROGRAM],
+        check=True,
+        env={
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join(path),
+            "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
+        },
+    )

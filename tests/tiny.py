@@ -1,0 +1,92 @@
+"""A model small enough to train within a test, and batches for it."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import seqio
+from t5x import adafactor, decoding, partitioning, utils
+
+from t5patches import models, network
+
+VOCAB_SIZE = 32
+BATCH = 8
+INPUTS = 6
+TARGETS = 5
+SHAPES = {
+    "encoder_input_tokens": (BATCH, INPUTS),
+    "decoder_input_tokens": (BATCH, TARGETS),
+    "decoder_target_tokens": (BATCH, TARGETS),
+    "decoder_loss_weights": (BATCH, TARGETS),
+}
+TYPES = {name: jnp.int32 for name in SHAPES}
+
+
+def make_model(cls=models.EncoderDecoderModelTNFF, dropout_rate=0.0, **kwargs):
+    config = network.T5Config(
+        vocab_size=VOCAB_SIZE,
+        emb_dim=16,
+        num_heads=4,
+        num_encoder_layers=1,
+        num_decoder_layers=1,
+        head_dim=8,
+        mlp_dim=32,
+        mlp_activations=("gelu", "linear"),
+        dropout_rate=dropout_rate,
+        dtype=jnp.float32,
+        logits_via_embedding=False,
+    )
+    vocabulary = seqio.PassThroughVocabulary(VOCAB_SIZE, eos_id=1)
+    return cls(
+        module=network.Transformer(config=config),
+        input_vocabulary=vocabulary,
+        output_vocabulary=vocabulary,
+        optimizer_def=adafactor.Adafactor(
+            decay_rate=0.8,
+            step_offset=0,
+            logical_factor_rules=adafactor.standard_logical_factor_rules(),
+        ),
+        decode_fn=decoding.temperature_sample,
+        **kwargs,
+    )
+
+
+def make_batch(seed=0):
+    """Targets without padding but in the last column; a quarter is unwanted."""
+    rng = np.random.default_rng(seed)
+    targets = rng.integers(2, VOCAB_SIZE, size=(BATCH, TARGETS)).astype(np.int32)
+    weights = np.where(rng.random(targets.shape) < 0.25, -1, 1).astype(np.int32)
+    targets[::2, -1] = weights[::2, -1] = 0
+    inputs = rng.integers(2, VOCAB_SIZE, size=(BATCH, INPUTS)).astype(np.int32)
+    decoder_inputs = np.pad(targets, ((0, 0), (1, 0)))[:, :-1]
+    return {
+        "encoder_input_tokens": inputs,
+        "decoder_input_tokens": decoder_inputs,
+        "decoder_target_tokens": targets,
+        "decoder_loss_weights": weights,
+    }
+
+
+class MeshPartitioner(partitioning.PjitPartitioner):
+    """On CPUs T5X's own mesh is (data 1, model: all); this one is as on a TPU."""
+
+    @property
+    def mesh(self):
+        devices = np.array(jax.devices()).reshape(-1, self._num_partitions)
+        return jax.sharding.Mesh(devices, ("data", "model"))
+
+
+def make_state(model, seed=0, num_partitions=1):
+    """A partitioner, a train state from scratch and its axes."""
+    partitioner = MeshPartitioner(
+        num_partitions=num_partitions,
+        logical_axis_rules=partitioning.standard_logical_axis_rules(),
+    )
+    initializer = utils.TrainStateInitializer(
+        optimizer_def=model.optimizer_def,
+        init_fn=model.get_initial_variables,
+        input_shapes=SHAPES,
+        input_types=TYPES,
+        partitioner=partitioner,
+    )
+    state = initializer.from_scratch(jax.random.PRNGKey(seed))
+    return partitioner, state, initializer.train_state_axes
