@@ -1,0 +1,101 @@
+"""Writes the report of an evaluation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from etils import epath
+
+from t5patches import records
+from t5patches.errors import UserError
+from t5patches.report import page, picture
+
+_NEEDED = ("examples", "prevalence", "exact_match", "bleu", "rougeL", "subsets")
+
+
+def write_report(
+    run_dir: records.PathLike,
+    results: Mapping[str, Any],
+    examples: Sequence[Mapping[str, Any]],
+    properties: Sequence[Mapping[str, Any]] = (),
+    settings: Mapping[str, Any] | None = None,
+) -> str:
+    """Writes `report.html` and `report.png`; returns the table for the terminal.
+
+    Args:
+      run_dir: the folder to write to.
+      results: what `evaluate.compare` returns; `method`, `seed`, `seconds` and
+        `peak_memory_gb` are shown too if they are there.
+      examples: what `evaluate.pick_examples` returns.
+      properties: rows of the section on the corpus: `label`, `value`, `requirement`
+        (text) and `met` (True, False or None).
+      settings: names and values for the section on settings.
+
+    Raises:
+      UserError: `results` is not what `evaluate.compare` returns.
+    """
+    missing = [key for key in _NEEDED if key not in results]
+    if missing:
+        raise UserError(
+            f"the results have no {', '.join(map(repr, missing))}; give the "
+            "results.json that `t5patches evaluate` writes"
+        )
+    folder = epath.Path(run_dir)
+    png = picture.draw(results)
+    with records.atomic_write(folder / "report.png", "wb") as file:
+        file.write(png)
+    with records.atomic_write(folder / "report.html") as file:
+        file.write(page.render(results, examples, png, properties, settings))
+    return terminal_table(results)
+
+
+def terminal_table(results: Mapping[str, Any]) -> str:
+    """Returns the numbers of `results` as a table of plain text."""
+    prevalence, rates = results["prevalence"], results["unwanted_per_1000_tokens"]
+    rows = [
+        ("", "before", "after"),
+        (
+            "outputs with something unwanted",
+            page.number(prevalence["before"]),
+            page.number(prevalence["after"]),
+        ),
+    ]
+    if rates["before"] is not None and rates["after"] is not None:
+        rows.append(
+            (
+                "unwanted spans per 1,000 tokens",
+                f"{rates['before']:.2f}",
+                f"{rates['after']:.2f}",
+            )
+        )
+    names = {
+        "all": "all inputs",
+        "clean": "old output clean",
+        "marked": "old output unwanted",
+    }
+    scores = [("new against old outputs", "inputs", "exact match", "BLEU", "ROUGE-L")]
+    for name, part in results["subsets"].items():
+        scores.append(
+            (
+                names[name],
+                f"{part['examples']:,}",
+                page.number(part["exact_match"]),
+                page.number(part["bleu"], "score"),
+                page.number(part["rougeL"], "unit"),
+            )
+        )
+    return f"{_lines(rows)}\n\n{_lines(scores)}\n"
+
+
+def _lines(rows: Sequence[Sequence[str]]) -> str:
+    first = max(31, *(len(row[0]) for row in rows))
+    widths = [max(11, *(len(row[i]) for row in rows)) for i in range(1, len(rows[0]))]
+    lines = [
+        row[0].ljust(first)
+        + "".join(
+            cell.rjust(width + 2) for cell, width in zip(row[1:], widths, strict=True)
+        )
+        for row in rows
+    ]
+    return "\n".join([lines[0], "─" * len(lines[0]), *lines[1:]])
