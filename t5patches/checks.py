@@ -1,0 +1,236 @@
+"""Finds what is wrong with a run, in words, before or as it goes wrong.
+
+The engines raise whatever their libraries raise. Here the mistakes that users make
+become a `UserError` that names the file and line, the task or the checkpoint. The
+checks work on both engines and read no arrays.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from etils import epath
+
+from t5patches.errors import UserError
+
+_STEP = re.compile(r"checkpoint_(\d+)")
+_TEMPORARY = ".orbax-checkpoint-tmp"
+
+# What gin appends to an error: where the call was bound, which can be long.
+_GIN_CALL = re.compile(
+    r"\n\s*In call to configurable '([^']+)' \(.*?\)(?: in scope '([^']*)')?"
+)
+_GIN_PLACE = re.compile(
+    r'\n\s*In file "(?P<file>[^"]+)", line (?P<line>\d+)\n?(?P<text>.*)', re.S
+)
+_GIN_BINDINGS = re.compile(
+    r"\n\s*In bindings string line (?P<line>\d+)\n?(?P<text>.*)", re.S
+)
+
+
+# ---- Gin -----------------------------------------------------------------------
+
+
+def parse_error(error: Exception) -> UserError | None:
+    """What was wrong with the gin files or bindings whose parsing raised `error`.
+
+    Returns:
+        An error with the file and the line where gin knows them, or None if the
+        fault is not in the configuration.
+    """
+    if isinstance(error, UserError):
+        return UserError(_without_calls(error))
+    if isinstance(error, SyntaxError):
+        place = f"{error.filename or 'a binding'}, line {error.lineno}"
+        text = (error.text or "").strip()
+        return UserError(f"{place}: {error.msg}" + (f"\n  {text}" if text else ""))
+    kinds = (OSError, NameError, AttributeError, ValueError, ImportError, TypeError)
+    if not isinstance(error, kinds):
+        return None
+    return UserError(_located(_without_calls(error)))
+
+
+def _without_calls(error: Exception) -> str:
+    return _GIN_CALL.sub("", str(error)).strip()
+
+
+def _located(message: str) -> str:
+    """Puts the place that gin appended in front, as compilers do."""
+    for pattern in (_GIN_PLACE, _GIN_BINDINGS):
+        found = pattern.search(message)
+        if found is None:
+            continue
+        place = found.groupdict()
+        before = message[: found.start()].strip().strip('"')
+        where = f"{place.get('file', 'command line')}, line {place['line']}"
+        text = (place["text"] or "").strip()
+        return f"{where}: {before}" + (f"\n  {text}" if text else "")
+    return message
+
+
+def config_error(error: Exception) -> UserError | None:
+    """What was wrong with a configuration that parsed, but could not be evaluated.
+
+    Returns:
+        An error, or None if the fault is not in the configuration.
+    """
+    if isinstance(error, UserError):
+        return UserError(_without_calls(error))
+    message = str(error)
+    calls = _GIN_CALL.findall(message)
+    if "not provided in config" in message or "No values supplied by Gin" in message:
+        names = re.findall(r"\[([^\]]*)\]", message)
+        configurable, scope = calls[0] if calls else ("", "")
+        if configurable == "macro" or scope and names and "value" in names[0]:
+            return UserError(
+                f"{scope} is not set: add `{scope} = …` to the gin file or "
+                f"--gin.{scope}=… to the command"
+            )
+        missing = names[0].replace("'", "") if names else "an argument"
+        at = f"{scope}/{configurable}" if scope else configurable
+        where = f" of {at}" if at and at not in message.split("\n")[0] else ""
+        return UserError(
+            f"not set in the gin files: {missing}{where}\n  {message.splitlines()[0]}"
+        )
+    if calls and isinstance(error, OSError | ImportError):
+        return UserError(_without_calls(error))
+    return None
+
+
+# ---- Tasks ---------------------------------------------------------------------
+
+
+def task(name: Any, split: str | None = None) -> None:
+    """Raises a UserError unless a task or mixture, and its split, are there.
+
+    Args:
+        name: a registered name, or the task itself, which is not looked up.
+        split: name of a split, or None.
+    """
+    import seqio
+
+    known = [*seqio.TaskRegistry.names(), *seqio.MixtureRegistry.names()]
+    if isinstance(name, str) and name not in known:
+        raise UserError(
+            f"no task or mixture is registered as {name!r}{_near(name, known)}. Import "
+            "the module that registers it in the gin file"
+        )
+    provider = seqio.get_mixture_or_task(name) if isinstance(name, str) else name
+    splits = getattr(provider, "splits", None)
+    if split is not None and splits is not None and split not in splits:
+        raise UserError(
+            f"{getattr(provider, 'name', name)} has no split {split!r}; it has "
+            f"{', '.join(map(repr, sorted(splits)))}"
+        )
+
+
+def _near(name: str, known: Iterable[str]) -> str:
+    near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    return f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
+
+
+# ---- Checkpoints ---------------------------------------------------------------
+
+
+def checkpoint_steps(folder: epath.PathLike) -> list[int]:
+    """Steps of the folders named `checkpoint_<step>` in a folder, ascending."""
+    folder = epath.Path(folder)
+    if not folder.is_dir():
+        return []
+    found = (_STEP.fullmatch(path.name) for path in folder.iterdir())
+    return sorted(int(match[1]) for match in found if match)
+
+
+def checkpoint(path: epath.PathLike) -> None:
+    """Raises a UserError unless `path` is the folder of a complete checkpoint."""
+    path = epath.Path(path)
+    if epath.Path(f"{path}.index").exists():
+        return  # TensorFlow's, which T5X reads.
+    if not path.is_dir():
+        siblings = path.parent.iterdir() if path.parent.is_dir() else ()
+        if any(p.name.startswith(path.name + _TEMPORARY) for p in siblings):
+            raise _half_written(path)
+        raise UserError(f"there is no checkpoint {path}{_there_is(path.parent)}")
+    if _TEMPORARY in path.name:
+        raise _half_written(path)
+    if (path / "checkpoint").exists():
+        return  # T5X's own older format.
+    if not _STEP.fullmatch(path.name):
+        raise UserError(
+            f"{path} is not the folder of a checkpoint (checkpoint_<step>)"
+            f"{_there_is(path)}"
+        )
+    state = path / "state"
+    parts = [state / "_METADATA", state / "manifest.ocdbt"]
+    if str(path).startswith("gs://"):
+        parts.append(path / "commit_success.txt")
+    if not (state / "checkpoint").exists() and not all(p.exists() for p in parts):
+        raise _half_written(path)
+
+
+def _half_written(path) -> UserError:
+    return UserError(
+        f"checkpoint {path} was not written to its end, or lost files since"
+        f"{_there_is(path.parent)}"
+    )
+
+
+def _there_is(folder: epath.Path) -> str:
+    steps = checkpoint_steps(folder)
+    if not steps:
+        return "" if folder.is_dir() else f" (nor a folder {folder})"
+    return f"; in {folder} there is {', '.join(f'checkpoint_{s}' for s in steps)}"
+
+
+def stored_shapes(path: epath.PathLike) -> dict[str, tuple[int, ...]] | None:
+    """Shapes of a checkpoint's arrays by '/'-separated names; None if not orbax's.
+
+    Raises:
+        UserError: its description cannot be read.
+    """
+    import orbax.checkpoint as ocp
+    from flax import traverse_util
+
+    state = epath.Path(path) / "state"
+    if not state.is_dir():
+        return None
+    try:
+        tree = ocp.PyTreeCheckpointHandler().metadata(state).tree
+    except Exception as error:  # orbax raises whatever its parsers raise.
+        raise UserError(f"checkpoint {path} cannot be read: {error}") from error
+    flat = traverse_util.flatten_dict(dict(tree), sep="/")
+    shapes = {name: getattr(meta, "shape", None) for name, meta in flat.items()}
+    return {name: tuple(s) for name, s in shapes.items() if s is not None}
+
+
+def architecture(path: epath.PathLike, params: Mapping[str, Any]) -> None:
+    """Raises a UserError unless a checkpoint's parameters fit a model's.
+
+    Args:
+        path: the folder of a complete checkpoint.
+        params: the model's parameters, or their `jax.ShapeDtypeStruct`s.
+    """
+    import flax.core
+    from flax import traverse_util
+
+    shapes = stored_shapes(path)
+    if shapes is None:
+        return
+    wanted = {
+        name: tuple(array.shape)
+        for name, array in traverse_util.flatten_dict(
+            flax.core.unfreeze(params), sep="/"
+        ).items()
+    }
+    prefix = "target/"
+    stored = {k.removeprefix(prefix): v for k, v in shapes.items() if prefix in k[:7]}
+    for name in [*wanted, *(n for n in stored if n not in wanted)]:
+        mine, theirs = wanted.get(name), stored.get(name)
+        if mine != theirs:
+            raise UserError(
+                f"checkpoint {path} is of another architecture: {name} is "
+                f"{theirs or 'missing'} there and {mine or 'missing'} in the model"
+            )
