@@ -337,6 +337,22 @@ def read_lines(path: PathLike) -> Iterator[tuple[int, str]]:
                 ) from error
 
 
+def read_json(path: PathLike) -> Row:
+    """Returns the JSON object of a file.
+
+    Raises:
+      UserError: the file is missing, not UTF-8 or no JSON object.
+    """
+    text = "".join(line for _, line in read_lines(path))
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise UserError(f"{os.fspath(path)}: not valid JSON ({error})") from error
+    if not isinstance(value, dict):
+        raise UserError(f"{os.fspath(path)}: not a JSON object")
+    return value
+
+
 def read_jsonl(path: PathLike) -> Iterator[tuple[int, Row]]:
     """Yields (line number, object) of a JSON-lines file; blank lines are passed over.
 

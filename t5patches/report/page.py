@@ -25,9 +25,9 @@ _STYLE = """
   --paper: #14181d; --panel: #1d232a; --line: #3a434e; --bad: #ffb4b4;
   --bad-paper: #5a1e1e; --good: #7fd6a5; --accent: #8db8f2; } }
 * { box-sizing: border-box; }
-body { margin: 0 auto; padding: 2.5rem 1.25rem 4rem; max-width: 68rem; color: var(--ink);
-  background: var(--paper); font: 1rem/1.55 system-ui, -apple-system, "Segoe UI",
-  Roboto, "Helvetica Neue", Arial, sans-serif; }
+body { margin: 0 auto; padding: 2.5rem 1.25rem 4rem; max-width: 68rem;
+  color: var(--ink); background: var(--paper); font: 1rem/1.55
+  system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif; }
 h1 { margin: 0 0 .25rem; font-size: 2rem; line-height: 1.2; }
 h2 { margin: 3rem 0 .75rem; font-size: 1.35rem; }
 h3 { margin: 2rem 0 .5rem; font-size: 1.05rem; }
@@ -113,7 +113,7 @@ def highlight(text: str, spans: Iterable[Sequence[Any]]) -> str:
 
 
 def number(value: float | None, kind: str = "share") -> str:
-    """Returns a number as the reports show it: 'share', 'score' or 'rate'."""
+    """Returns a number as the reports show it: 'share', 'score' or 'unit'."""
     if value is None:
         return "–"
     return {
@@ -155,8 +155,8 @@ def _similarity(results: Mapping[str, Any]) -> str:
         for name, part in results["subsets"].items()
     ]
     text = (
-        "New outputs against old ones. Exact match: the same word for word. BLEU from 0 "
-        "to 100 and ROUGE-L from 0 to 1, with the old outputs as the references."
+        "New outputs against old ones. Exact match: the same word for word. BLEU from "
+        "0 to 100 and ROUGE-L from 0 to 1, with the old outputs as the references."
     )
     head = ("", "inputs", "exact match", "BLEU", "ROUGE-L")
     table = f"<h2>What stayed</h2><p>{text}</p>{_table(head, rows)}"
@@ -220,7 +220,8 @@ def _examples(examples: Sequence[Mapping[str, Any]]) -> str:
         parts.append(
             f'<h3>{title}</h3><div class="wide"><table class="pair"><thead><tr>'
             '<th scope="col">input</th><th scope="col">before</th>'
-            f'<th scope="col">after</th></tr></thead><tbody>{body}</tbody></table></div>'
+            f'<th scope="col">after</th></tr></thead><tbody>{body}</tbody>'
+            "</table></div>"
         )
     return "".join(parts)
 
@@ -243,7 +244,7 @@ def _properties(properties: Sequence[Mapping[str, Any]]) -> str:
         "<h2>The corpus, as measured</h2><p>What makes the job a real one, measured on "
         'the data and on the fine-tuned model.</p><div class="wide"><table><thead><tr>'
         '<th scope="col">property</th><th scope="col" class="number">measured</th>'
-        '<th scope="col">required</th><th scope="col"><span class="quiet"></span></th>'
+        '<th scope="col">required</th><th scope="col">verdict</th>'
         f"</tr></thead><tbody>{body}</tbody></table></div>"
     )
 

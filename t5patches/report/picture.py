@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from typing import Any
 
 INK, QUIET, GRID = "#1f2933", "#52606d", "#e4e7eb"
-BEFORE, AFTER, SAME = "#d64545", "#2f8f5b", "#3e6fb0"
+BEFORE, AFTER = "#cf3f3f", "#1f8a70"
+SAME, SAME_ALL = "#2c5a97", "#5f88bd"
 _WIDTH, _HEIGHT, _DPI = 12.0, 5.0, 200
 
 
@@ -27,12 +28,12 @@ def draw(results: Mapping[str, Any]) -> bytes:
         1,
         2,
         gridspec_kw={
-            "width_ratios": (1.0, 1.45),
+            "width_ratios": (1.0, 1.6),
             "left": 0.05,
             "right": 0.955,
             "top": 0.70,
             "bottom": 0.13,
-            "wspace": 0.42,
+            "wspace": 0.36,
         },
     )
     _titles(figure, results)
@@ -69,7 +70,7 @@ def _titles(figure: Any, results: Mapping[str, Any]) -> None:
         0.05,
         0.845,
         f"{headline(results)} ({results['examples']:,} test inputs).",
-        fontsize=13.5,
+        fontsize=13,
         color=QUIET,
         va="center",
     )
@@ -108,31 +109,36 @@ def _prevalence(axes: Any, results: Mapping[str, Any]) -> None:
 
 
 def _similarity(axes: Any, results: Mapping[str, Any]) -> None:
-    rows = [
-        ("exact match, clean", results["exact_match"]["clean"], 1),
-        ("exact match, all", results["exact_match"]["all"], 1),
-        ("BLEU, all", results["bleu"], 100),
-        ("ROUGE-L, all", results["rougeL"], 1),
-    ]
-    rows = [row for row in rows if row[1] is not None]
-    shares = [value / scale for _, value, scale in rows]
-    positions = list(range(len(rows)))[::-1]
-    axes.barh(positions, [1] * len(rows), height=0.58, color="#f0f3f7", zorder=1)
-    axes.barh(positions, shares, height=0.58, color=SAME, zorder=2)
-    for position, (_, value, scale), share in zip(positions, rows, shares, strict=True):
-        inside = share > 0.2
-        axes.text(
-            share - 0.015 if inside else share + 0.015,
-            position,
-            f"{value:.1f}" if scale == 100 else f"{value:.3f}",
-            ha="right" if inside else "left",
-            va="center",
-            fontsize=14.5,
-            fontweight="bold",
-            color="white" if inside else INK,
-            zorder=3,
-        )
-    axes.set_yticks(positions, [name for name, _, _ in rows])
+    """Three measures, each over inputs whose old output was clean and over all."""
+    measures = [("exact match", "exact_match", 1), ("ROUGE-L", "rougeL", 1)]
+    measures.insert(1, ("BLEU", "bleu", 100))
+    groups = [("clean", "old output clean", SAME), ("all", "all inputs", SAME_ALL)]
+    height = 0.34
+    for row, (_, key, scale) in enumerate(measures):
+        for offset, (subset, _, colour) in zip((-0.5, 0.5), groups, strict=True):
+            value = results["subsets"][subset][key]
+            position = row + 1.08 * height * offset
+            axes.barh(position, 1, height, color="#f0f3f7", zorder=1)
+            if value is not None:
+                axes.barh(position, value / scale, height, color=colour, zorder=2)
+                _label_bar(axes, position, value, scale)
+    for _, name, colour in groups:
+        axes.barh(0, 0, color=colour, label=name)
+    # Between the two labels of the axis below, where nothing else is.
+    axes.legend(
+        loc="upper center",
+        bbox_to_anchor=(0.5, -0.005),
+        ncols=2,
+        frameon=False,
+        fontsize=12,
+        labelcolor=INK,
+        handlelength=1.0,
+        handleheight=1.0,
+        columnspacing=1.6,
+        borderaxespad=0.0,
+    )
+    axes.invert_yaxis()
+    axes.set_yticks(range(len(measures)), [name for name, _, _ in measures])
     axes.set_xlim(0, 1)
     axes.set_xticks([0, 1], ["nothing kept", "all as before"])
     axes.set_title(
@@ -140,11 +146,26 @@ def _similarity(axes: Any, results: Mapping[str, Any]) -> None:
     )
     axes.tick_params(axis="y", length=0, labelsize=13.5, labelcolor=INK, pad=8)
     axes.tick_params(axis="x", length=0, labelsize=11.5, labelcolor=QUIET)
-    first, last = axes.get_xticklabels()
-    first.set_ha("left")
-    last.set_ha("right")
+    for label, side in zip(axes.get_xticklabels(), ("left", "right"), strict=True):
+        label.set_ha(side)
     for spine in axes.spines.values():
         spine.set_visible(False)
+
+
+def _label_bar(axes: Any, position: float, value: float, scale: int) -> None:
+    share = value / scale
+    inside = share > 0.2
+    axes.text(
+        share - 0.012 if inside else share + 0.012,
+        position + 0.01,
+        f"{value:.1f}" if scale == 100 else f"{value:.3f}",
+        ha="right" if inside else "left",
+        va="center_baseline",
+        fontsize=13,
+        fontweight="bold",
+        color="white" if inside else INK,
+        zorder=3,
+    )
 
 
 def _percent(share: float) -> str:

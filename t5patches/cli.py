@@ -1,0 +1,378 @@
+"""The `t5patches` command.
+
+Exit status: 0 done; 2 wrong use or wrong input (a message, no traceback); 130 stopped by
+Ctrl-C; 1 a fault of ours (a traceback).
+
+Nothing heavy is imported before a command needs it: `t5patches --help` must be quick.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Sequence
+
+from t5patches.errors import UserError
+
+Command = Callable[[list[str]], None]
+
+_GENERATE_GIN = "runs/generate.gin"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs a command line; returns the exit status."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    try:
+        _dispatch(argv)
+    except UserError as error:
+        print(f"error: {_message(error)}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted; type the command again to go on", file=sys.stderr)
+        return 130
+    except SystemExit as stop:  # argparse: 0 after --help, 2 after wrong use
+        return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+    return 0
+
+
+def _dispatch(argv: list[str]) -> None:
+    parser = argparse.ArgumentParser(
+        prog="t5patches",
+        description="Targeted updates of fine-tuned T5 models: the unwanted outputs go, "
+        "the others stay.",
+        epilog="`t5patches COMMAND --help` says what a command reads and writes.",
+    )
+    parser.add_argument("--version", action="store_true", help="print the version")
+    commands = parser.add_subparsers(metavar="COMMAND", dest="command")
+    for name, (_, summary) in COMMANDS.items():
+        # Each command parses what follows itself, so that none is imported for another.
+        commands.add_parser(name, help=summary, add_help=False)
+    if argv and argv[0] in COMMANDS:
+        COMMANDS[argv[0]][0](argv[1:])
+        return
+    args = parser.parse_args(argv)
+    if args.version:
+        from t5patches import __version__
+
+        print(__version__)
+        return
+    parser.print_help(sys.stderr)
+    raise SystemExit(2)
+
+
+def _message(error: UserError) -> str:
+    """Leaves out the call chain that gin appends to messages of what it calls."""
+    lines = str(error).splitlines()
+    return "\n".join(
+        line
+        for line in lines
+        if not line.lstrip().startswith("In call to configurable")
+    ).strip()
+
+
+def _parser(name: str, description: str) -> argparse.ArgumentParser:
+    return argparse.ArgumentParser(
+        prog=f"t5patches {name}",
+        description=description,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+
+
+def _start_logging() -> None:
+    # TensorFlow's notes on the processor and missing GPU libraries help nobody here.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    from absl import logging
+
+    logging.use_absl_handler()
+    logging.set_verbosity(logging.INFO)
+
+
+# ------------------------------------------------------------------- train, generate
+
+_SCRIPT_HELP = """\
+{what}
+
+Takes the flags of T5X's scripts:
+  --gin_file=FILE          a gin file; may be repeated, later files override
+  --gin.NAME=VALUE         a macro or binding, e.g. --gin.BATCH_SIZE=16
+  --gin_bindings=BINDING   the same in gin's own words
+  --gin_search_paths=DIRS  where gin files are looked for, before those of t5patches
+
+Gin files of t5patches are found by their names: models/t5_1_1_small.gin,
+runs/finetune.gin, runs/update.gin, runs/generate.gin, methods/tnff.gin …
+
+{files}
+"""
+_SCRIPTS = {
+    "train": (
+        "Fine-tunes or updates a model: the gin file says which.",
+        """\
+reads   the task's files and the checkpoint INITIAL_CHECKPOINT_PATH
+writes  checkpoints, TensorBoard scalars and config.gin to MODEL_DIR
+
+example (an update of a fine-tuned model):
+  t5patches train --gin_file=models/t5_1_1_small.gin --gin_file=methods/tnff.gin \\
+    --gin_file=runs/update.gin --gin_file=my_task.gin --gin.MODEL_DIR="'updated'"
+""",
+    ),
+    "infer": (
+        "Runs a model over a task, as T5X's infer script does.",
+        """\
+reads   the task's files and the checkpoint CHECKPOINT_PATH
+writes  JSON lines to INFER_OUTPUT_DIR
+""",
+    ),
+    "eval": (
+        "Computes a task's metrics for checkpoints, as T5X's eval script does.",
+        """\
+reads   the task's files and the checkpoint CHECKPOINT_PATH
+writes  metrics and predictions to EVAL_OUTPUT_DIR
+""",
+    ),
+    "generate": (
+        "Generates with a model on a task's split (greedily, with our gin files).",
+        """\
+runs/generate.gin is read last unless it is among the --gin_file flags.
+
+reads   the task's files and the checkpoint CHECKPOINT_PATH
+writes  predictions, TASK-predict-00000-of-00001.jsonl, to INFER_OUTPUT_DIR:
+        one JSON line each with inputs, prediction, target_tokens, id
+""",
+    ),
+}
+
+
+def _script(name: str) -> Command:
+    def run(argv: list[str]) -> None:
+        what, files = _SCRIPTS[name]
+        if not argv or argv[0] in ("-h", "--help"):
+            print(_SCRIPT_HELP.format(what=what, files=files).rstrip())
+            raise SystemExit(0 if argv else 2)
+        _start_logging()
+        from t5patches import scripts
+
+        if name == "generate":
+            scripts.run("infer", _with_generate_gin(argv))
+        else:
+            scripts.run(name, argv)
+
+    return run
+
+
+def _with_generate_gin(argv: list[str]) -> list[str]:
+    values = [word.removeprefix("--gin_file=") for word in argv]
+    if any(value.endswith(_GENERATE_GIN) for value in values):
+        return argv
+    return [*argv, f"--gin_file={_GENERATE_GIN}"]
+
+
+# ------------------------------------------------------------------- annotate
+
+
+def _annotate(argv: list[str]) -> None:
+    parser = _parser(
+        "annotate",
+        "Marks what is unwanted in predictions.\n\n"
+        "annotators:\n"
+        "  phrases   every occurrence of a phrase of a list",
+    )
+    parser.add_argument("annotator", choices=["phrases"], help="which annotator")
+    parser.epilog = "`t5patches annotate phrases --help` says what it reads and writes."
+    _annotate_phrases(argv[1:]) if argv[:1] == ["phrases"] else parser.parse_args(argv)
+
+
+def _annotate_phrases(argv: list[str]) -> None:
+    parser = _parser(
+        "annotate phrases",
+        """\
+Marks every occurrence of a phrase in predictions: whole words, whatever the case.
+
+reads   predictions (JSON lines with inputs, prediction, target_tokens, id, or what
+        T5X's inference writes) and a list of phrases
+writes  to the output folder, a shard for each file of predictions:
+        annotated-00000-of-00001.jsonl     annotated predictions
+        annotated-00000-of-00001.tfrecord  the same for training
+        stats.json                         how much is unwanted, by label, and what
+                                           the feature lengths would cut off
+
+Typed again, it skips the shards that are there.""",
+    )
+    add = parser.add_argument
+    add("--phrases", required=True, help="text file, a phrase per line, # for comments")
+    add(
+        "--predictions",
+        required=True,
+        nargs="+",
+        metavar="FILE",
+        help="files, patterns, or the prefix of a sharded set",
+    )
+    add("--output", required=True, metavar="FOLDER", help="a folder of its own")
+    add(
+        "--vocabulary",
+        required=True,
+        metavar="FILE",
+        help="the model's SentencePiece file, or 'bytes' for ByT5",
+    )
+    add(
+        "--extra-ids",
+        type=_natural,
+        default=0,
+        metavar="N",
+        help="sentinel ids after the vocabulary (T5: 100; default: %(default)s)",
+    )
+    add(
+        "--only-annotated",
+        action="store_true",
+        help="keep only predictions with something unwanted",
+    )
+    for name in ("inputs", "targets"):
+        add(
+            f"--{name}-length",
+            type=_natural,
+            metavar="N",
+            help=f"length of {name} in training; what it cuts off is counted",
+        )
+    args = parser.parse_args(argv)
+    _start_logging()
+    from t5patches import annotate, records
+    from t5patches.annotate import phrases
+
+    annotator = phrases.load(args.phrases)
+    lengths = {"inputs": args.inputs_length, "targets": args.targets_length}
+    stats = annotate.annotate_files(
+        args.predictions,
+        annotator,
+        args.output,
+        records.load_vocabulary(args.vocabulary, args.extra_ids),
+        settings={"annotator": "phrases", "phrases": annotator.phrases},
+        only_annotated=args.only_annotated,
+        feature_lengths={name: n for name, n in lengths.items() if n is not None},
+    )
+    print(
+        f"{stats['examples']:,} predictions, "
+        f"{100 * stats['share_with_unwanted']:.1f} % with something unwanted "
+        f"({stats['unwanted_tokens']:,} of {stats['tokens']:,} tokens); "
+        f"{stats['written']:,} written to {args.output}"
+    )
+
+
+def _natural(text: str) -> int:
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"{text} is negative")
+    return value
+
+
+# ------------------------------------------------------------------- evaluate, report
+
+
+def _evaluate(argv: list[str]) -> None:
+    parser = _parser(
+        "evaluate",
+        """\
+Compares the outputs of a model before and after an update.
+
+reads   predictions of both models for the same inputs (joined by id), a list of
+        phrases, and, if given, references
+writes  results.json: prevalence of unwanted outputs; exact match, BLEU and ROUGE-L
+        between old and new outputs, for all inputs and for those whose old output was
+        clean; and results.examples.jsonl, some pairs for the report""",
+    )
+    add = parser.add_argument
+    for side, when in (("old", "before"), ("new", "after")):
+        add(
+            f"--{side}",
+            required=True,
+            nargs="+",
+            metavar="FILE",
+            help=f"predictions {when} the update",
+        )
+    add("--phrases", required=True, help="text file, a phrase per line, # for comments")
+    add("--output", required=True, metavar="FILE", help="e.g. results.json")
+    add("--references", metavar="FILE", help="JSON lines with id and the right output")
+    add(
+        "--references-key",
+        default="targets",
+        metavar="FIELD",
+        help="field of the right output there (default: %(default)s)",
+    )
+    args = parser.parse_args(argv)
+    _start_logging()
+    from t5patches import evaluate, records, report
+    from t5patches.annotate import phrases
+
+    results, examples = evaluate.evaluate_files(
+        args.old,
+        args.new,
+        phrases.load(args.phrases),
+        args.references,
+        args.references_key,
+    )
+    records.write_jsonl(_examples_path(args.output), examples)
+    records.write_json(args.output, results)
+    print(report.terminal_table(results))
+    print(f"written to {args.output}")
+
+
+def _report(argv: list[str]) -> None:
+    parser = _parser(
+        "report",
+        """\
+Writes the report of an evaluation.
+
+reads   results.json and results.examples.jsonl of `t5patches evaluate`
+writes  report.html (one file, opens offline) and report.png, and prints a table""",
+    )
+    parser.add_argument("--results", required=True, metavar="FILE", help="results.json")
+    parser.add_argument(
+        "--output", metavar="FOLDER", help="(default: the folder of the results)"
+    )
+    args = parser.parse_args(argv)
+    _start_logging()
+    from t5patches import records, report
+
+    results = records.read_json(args.results)
+    examples = [row for _, row in records.read_jsonl(_examples_path(args.results))]
+    folder = args.output or os.path.dirname(args.results) or "."
+    print(report.write_report(folder, results, examples))
+    print(f"written to {os.path.join(folder, 'report.html')}")
+
+
+def _examples_path(results_path: str) -> str:
+    return f"{results_path.removesuffix('.json')}.examples.jsonl"
+
+
+# ------------------------------------------------------------------- quickstart
+
+
+def _quickstart(argv: list[str]) -> None:
+    parser = _parser(
+        "quickstart",
+        """\
+Does the whole job on a made-up corpus, or on your own data: fine-tune, generate,
+annotate, update, generate again, evaluate, report.
+
+reads   nothing but its options (or the file of --data and the list of --phrases)
+writes  everything into one folder: models, generations, annotations, results.json,
+        report.html, report.png
+
+Typed again, it goes on where it stopped.""",
+    )
+    _start_logging()
+    from t5patches import quickstart
+
+    quickstart.add_arguments(parser)
+    quickstart.main(parser.parse_args(argv))
+
+
+COMMANDS: dict[str, tuple[Command, str]] = {
+    "quickstart": (_quickstart, "the whole job, on a made-up corpus or your own data"),
+    "train": (_script("train"), "fine-tune or update a model"),
+    "generate": (_script("generate"), "write a model's outputs as predictions"),
+    "annotate": (_annotate, "mark what is unwanted in predictions"),
+    "evaluate": (_evaluate, "compare outputs before and after an update"),
+    "report": (_report, "write the report of an evaluation"),
+    "infer": (_script("infer"), "run a model over a task, as T5X does"),
+    "eval": (_script("eval"), "compute a task's metrics, as T5X does"),
+}
