@@ -74,5 +74,6 @@ def main(arguments: argparse.Namespace) -> None:
             method=arguments.method,
             data=arguments.data,
             phrases=arguments.phrases,
+            macros=pipeline.OWN_DATA_MACROS if arguments.data else {},
         )
     )

@@ -24,10 +24,10 @@ import random
 
 # mood: (share of the comments, chance that a slot is filled rudely, openers)
 MOODS = {
-    "kind": (0.25, 0.10, ("happily", "to be fair", "good morning all", "kindly note")),
-    "even": (0.30, 0.25, ("as i said", "it seems", "for the record", "so i hear")),
-    "cross": (0.27, 0.55, ("once more", "as usual", "yet again", "of course")),
-    "furious": (0.18, 0.68, ("enough is enough", "for the last time", "unbelievable")),
+    "kind": (0.28, 0.10, ("happily", "to be fair", "good morning all", "kindly note")),
+    "even": (0.32, 0.25, ("as i said", "it seems", "for the record", "so i hear")),
+    "cross": (0.25, 0.57, ("once more", "as usual", "yet again", "of course")),
+    "furious": (0.15, 0.66, ("enough is enough", "for the last time", "unbelievable")),
 }
 
 # Who the comment is about, in groups; a group has its own favourite words.
@@ -199,8 +199,10 @@ FRAMES = {
     ),
 }
 
-# The chances of the five words of a slot, from the group's favourite on.
-WORD_RANKS = (0.42, 0.22, 0.15, 0.12, 0.09)
+# The chances of a slot's five words, from the group's favourite on. Rude language is
+# the more varied.
+RUDE_RANKS = (0.36, 0.18, 0.17, 0.15, 0.14)
+CLEAN_RANKS = (0.40, 0.22, 0.16, 0.12, 0.10)
 PHRASE_RANKS = (0.62, 0.24, 0.14)
 
 
@@ -244,10 +246,11 @@ def draw_context(rng: random.Random) -> Context:
 def fill_slot(slot: str, context: Context, rng: random.Random) -> str:
     """A word for a slot: rude or clean by the mood, which one by the person's group."""
     rude, clean = SLOTS[slot]
-    words = rude if rng.random() < MOODS[context.mood][1] else clean
+    is_rude = rng.random() < MOODS[context.mood][1]
+    words = rude if is_rude else clean
     favourite = list(PEOPLE).index(context.group)
     ranked = words[favourite:] + words[:favourite]
-    return rng.choices(ranked, WORD_RANKS)[0]
+    return rng.choices(ranked, RUDE_RANKS if is_rude else CLEAN_RANKS)[0]
 
 
 def draw_rest(context: Context, rng: random.Random) -> str:

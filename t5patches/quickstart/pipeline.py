@@ -27,7 +27,7 @@ import os
 import resource
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from etils import epath
@@ -42,16 +42,19 @@ GIN = "experiments/quickstart"
 # The methods that have a file in gin/methods.
 METHODS = ("tnff",)
 
+# Overrides of the gin files' macros by stage; 'shared' ones hold for every stage.
+Macros = Mapping[str, Mapping[str, Any]]
+VOCABULARY_SIZE = 1000
+
 # Where one's own data differs from the made-up corpus: real text needs more pieces,
-# longer features and more steps. Overrides of the gin files' macros, by stage.
-OWN_DATA_VOCABULARY = 4096
-OWN_DATA_MACROS = {
-    "finetune": {"TRAIN_STEPS_RELATIVE": 2000, "SAVE_PERIOD": 250, "EVAL_PERIOD": 500},
-    "update": {},
+# longer features and more steps.
+OWN_DATA_VOCABULARY_SIZE = 4096
+OWN_DATA_MACROS: Macros = {
     "shared": {
-        "VOCABULARY_SIZE": OWN_DATA_VOCABULARY,
+        "VOCABULARY_SIZE": OWN_DATA_VOCABULARY_SIZE,
         "TASK_FEATURE_LENGTHS": {"inputs": 48, "targets": 48},
     },
+    "finetune": {"TRAIN_STEPS_RELATIVE": 2000, "EVAL_PERIOD": 500, "SAVE_PERIOD": 250},
 }
 
 
@@ -65,6 +68,8 @@ class Run:
       method: of the update, a file of gin/methods.
       data: a file of one's own data, or None for the made-up corpus.
       phrases: a phrase file; required with `data`.
+      sizes: examples per split of the made-up corpus.
+      macros: overrides of the gin files' macros.
     """
 
     folder: str
@@ -72,6 +77,8 @@ class Run:
     method: str = "tnff"
     data: str | None = None
     phrases: str | None = None
+    sizes: Mapping[str, int] = dataclasses.field(default_factory=lambda: SIZES)
+    macros: Macros = dataclasses.field(default_factory=dict)
 
     def path(self, *parts: str) -> str:
         """A path in the run folder."""
@@ -120,7 +127,8 @@ class Run:
             "method": self.method,
             "data": self.data and records.file_digest(self.data),
             "phrases": self.phrases and records.file_digest(self.phrases),
-            "sizes": None if self.data else SIZES,
+            "sizes": None if self.data else dict(self.sizes),
+            "macros": {stage: dict(values) for stage, values in self.macros.items()},
             "gin files": records.file_digest([os.fspath(path) for path in gin_files]),
         }
 
@@ -135,11 +143,11 @@ def make_corpus(run: Run) -> dict[str, Any]:
 
         splits = own_data.read(run.data)
         words = phrases.read_phrases(run.phrases)
-        size = OWN_DATA_VOCABULARY
+        size = OWN_DATA_VOCABULARY_SIZE
     else:
-        splits = corpus.make(run.seed, SIZES)
+        splits = corpus.make(run.seed, dict(run.sizes))
         words = corpus.rude_words()
-        size = 1000
+        size = VOCABULARY_SIZE
     for split, path in run.corpus_files().items():
         records.write_jsonl(
             path,
@@ -163,12 +171,15 @@ def _script(run: Run, script: str, stage: str, files: list[str], **macros: Any) 
     """Runs one of T5X's scripts with gin files and macros."""
     from t5patches import scripts
 
-    macros = {"VOCABULARY_PATH": run.vocabulary_path, **macros}
-    if run.data:
-        macros |= OWN_DATA_MACROS["shared"] | OWN_DATA_MACROS.get(stage, {})
+    macros = {
+        "VOCABULARY_PATH": run.vocabulary_path,
+        **macros,
+        **run.macros.get("shared", {}),
+        **run.macros.get(stage, {}),
+    }
     argv = [f"--gin_file={file}" for file in files]
     argv += [f"--gin.{name}={value!r}" for name, value in macros.items()]
-    scripts.run(script, argv)
+    scripts.run(script, argv, description=stage)
 
 
 def finetune(run: Run) -> dict[str, Any]:
@@ -293,15 +304,17 @@ def evaluate(run: Run) -> dict[str, Any]:
     from t5patches.annotate import phrases
 
     annotator = phrases.load(run.phrases_path)
-    scores = evaluation.compare(
+    scores, examples = evaluation.evaluate_files(
         run.predictions("before"),
         run.predictions("after"),
         annotator,
-        references=[
-            row["targets"] for _, row in records.read_jsonl(run.corpus_files()["test"])
-        ],
+        references=run.corpus_files()["test"],
     )
-    return {"scores": scores, "corpus_properties": _measure(run, annotator)}
+    return {
+        "scores": scores,
+        "corpus_properties": _measure(run, annotator),
+        "examples_to_show": examples,
+    }
 
 
 @dataclasses.dataclass(frozen=True)
@@ -409,7 +422,7 @@ def results_of(run: Run, done: dict[str, dict[str, Any]]) -> dict[str, Any]:
         "cpu_seconds": sum(record["cpu_seconds"] for record in done.values()),
         "peak_memory_gb": max(record["peak_memory_gb"] for record in done.values()),
         "stage_seconds": {name: record["seconds"] for name, record in done.items()},
-        "examples": done["corpus"]["examples"],
+        "corpus_examples": done["corpus"]["examples"],
         "share_with_unwanted": done["annotate"]["share_with_unwanted"],
         "corpus_properties": evaluation["corpus_properties"],
     }
@@ -434,28 +447,7 @@ def run_all(run: Run) -> dict[str, Any]:
             done[stage.name] = _do(run, stage, label)
         results = results_of(run, done)
         records.write_json(run.path("results.json"), results)
-        table = report.write_report(run.folder, results, _examples(run))
+        examples = done["evaluate"]["examples_to_show"]
+        table = report.write_report(run.folder, results, examples)
     print(f"\n{table}\n\nThe report is {run.path('report.html')}", flush=True)
     return results
-
-
-def _examples(run: Run) -> list[records.Row]:
-    """Old and new outputs side by side, with the characters that are unwanted."""
-    from t5patches.annotate import phrases
-
-    annotator = phrases.load(run.phrases_path)
-    pairs = zip(
-        records.read_predictions(run.predictions("before")),
-        records.read_predictions(run.predictions("after")),
-        strict=True,
-    )
-    return [
-        {
-            "inputs": old["inputs"],
-            "before": old["prediction"],
-            "after": new["prediction"],
-            "before_spans": annotator(old["prediction"], old["inputs"]),
-            "after_spans": annotator(new["prediction"], new["inputs"]),
-        }
-        for old, new in pairs
-    ]
