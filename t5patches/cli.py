@@ -1,7 +1,7 @@
 """The `t5patches` command.
 
-Exit status: 0 done; 2 wrong use or wrong input (a message, no traceback); 130 stopped by
-Ctrl-C; 1 a fault of ours (a traceback).
+Exit status: 0 done; 2 wrong use or wrong input (a message, no traceback); 130 stopped
+by Ctrl-C; 1 a fault of ours (a traceback).
 
 Nothing heavy is imported before a command needs it: `t5patches --help` must be quick.
 """
@@ -39,8 +39,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _dispatch(argv: list[str]) -> None:
     parser = argparse.ArgumentParser(
         prog="t5patches",
-        description="Targeted updates of fine-tuned T5 models: the unwanted outputs go, "
-        "the others stay.",
+        description="Targeted updates of fine-tuned T5 models: the unwanted outputs "
+        "go, the others stay.",
         epilog="`t5patches COMMAND --help` says what a command reads and writes.",
     )
     parser.add_argument("--version", action="store_true", help="print the version")
@@ -93,17 +93,11 @@ def _start_logging() -> None:
 _SCRIPT_HELP = """\
 {what}
 
-Takes the flags of T5X's scripts:
-  --gin_file=FILE          a gin file; may be repeated, later files override
-  --gin.NAME=VALUE         a macro or binding, e.g. --gin.BATCH_SIZE=16
-  --gin_bindings=BINDING   the same in gin's own words
-  --gin_search_paths=DIRS  where gin files are looked for, before those of t5patches
-
-Gin files of t5patches are found by their names: models/t5_1_1_small.gin,
-runs/finetune.gin, runs/update.gin, runs/generate.gin, methods/tnff.gin …
-
 {files}
-"""
+Takes the flags of T5X's scripts; --gin.NAME=VALUE sets a macro or a binding, as in
+--gin.BATCH_SIZE=16. Gin files of t5patches are found by their names:
+models/t5_1_1_small.gin, runs/finetune.gin, runs/update.gin, methods/tnff.gin …
+{flags}"""
 _SCRIPTS = {
     "train": (
         "Fine-tunes or updates a model: the gin file says which.",
@@ -133,11 +127,11 @@ writes  metrics and predictions to EVAL_OUTPUT_DIR
     "generate": (
         "Generates with a model on a task's split (greedily, with our gin files).",
         """\
-runs/generate.gin is read last unless it is among the --gin_file flags.
-
 reads   the task's files and the checkpoint CHECKPOINT_PATH
 writes  predictions, TASK-predict-00000-of-00001.jsonl, to INFER_OUTPUT_DIR:
         one JSON line each with inputs, prediction, target_tokens, id
+
+runs/generate.gin is read after the models/ file, also if no --gin_file names it.
 """,
     ),
 }
@@ -145,26 +139,28 @@ writes  predictions, TASK-predict-00000-of-00001.jsonl, to INFER_OUTPUT_DIR:
 
 def _script(name: str) -> Command:
     def run(argv: list[str]) -> None:
-        what, files = _SCRIPTS[name]
-        if not argv or argv[0] in ("-h", "--help"):
-            print(_SCRIPT_HELP.format(what=what, files=files).rstrip())
-            raise SystemExit(0 if argv else 2)
-        _start_logging()
         from t5patches import scripts
 
-        if name == "generate":
-            scripts.run("infer", _with_generate_gin(argv))
-        else:
-            scripts.run(name, argv)
+        what, files = _SCRIPTS[name]
+        script = "infer" if name == "generate" else name
+        if not argv or argv[0] in ("-h", "--help"):
+            flags = scripts.flag_help(script)
+            print(_SCRIPT_HELP.format(what=what, files=files, flags=flags))
+            raise SystemExit(0 if argv else 2)
+        _start_logging()
+        scripts.run(script, _with_generate_gin(argv) if name == "generate" else argv)
 
     return run
 
 
 def _with_generate_gin(argv: list[str]) -> list[str]:
+    """Puts the run file after the model's, whose required macros it sets."""
     values = [word.removeprefix("--gin_file=") for word in argv]
     if any(value.endswith(_GENERATE_GIN) for value in values):
         return argv
-    return [*argv, f"--gin_file={_GENERATE_GIN}"]
+    models = [i for i, value in enumerate(values) if "models/" in value]
+    place = models[-1] + 1 if models else 0
+    return [*argv[:place], f"--gin_file={_GENERATE_GIN}", *argv[place:]]
 
 
 # ------------------------------------------------------------------- annotate
@@ -333,7 +329,10 @@ writes  report.html (one file, opens offline) and report.png, and prints a table
     from t5patches import records, report
 
     results = records.read_json(args.results)
-    examples = [row for _, row in records.read_jsonl(_examples_path(args.results))]
+    examples = []
+    if os.path.exists(_examples_path(args.results)):
+        lines = records.read_jsonl(_examples_path(args.results))
+        examples = [row for _, row in lines]
     folder = args.output or os.path.dirname(args.results) or "."
     print(report.write_report(folder, results, examples))
     print(f"written to {os.path.join(folder, 'report.html')}")
@@ -347,23 +346,13 @@ def _examples_path(results_path: str) -> str:
 
 
 def _quickstart(argv: list[str]) -> None:
-    parser = _parser(
-        "quickstart",
-        """\
-Does the whole job on a made-up corpus, or on your own data: fine-tune, generate,
-annotate, update, generate again, evaluate, report.
-
-reads   nothing but its options (or the file of --data and the list of --phrases)
-writes  everything into one folder: models, generations, annotations, results.json,
-        report.html, report.png
-
-Typed again, it goes on where it stopped.""",
-    )
-    _start_logging()
     from t5patches import quickstart
 
+    parser = _parser("quickstart", quickstart.DESCRIPTION)
     quickstart.add_arguments(parser)
-    quickstart.main(parser.parse_args(argv))
+    args = parser.parse_args(argv)
+    _start_logging()
+    quickstart.main(args)
 
 
 COMMANDS: dict[str, tuple[Command, str]] = {

@@ -1,6 +1,12 @@
 """What an update did: is the unwanted gone, and is the rest as it was?"""
 
-from t5patches.evaluate.comparison import compare, evaluate_files, join, pick_examples
+from t5patches.evaluate.comparison import (
+    compare,
+    evaluate_files,
+    join,
+    pick_examples,
+    summarize,
+)
 from t5patches.evaluate.similarity import bleu, exact_match, rouge_l
 
 __all__ = [
@@ -11,4 +17,5 @@ __all__ = [
     "join",
     "pick_examples",
     "rouge_l",
+    "summarize",
 ]

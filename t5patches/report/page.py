@@ -229,24 +229,32 @@ def _examples(examples: Sequence[Mapping[str, Any]]) -> str:
 def _properties(properties: Sequence[Mapping[str, Any]]) -> str:
     if not properties:
         return ""
-    body = ""
-    for row in properties:
-        met = row.get("met")
-        verdict = "" if met is None else ("met" if met else "not met")
-        style = "met" if met else "missed"
-        body += (
-            f'<tr><th scope="row">{escape(str(row["label"]))}</th>'
-            f'<td class="number">{escape(str(row["value"]))}</td>'
-            f"<td>{escape(str(row.get('requirement', '')))}</td>"
-            f'<td class="{style}">{verdict}</td></tr>'
-        )
+    required = any("requirement" in row for row in properties)
+    head = '<th scope="col">property</th><th scope="col" class="number">measured</th>'
+    if required:
+        head += '<th scope="col">required</th><th scope="col">verdict</th>'
+    body = "".join(_property(row, required) for row in properties)
     return (
         "<h2>The corpus, as measured</h2><p>What makes the job a real one, measured on "
-        'the data and on the fine-tuned model.</p><div class="wide"><table><thead><tr>'
-        '<th scope="col">property</th><th scope="col" class="number">measured</th>'
-        '<th scope="col">required</th><th scope="col">verdict</th>'
-        f"</tr></thead><tbody>{body}</tbody></table></div>"
+        "the data and on the fine-tuned model.</p>"
+        f'<div class="wide"><table><thead><tr>{head}</tr></thead>'
+        f"<tbody>{body}</tbody></table></div>"
     )
+
+
+def _property(row: Mapping[str, Any], required: bool) -> str:
+    cells = (
+        f'<th scope="row">{escape(str(row["label"]))}</th>'
+        f'<td class="number">{escape(str(row["value"]))}</td>'
+    )
+    if required:
+        met = row.get("met")
+        verdict = "" if met is None else ("met" if met else "not met")
+        cells += (
+            f"<td>{escape(str(row.get('requirement', '')))}</td>"
+            f'<td class="{"met" if met else "missed"}">{verdict}</td>'
+        )
+    return f"<tr>{cells}</tr>"
 
 
 def _settings(results: Mapping[str, Any], settings: Mapping[str, Any]) -> str:

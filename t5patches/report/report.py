@@ -29,7 +29,8 @@ def write_report(
         `peak_memory_gb` are shown too if they are there.
       examples: what `evaluate.pick_examples` returns.
       properties: rows of the section on the corpus: `label`, `value`, `requirement`
-        (text) and `met` (True, False or None).
+        (text) and `met` (True, False or None); if empty, `results` is looked up for
+        `corpus_properties`, such rows or numbers by name.
       settings: names and values for the section on settings.
 
     Raises:
@@ -41,6 +42,7 @@ def write_report(
             f"the results have no {', '.join(map(repr, missing))}; give the "
             "results.json that `t5patches evaluate` writes"
         )
+    properties = properties or _measured(results.get("corpus_properties") or ())
     folder = epath.Path(run_dir)
     png = picture.draw(results)
     with records.atomic_write(folder / "report.png", "wb") as file:
@@ -48,6 +50,21 @@ def write_report(
     with records.atomic_write(folder / "report.html") as file:
         file.write(page.render(results, examples, png, properties, settings))
     return terminal_table(results)
+
+
+def _measured(
+    found: Mapping[str, Any] | Sequence[Mapping[str, Any]],
+) -> list[Mapping[str, Any]]:
+    """Rows of measured properties from what the results hold of them."""
+    if not isinstance(found, Mapping):
+        return list(found)
+    return [
+        {
+            "label": name.replace("_", " "),
+            "value": f"{value:.3g}" if isinstance(value, float) else value,
+        }
+        for name, value in found.items()
+    ]
 
 
 def terminal_table(results: Mapping[str, Any]) -> str:

@@ -1,0 +1,156 @@
+"""The report: numbers shown, every text escaped, one file, a picture."""
+
+import html.parser
+import re
+import struct
+
+import pytest
+
+from t5patches import evaluate, report
+from t5patches.annotate import PhraseAnnotator
+from t5patches.errors import UserError
+from t5patches.report import page
+
+ANNOTATOR = PhraseAnnotator(["fool", "old fool", "<b>bad</b>"])
+EVIL = "<script>alert('x')</script> & \"quoted\" <img src=x onerror=alert(1)>"
+
+
+def predictions(*texts):
+    return [
+        {
+            "inputs": f"{EVIL} {i}",
+            "prediction": t,
+            "target_tokens": [3] * 9,
+            "id": str(i),
+        }
+        for i, t in enumerate(texts)
+    ]
+
+
+PAIRS = evaluate.join(
+    predictions(f"{EVIL} fool", "a nice day in the park", "a <b>bad</b> end", "hm"),
+    predictions(
+        f"{EVIL} friend", "a nice day in the park", "an old fool's end", "fool"
+    ),
+    ANNOTATOR,
+)
+RESULTS = evaluate.summarize(PAIRS)
+EXAMPLES = evaluate.pick_examples(PAIRS)
+
+
+class Reader(html.parser.HTMLParser):
+    """Collects tags, attributes and text; checks that what opens is closed."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.tags, self.open, self.attributes, self.text = [], [], [], ""
+        self.feed(text)
+        assert self.open == []
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.attributes += attrs
+        if tag not in ("meta", "img"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text += data
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("report")
+    properties = [
+        {"label": EVIL, "value": EVIL, "requirement": "< 0.9", "met": True},
+        {"label": "words", "value": 3, "requirement": "≥ 4", "met": False},
+    ]
+    results = {"method": "TNFF", "seed": 3, **RESULTS}
+    table = report.write_report(folder, results, EXAMPLES, properties, {"data": EVIL})
+    return folder, table, (folder / "report.html").read_text(encoding="utf-8")
+
+
+def test_every_text_is_escaped_and_shown_whole(written):
+    reader = Reader(written[2])
+    assert "script" not in reader.tags and "b" in reader.tags
+    assert reader.tags.count("img") == 1
+    assert not [name for name, _ in reader.attributes if name.startswith("on")]
+    # Inputs, outputs, a property's label and value, a setting.
+    assert reader.text.count(EVIL) >= 6
+    assert "a <b>bad</b> end" in reader.text
+
+
+def test_the_page_needs_nothing_else(written):
+    reader = Reader(written[2])
+    sources = [v for k, v in reader.attributes if k in ("src", "href", "srcset")]
+    assert len(sources) == 1 and sources[0].startswith("data:image/png;base64,")
+    assert "url(" not in written[2] and "@import" not in written[2]
+    assert "link" not in reader.tags
+    assert [v for k, v in reader.attributes if k == "lang"] == ["en"]
+    assert [v for k, v in reader.attributes if k == "alt"][0].startswith(
+        "Unwanted outp"
+    )
+
+
+def test_unwanted_words_are_marked_on_both_sides(written):
+    marked = re.findall(r"<mark title=\"(.*?)\">(.*?)</mark>", written[2])
+    assert ("fool", "fool") in marked
+    assert ("old fool", "old fool") in marked
+    assert ("&lt;b&gt;bad&lt;/b&gt;",) * 2 in marked
+
+
+def test_numbers(written):
+    _, table, text = written
+    for shown in (table, Reader(text).text):
+        assert "50.0 %" in shown and "25.0 %" in shown
+    assert "TNFF" in text and "not met" in text
+    assert [line.split()[-1] for line in table.splitlines()[-3:]] == [
+        f"{RESULTS['subsets'][name]['rougeL']:.3f}"
+        for name in ("all", "clean", "marked")
+    ]
+
+
+def test_picture(written):
+    content = (written[0] / "report.png").read_bytes()
+    assert content[:8] == b"\x89PNG\r\n\x1a\n"
+    width, height = struct.unpack(">II", content[16:24])
+    assert width == 2400 and height == 1000
+
+
+@pytest.mark.parametrize(
+    ("spans", "expected"),
+    [
+        ([], "a&lt;b c"),
+        ([(0, 3, "x")], '<mark title="x">a&lt;b</mark> c'),
+        (
+            [(0, 3, "x"), (2, 5, "y")],
+            '<mark title="x">a&lt;b</mark><mark title="y"> c</mark>',
+        ),
+        ([(0, 5, "x"), (2, 3, "y")], '<mark title="x">a&lt;b c</mark>'),
+        ([(4, 5, '"')], 'a&lt;b <mark title="&quot;">c</mark>'),
+    ],
+)
+def test_highlight(spans, expected):
+    assert page.highlight("a<b c", spans) == expected
+
+
+@pytest.mark.parametrize("texts", [("nice",), ("fool",)])
+def test_subsets_without_members_and_nothing_optional(tmp_path, texts):
+    results = evaluate.compare(predictions(*texts), predictions(*texts), ANNOTATOR)
+    results["unwanted_per_1000_tokens"] = {"before": None, "after": None}
+    assert "–" in report.write_report(tmp_path, results, [])
+    Reader((tmp_path / "report.html").read_text(encoding="utf-8"))
+
+
+def test_properties_that_come_with_the_results(tmp_path):
+    results = {**RESULTS, "corpus_properties": {"top_probability": 0.51234, "rows": 9}}
+    report.write_report(tmp_path, results, [])
+    text = Reader((tmp_path / "report.html").read_text(encoding="utf-8")).text
+    assert "top probability0.512rows9" in text and "verdict" not in text
+
+
+def test_results_of_something_else(tmp_path):
+    with pytest.raises(UserError, match="'prevalence'"):
+        report.write_report(tmp_path, {"examples": 3}, [])
