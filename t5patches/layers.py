@@ -114,6 +114,45 @@ def keep_multiplier(key: jax.Array, rate: float, shape, dtype) -> jax.Array:
     return kept.astype(dtype) / jnp.asarray(1.0 - rate, dtype)
 
 
+def _written_out(arrays: Any) -> Any:
+    """Keeps XLA's CPU compiler from fusing these arrays into what reads them.
+
+    It would recompute them, element by element and along the wrong axis, inside the
+    transposed reads of a matrix product. Elsewhere such fusions are a gain.
+    """
+    return lax.optimization_barrier(arrays) if _on("cpu") else arrays
+
+
+def _on(platform: str) -> bool:
+    return jax.default_backend() == platform
+
+
+@jax.custom_vjp
+def product(x: jax.Array, weight: jax.Array) -> jax.Array:
+    """x [batch, length, in] times weight [in, out], with gradients as plain products.
+
+    Autodiff's gradient of the weight is a transposed product of the transposed
+    operands, which XLA takes literally on a CPU.
+    """
+    return x @ weight
+
+
+def _product_fwd(x, weight):
+    x = _written_out(x)
+    return x @ weight, (x, weight)
+
+
+def _product_bwd(operands, gradient):
+    x, weight = operands
+    gradient = _written_out(gradient)
+    d_x = lax.dot_general(gradient, weight, (((2,), (1,)), ((), ())))
+    d_weight = lax.dot_general(x, gradient, (((0, 1), (0, 1)), ((), ())))
+    return d_x, d_weight
+
+
+product.defvjp(_product_fwd, _product_bwd)
+
+
 def embed(table: jax.Array, ids: jax.Array, dtype: Any) -> jax.Array:
     """Rows of `table` [vocab, features] at `ids` [batch, length], in `dtype`.
 
@@ -122,7 +161,7 @@ def embed(table: jax.Array, ids: jax.Array, dtype: Any) -> jax.Array:
     """
     table = table.astype(dtype)
     ids = ids.astype(jnp.int32)
-    if jax.default_backend() == "tpu":
+    if _on("tpu"):
         rows = jax.nn.one_hot(ids, table.shape[0], dtype=dtype) @ table
     else:
         rows = table.at[ids].get(mode="fill", fill_value=0, wrap_negative_indices=False)
@@ -214,49 +253,82 @@ def pair_mask(
     return mask[:, None]
 
 
-def mask_bias(mask: jax.Array, dtype: Any) -> jax.Array:
-    """0 where `mask` holds and MASKED elsewhere, in `dtype`."""
-    return jnp.where(mask, 0.0, MASKED).astype(dtype)
-
-
 def attend(
     query: jax.Array,
     key: jax.Array,
     value: jax.Array,
-    bias: Sequence[jax.Array],
+    bias: jax.Array | None = None,
+    mask: jax.Array | None = None,
     key_multiplier: jax.Array | None = None,
     float32_logits: bool = False,
 ) -> jax.Array:
-    """softmax(query · key + biases) · value, unscaled as in T5.
-
-    The weights are normalised after the product with the values, which is the smaller
-    array.
+    """softmax(query · key + bias) · value, unscaled as in T5.
 
     Args:
       query: [batch, q_length, heads, head_dim].
       key: [batch, k_length, heads, head_dim].
       value: [batch, k_length, heads, head_dim].
-      bias: arrays that broadcast to [batch, heads, q_length, k_length].
-      key_multiplier: dropout of the attention weights, [batch, heads, k_length]. T5
+      bias: [1, heads, q_length, k_length].
+      mask: bool, broadcasts to [batch, heads, q_length, k_length]; no gradient.
+      key_multiplier: dropout of the attention weights, [batch, heads, k_length, 1]. T5
         shares it among the queries, so that it may act on the values.
       float32_logits: compute logits and softmax in float32 whatever the dtype.
 
     Returns:
       [batch, q_length, heads, head_dim] in the value's dtype.
     """
-    dtype = value.dtype
     if float32_logits:
         query, key = query.astype(jnp.float32), key.astype(jnp.float32)
-    logits = jnp.einsum("bqhd,bkhd->bhqk", query, key)
-    for term in bias:
-        logits = logits + term.astype(logits.dtype)
-    top = lax.stop_gradient(jnp.max(logits, axis=-1, keepdims=True))
-    weights = jnp.exp(logits - top)
-    total = jnp.sum(weights, axis=-1, dtype=jnp.float32)
     if key_multiplier is not None:
-        value = value * jnp.moveaxis(key_multiplier, -1, 1)[..., None]
-    mixed = jnp.einsum("bhqk,bkhd->bqhd", weights.astype(dtype), value)
-    return mixed * (1.0 / total).swapaxes(1, 2)[..., None].astype(dtype)
+        value = value * jnp.swapaxes(key_multiplier, 1, 2)
+    query, key, value = (jnp.swapaxes(x, 1, 2) for x in (query, key, value))
+    if mask is not None:
+        mask = jnp.where(mask, 0.0, MASKED).astype(query.dtype)
+    return jnp.swapaxes(_attend(query, key, value, bias, mask), 1, 2)
+
+
+@jax.custom_vjp
+def _attend(query, key, value, bias, mask):
+    """`attend` with heads before positions. The gradient of `mask` is not computed."""
+    return _attend_fwd(query, key, value, bias, mask)[0]
+
+
+def _attend_fwd(query, key, value, bias, mask):
+    logits = jnp.einsum("bhqd,bhkd->bhqk", query, key)
+    for term in (bias, mask):
+        if term is not None:
+            logits += term.astype(logits.dtype)
+    weights = jnp.exp(logits - jnp.max(logits, axis=-1, keepdims=True))
+    total = jnp.sum(weights, axis=-1, keepdims=True, dtype=jnp.float32)
+    weights = weights.astype(value.dtype)
+    # Normalised after the product, which is smaller than the weights.
+    mixed = jnp.einsum("bhqk,bhkd->bhqd", weights, value)
+    mixed = (mixed / total).astype(value.dtype)
+    return mixed, (query, key, value, bias, weights, total, mixed)
+
+
+def _attend_bwd(saved, gradient):
+    query, key, value, bias, weights, total, mixed = saved
+    # With p = weights / total: d_value = pᵀ g, d_p = g valueᵀ and, since the rows of p
+    # sum to one, d_logits = p · (d_p - g · mixed).
+    gradient = gradient / total
+    inner = jnp.sum(gradient * mixed, axis=-1, keepdims=True)
+    gradient = _written_out(gradient.astype(value.dtype))
+    d_value = jnp.einsum("bhqk,bhqd->bhkd", weights, gradient)
+    d_weights = jnp.einsum("bhqd,bhkd->bhqk", gradient, value)
+    d_logits = _written_out((weights * (d_weights - inner)).astype(query.dtype))
+    d_query = jnp.einsum("bhqk,bhkd->bhqd", d_logits, key)
+    d_key = jnp.einsum("bhqk,bhqd->bhkd", d_logits, query)
+    d_bias = None
+    if bias is not None:
+        # A sum over the batch, as a product: XLA's reduction of a leading axis on a
+        # CPU takes a hundred times as long.
+        ones = jnp.ones(d_logits.shape[0], d_logits.dtype)
+        d_bias = jnp.einsum("b,bhqk->hqk", ones, d_logits)[None].astype(bias.dtype)
+    return d_query, d_key, d_value, d_bias, None
+
+
+_attend.defvjp(_attend_fwd, _attend_bwd)
 
 
 class Attention(nn.Module):
@@ -281,7 +353,8 @@ class Attention(nn.Module):
         self,
         x: jax.Array,
         memory: jax.Array,
-        bias: Sequence[jax.Array],
+        bias: jax.Array | None = None,
+        mask: jax.Array | None = None,
         *,
         deterministic: bool,
         decode: bool = False,
@@ -292,6 +365,7 @@ class Attention(nn.Module):
           x: [batch, q_length, features].
           memory: [batch, k_length, features]; `x` itself in self-attention.
           bias: see `attend`; while decoding, over the whole length of the cache.
+          mask: see `attend`; while decoding, None.
           deterministic: no dropout.
           decode: self-attention through the cache. Without a cache one is made, of the
             length of `x`; with one, `x` is the next position, [batch, 1, features].
@@ -304,7 +378,7 @@ class Attention(nn.Module):
 
         def project(name, source, init=attention_init):
             weight = kernel(name, (features, width), axes, init).astype(self.dtype)
-            heads = (source.astype(self.dtype) @ weight).reshape(
+            heads = product(source.astype(self.dtype), weight).reshape(
                 *source.shape[:-1], self.num_heads, self.head_dim
             )
             return partitioning.with_sharding_constraint(
@@ -318,20 +392,21 @@ class Attention(nn.Module):
         key = project("key", memory)
         value = project("value", memory)
         if decode:
-            key, value, bias = self._through_cache(key, value, bias)
+            key, value, bias, mask = self._through_cache(key, value, bias, mask)
 
         multiplier = None
         if not deterministic and self.dropout_rate > 0.0:
-            shape = (x.shape[0], self.num_heads, 1, key.shape[1])
+            shape = (x.shape[0], self.num_heads, key.shape[1], 1)
             multiplier = keep_multiplier(
                 self.make_rng("dropout"), self.dropout_rate, shape, self.dtype
-            )[:, :, 0]
-        mixed = attend(query, key, value, bias, multiplier, self.float32_logits)
+            )
+        mixed = attend(query, key, value, bias, mask, multiplier, self.float32_logits)
         out = kernel("out", (width, features), axes[::-1], attention_init)
-        return mixed.reshape(*x.shape[:-1], width) @ out.astype(self.dtype)
+        mixed = mixed.reshape(*x.shape[:-1], width)
+        return product(mixed, out.astype(self.dtype))
 
-    def _through_cache(self, key, value, bias):
-        """Appends a position to the cache: all keys, all values, the position's bias.
+    def _through_cache(self, key, value, bias, mask):
+        """Appends a position to the cache: (keys, values, its bias, its mask).
 
         T5X's layout, which its decoding functions tile and reorder for beams:
         `cached_*` [batch, heads, head_dim, length], and `cache_index`, a scalar.
@@ -343,7 +418,7 @@ class Attention(nn.Module):
         values = self.variable("cache", "cached_value", jnp.zeros, shape, value.dtype)
         index = self.variable("cache", "cache_index", jnp.zeros, (), jnp.int32)
         if not filled:
-            return key, value, bias
+            return key, value, bias, mask
         if key.shape != (keys.value.shape[0], 1, *keys.value.shape[1:3]):
             raise ValueError(
                 "with a cache, one position is decoded at a time: expected keys of "
@@ -354,10 +429,11 @@ class Attention(nn.Module):
         here = positions == index.value
         keys.value = jnp.where(here, jnp.moveaxis(key, 1, -1), keys.value)
         values.value = jnp.where(here, jnp.moveaxis(value, 1, -1), values.value)
-        row = [lax.dynamic_slice_in_dim(b, index.value, 1, axis=-2) for b in bias]
-        row.append(mask_bias(positions <= index.value, self.dtype))
+        bias = lax.dynamic_slice_in_dim(bias, index.value, 1, axis=-2)
+        mask = positions <= index.value
         index.value = index.value + 1
-        return jnp.moveaxis(keys.value, -1, 1), jnp.moveaxis(values.value, -1, 1), row
+        keys, values = (jnp.moveaxis(cached.value, -1, 1) for cached in (keys, values))
+        return keys, values, bias, mask
 
 
 def activation(name: str | Callable) -> Callable:
@@ -374,14 +450,14 @@ class Mlp(nn.Module):
     """Feed-forward layer: the product of activated projections, projected back.
 
     Attributes:
-      hidden: size of the layer in between.
+      width: size of the layer in between.
       activations: one for each projection: ("relu",) is T5 1.0, ("gelu", "linear")
         T5 1.1.
       dropout_rate: of the layer in between.
       dtype: dtype of the activations.
     """
 
-    hidden: int
+    width: int
     activations: Sequence[str | Callable]
     dropout_rate: float = 0.0
     dtype: Any = jnp.float32
@@ -390,15 +466,15 @@ class Mlp(nn.Module):
     def __call__(self, x: jax.Array, *, deterministic: bool) -> jax.Array:
         """Maps [batch, length, features] to the same shape, in `dtype`."""
         features, x = x.shape[-1], x.astype(self.dtype)
-        product = None
+        hidden = None
         for i, name in enumerate(self.activations):
             label = "wi" if len(self.activations) == 1 else f"wi_{i}"
-            weight = kernel(label, (features, self.hidden), ("embed", "mlp"))
-            factor = activation(name)(x @ weight.astype(self.dtype))
-            product = factor if product is None else product * factor
-        product = Dropout(self.dropout_rate)(product, deterministic)
-        product = partitioning.with_sharding_constraint(
-            product, ("batch", "length", "mlp")
+            weight = kernel(label, (features, self.width), ("embed", "mlp"))
+            factor = activation(name)(product(x, weight.astype(self.dtype)))
+            hidden = factor if hidden is None else hidden * factor
+        hidden = Dropout(self.dropout_rate)(hidden, deterministic)
+        hidden = partitioning.with_sharding_constraint(
+            hidden, ("batch", "length", "mlp")
         )
-        wo = kernel("wo", (self.hidden, features), ("mlp", "embed"))
-        return product @ wo.astype(self.dtype)
+        wo = kernel("wo", (self.width, features), ("mlp", "embed"))
+        return product(hidden, wo.astype(self.dtype))

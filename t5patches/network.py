@@ -13,7 +13,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import linen as nn
 from flax import struct
 
@@ -65,14 +64,15 @@ class Layer(nn.Module):
     def __call__(
         self,
         x: jax.Array,
-        self_bias: Sequence[jax.Array],
+        bias: jax.Array,
+        mask: jax.Array | None,
         encoded: jax.Array | None = None,
-        cross_bias: Sequence[jax.Array] = (),
+        cross_mask: jax.Array | None = None,
         *,
         deterministic: bool,
         decode: bool = False,
     ) -> jax.Array:
-        """Maps x [batch, length, emb_dim] to its shape; biases: `layers.attend`."""
+        """Maps x [batch, length, emb_dim] to its shape; see `Stack`."""
         cfg = self.config
 
         def attention(name):
@@ -94,7 +94,7 @@ class Layer(nn.Module):
             x,
             f"pre_{prefix}attention_layer_norm",
             lambda y: attention(f"{prefix}attention")(
-                y, y, self_bias, deterministic=deterministic, decode=decode
+                y, y, bias, mask, deterministic=deterministic, decode=decode
             ),
         )
         if encoded is not None:
@@ -102,7 +102,7 @@ class Layer(nn.Module):
                 x,
                 "pre_cross_attention_layer_norm",
                 lambda y: attention("encoder_decoder_attention")(
-                    y, encoded, cross_bias, deterministic=deterministic
+                    y, encoded, mask=cross_mask, deterministic=deterministic
                 ),
             )
         mlp = layers.Mlp(
@@ -163,23 +163,17 @@ class Stack(nn.Module):
             name="relpos_bias",
         )().astype(cfg.dtype)
         # Made here once; each layer adds it to its own logits.
-        self_bias = [
-            layers.position_bias(table, length, bidirectional=not self.decoder)
-        ]
-        if mask is not None:
-            self_bias.append(layers.mask_bias(mask, cfg.dtype))
-        cross_bias = []
-        if cross_mask is not None:
-            cross_bias.append(layers.mask_bias(cross_mask, cfg.dtype))
+        bias = layers.position_bias(table, length, bidirectional=not self.decoder)
 
         x = layers.Dropout(cfg.dropout_rate)(x, deterministic)
         count = cfg.num_decoder_layers if self.decoder else cfg.num_encoder_layers
         for i in range(count):
             x = Layer(cfg, name=f"layers_{i}")(
                 x,
-                self_bias,
+                bias,
+                mask,
                 encoded,
-                cross_bias,
+                cross_mask,
                 deterministic=deterministic,
                 decode=decode,
             )
@@ -196,9 +190,11 @@ class Stack(nn.Module):
         cfg = self.config
         x = x.astype(jnp.float32)
         if logits_table is not None:
-            return (x * np.float32(cfg.emb_dim**-0.5)) @ logits_table.T
+            return layers.product(x * cfg.emb_dim**-0.5, logits_table.T)
         shape = (cfg.emb_dim, cfg.vocab_size)
-        return x @ layers.kernel("logits_dense", shape, ("embed", "vocab"))
+        return layers.product(
+            x, layers.kernel("logits_dense", shape, ("embed", "vocab"))
+        )
 
 
 class Transformer(nn.Module):
