@@ -476,8 +476,9 @@ def beam_search(
         total = (log_probs + s.log_probs[..., None]).reshape(batch, -1)
         score, place = lax.top_k(total, 2 * k)
         beam, token = jnp.divmod(place, log_probs.shape[-1])
-        # In a prompt all beams would be the same, so but one stays alive.
-        given = lax.dynamic_index_in_dim(prompt, s.index + 1, axis=1)
+        # In a prompt all beams would be the same, so but one stays alive. (Beyond the
+        # inputs their last token counts: T5X's scores of a full prompt have that.)
+        given = lax.dynamic_index_in_dim(inputs, s.index + 1, axis=1)
         lone = jnp.where(jnp.arange(2 * k) == 0, 0.0, NEG_INF_VALUE)
         score = jnp.where(given == 0, score, lone)
         return score, beam, jnp.where(given == 0, token, given)
@@ -522,7 +523,6 @@ def beam_search(
             ),
         )
 
-    prompt = jnp.pad(inputs, ((0, 0), (0, max(length - inputs.shape[1], 0))))
     empty = jnp.zeros((batch, k, length), jnp.int32)
     # One beam to start with: k equal ones would stay equal.
     first = jnp.where(jnp.arange(k) == 0, 0.0, NEG_INF_VALUE)

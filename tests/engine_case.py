@@ -1,0 +1,177 @@
+"""A tiny T5 with fixed parameters, run through one engine's models and optimizer.
+
+What T5X made of it is frozen in testdata/t5x_engine.json, for the tests of the embedded
+engine; `python tests/t5x_parity/test_engine_compute.py` writes that file anew.
+"""
+
+import functools
+import json
+import pathlib
+
+import flax
+import jax
+import jax.numpy as jnp
+import numpy as np
+import seqio
+from flax import traverse_util
+
+from t5patches import network
+
+FROZEN = pathlib.Path(__file__).parent / "testdata" / "t5x_engine.json"
+VOCAB = 160
+EOS = 151  # One that the model happens to choose in the middle of a decode.
+SHAPES = {"encoder_input_tokens": (4, 8), "decoder_input_tokens": (4, 7)}
+CONFIG = network.T5Config(
+    vocab_size=VOCAB,
+    emb_dim=32,
+    num_heads=2,
+    num_encoder_layers=1,
+    num_decoder_layers=1,
+    head_dim=8,
+    mlp_dim=32,
+    mlp_activations=("gelu", "linear"),
+    dropout_rate=0.1,
+)
+LOSS = dict(label_smoothing=0.1, z_loss=1e-3, loss_normalizing_factor=50.0)
+
+
+def batch(weights=True):
+    """A batch with padding, an EOS and an example that is all padding."""
+    rng = np.random.default_rng(0)
+    inputs, targets = rng.integers(2, VOCAB, (4, 8)), rng.integers(2, VOCAB, (4, 7))
+    inputs[1, 5:] = 0
+    targets[2, 4:] = [1, 0, 0]
+    targets[3] = 0
+    features = {
+        "encoder_input_tokens": inputs,
+        "decoder_input_tokens": np.pad(targets, ((0, 0), (1, 0)))[:, :-1],
+        "decoder_target_tokens": targets,
+        "decoder_loss_weights": targets > 0,
+    }
+    return {k: jnp.asarray(v, jnp.int32) for k, v in features.items()}
+
+
+def variables(model):
+    """The model's variables with parameters that depend on nothing but numpy."""
+    made = flax.core.unfreeze(
+        jax.eval_shape(
+            lambda: model.get_initial_variables(jax.random.PRNGKey(0), SHAPES)
+        )
+    )
+    rng = np.random.default_rng(1)
+    flat = traverse_util.flatten_dict(made["params"])
+    for path in sorted(flat):
+        shape = flat[path].shape
+        noise = rng.standard_normal(shape)
+        if path[-1] == "scale":
+            value = 1.0 + 0.1 * noise
+        else:
+            value = noise * (1.0 if path[-1] == "embedding" else 1.5 * shape[0] ** -0.5)
+        flat[path] = jnp.asarray(value, jnp.float32)
+    made["params"] = traverse_util.unflatten_dict(flat)
+    return flax.core.freeze(made)
+
+
+def model(models, adafactor, decode_fn, **adafactor_options):
+    """The model, of an engine's modules."""
+    vocabulary = seqio.PassThroughVocabulary(VOCAB, EOS)
+    optimizer = adafactor.Adafactor(
+        min_dim_size_to_factor=16,
+        logical_factor_rules=adafactor.standard_logical_factor_rules(),
+        **adafactor_options,
+    )
+    return models.EncoderDecoderModel(
+        network.Transformer(CONFIG),
+        vocabulary,
+        vocabulary,
+        optimizer,
+        decode_fn=decode_fn,
+        **LOSS,
+    )
+
+
+@functools.cache
+def run(engine):
+    """Loss, metrics, gradients, a step, decodes and scores under `engine`.
+
+    Args:
+        engine: 't5x' (the real one) or 't5x_embedded'.
+
+    Returns:
+        Nested dictionaries of arrays.
+    """
+    load = functools.partial(__import__, fromlist=["x"])
+    models, adafactor, decoding, train_state = (
+        load(f"{engine}.{name}")
+        for name in ("models", "adafactor", "decoding", "train_state")
+    )
+    greedy = functools.partial(
+        decoding.temperature_sample, temperature=0.0, rescale_log_probs=False
+    )
+    made = model(models, adafactor, greedy, beta1=0.9)
+    vars_, features = variables(made), batch()
+    step = jax.jit(jax.value_and_grad(made.loss_fn, has_aux=True))
+    (loss, metrics), grads = step(vars_["params"], features, None)
+    state = train_state.FlaxOptimTrainState.create(made.optimizer_def, vars_)
+    for _ in range(2):
+        state = state.apply_gradient(grads, learning_rate=0.01)
+    decodes, aux = jax.jit(made.predict_batch_with_aux)(vars_["params"], features)
+    searcher = model(models, adafactor, decoding.beam_search)
+    beams, beam_aux = jax.jit(
+        functools.partial(
+            searcher.predict_batch_with_aux, num_decodes=4, return_all_decodes=True
+        )
+    )(vars_["params"], features)
+    return {
+        "loss": loss,
+        "metrics": {k: _fields(v) for k, v in sorted(metrics.items())},
+        "grads": flax.core.unfreeze(grads),
+        "state": state.state_dict(),
+        "greedy": decodes,
+        "greedy_scores": aux["scores"],
+        "beams": beams,
+        "beam_scores": beam_aux["scores"],
+        "score": jax.jit(made.score_batch)(vars_["params"], features),
+    }
+
+
+def _fields(metric):
+    return {k: v for k, v in vars(metric).items() if v is not None}
+
+
+def digest(results):
+    """`results` made small: a long float array becomes its norm and a projection."""
+
+    def shorten(x):
+        x = np.asarray(x)
+        if x.size < 9 or x.dtype == np.int32:
+            return x.tolist()
+        x = x.astype(np.float64).ravel()
+        return {
+            "norm": float(np.linalg.norm(x)),
+            "along": float(x @ np.cos(np.arange(x.size))),
+        }
+
+    return jax.tree.map(shorten, results)
+
+
+def assert_close(got, want, rtol=1e-5):
+    """Compares two digests; a projection to within `rtol` of the norm."""
+    got, want = ({"/".join(k): v for k, v in _flat(d).items()} for d in (got, want))
+    assert got.keys() == want.keys()
+    for name, expected in want.items():
+        scale = 0.0
+        if name.endswith("/along"):
+            scale = want[name.removesuffix("along") + "norm"]
+        np.testing.assert_allclose(
+            got[name], expected, rtol=rtol, atol=rtol * scale, err_msg=name
+        )
+
+
+def _flat(tree):
+    return traverse_util.flatten_dict(tree)
+
+
+def frozen():
+    """The digest of T5X's results."""
+    return json.loads(FROZEN.read_text())

@@ -1,0 +1,270 @@
+"""The embedded engine's arithmetic against T5X's own, both in one process."""
+
+import functools
+import json
+
+import engine_case
+import flax
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import t5x.adafactor
+import t5x.decoding
+import t5x.losses
+import t5x.models
+import t5x.partitioning
+import t5x.train_state
+
+import t5x_embedded.adafactor
+import t5x_embedded.decoding
+import t5x_embedded.losses
+import t5x_embedded.models
+import t5x_embedded.partitioning
+import t5x_embedded.train_state
+
+ENGINES = (t5x, t5x_embedded)
+
+
+def leaves(tree):
+    return {
+        jax.tree_util.keystr(path): np.asarray(x)
+        for path, x in jax.tree_util.tree_leaves_with_path(flax.core.unfreeze(tree))
+    }
+
+
+def assert_same(got, want, rtol=1e-5):
+    """Same leaves, types and shapes; values to `rtol` of a leaf's largest value."""
+    got, want = leaves(got), leaves(want)
+    assert got.keys() == want.keys()
+    for name, x in want.items():
+        assert (got[name].shape, got[name].dtype) == (x.shape, x.dtype), name
+        atol = rtol * float(np.max(np.abs(x), initial=0))
+        np.testing.assert_allclose(got[name], x, rtol=rtol, atol=atol, err_msg=name)
+
+
+def test_everything_on_the_tiny_model():
+    want, got = (engine_case.run(engine.__name__) for engine in ENGINES)
+    assert_same(got, want)
+
+
+def test_the_frozen_numbers_are_t5xs():
+    want = engine_case.digest(engine_case.run("t5x"))
+    engine_case.assert_close(engine_case.frozen(), want)
+
+
+@pytest.mark.parametrize("label_smoothing", [0.0, 0.2])
+@pytest.mark.parametrize(
+    "factor",
+    [
+        None,
+        30.0,
+        "num_real_target_tokens",
+        "NUM_TOTAL_TARGET_TOKENS",
+        "AVERAGE_PER_SEQUENCE",
+    ],
+)
+def test_loss_and_gradient(label_smoothing, factor):
+    rng = np.random.default_rng(0)
+    logits = jnp.asarray(4 * rng.standard_normal((3, 6, 11)), jnp.float32)
+    packed = {
+        "decoder_target_tokens": jnp.asarray(rng.integers(1, 11, (3, 6))),
+        "decoder_loss_weights": jnp.asarray(rng.integers(0, 3, (3, 6)), jnp.float32),
+        "decoder_segment_ids": jnp.asarray(
+            [[1, 1, 2, 2, 2, 0], [1, 1, 1, 1, 1, 1], [1, 2, 3, 3, 0, 0]]
+        ),
+        "decoder_positions": jnp.asarray(
+            [[0, 1, 0, 1, 2, 0], [0, 1, 2, 3, 4, 5], [0, 0, 0, 1, 0, 0]]
+        ),
+    }
+    packed["decoder_loss_weights"] *= packed["decoder_segment_ids"] > 0
+    plain = {"decoder_target_tokens": packed["decoder_target_tokens"]}
+
+    def loss(losses, batch, logits):
+        factor_, weights = losses.get_loss_normalizing_factor_and_weights(factor, batch)
+        loss, *others = losses.compute_weighted_cross_entropy(
+            logits,
+            batch["decoder_target_tokens"],
+            weights,
+            label_smoothing=label_smoothing,
+            z_loss=0.01,
+            loss_normalizing_factor=factor_,
+        )
+        return loss, others
+
+    for batch in (packed, plain):
+        want, got = (
+            jax.value_and_grad(functools.partial(loss, e.losses, batch), has_aux=True)(
+                logits
+            )
+            for e in ENGINES
+        )
+        assert_same(jnp.float32(got[0][1][1]), jnp.float32(want[0][1][1]))
+        assert_same((got[0][0], got[1]), (want[0][0], want[1]))
+
+
+def test_dense_cross_entropy():
+    rng = np.random.default_rng(0)
+    logits = jnp.asarray(rng.standard_normal((2, 3, 5)), jnp.float32)
+    targets = jax.nn.softmax(jnp.asarray(rng.standard_normal((2, 3, 5)), jnp.float32))
+    want, got = (
+        e.losses.cross_entropy_with_logits(logits, targets, 0.1) for e in ENGINES
+    )
+    assert_same(got, want)
+    want, got = (
+        jax.grad(
+            lambda x, e=e: e.losses.cross_entropy_with_logits(x, targets, 0.1)[0].sum()
+        )(logits)
+        for e in ENGINES
+    )
+    assert_same(got, want)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"factored": False, "beta1": 0.5, "dtype_momentum": "bfloat16"},
+        {"weight_decay_rate": 0.01, "clipping_threshold": None, "step_offset": -3},
+        {"multiply_by_parameter_scale": False, "global_norm_clip_threshold": 1.0},
+        {"weight_decay_rate_lr_exponent": 2.0, "max_parameter_scale": 0.2},
+    ],
+    ids=lambda options: "+".join(options) or "defaults",
+)
+def test_adafactor_steps_and_layout(options):
+    """Steps agree, and each engine's checkpoint tree restores under the other."""
+    rng = np.random.default_rng(0)
+    shapes = {"a": {"kernel": (24, 20)}, "b": {"scale": (20,), "small": (3, 20)}}
+    axes = {
+        "a": {"kernel_axes": ("embed", "mlp")},
+        "b": {"scale_axes": ("embed",), "small_axes": ("relpos_buckets", "heads")},
+    }
+    draw = lambda: jax.tree.map(
+        lambda shape: jnp.asarray(rng.standard_normal(shape), jnp.float32),
+        shapes,
+        is_leaf=lambda x: isinstance(x, tuple),
+    )
+    variables = {
+        "params": draw(),
+        "params_axes": jax.tree.map(
+            lambda names: flax.linen.partitioning.AxisMetadata(names=names),
+            axes,
+            is_leaf=lambda x: isinstance(x, tuple),
+        ),
+    }
+    states = []
+    for engine in ENGINES:
+        optimizer = engine.adafactor.Adafactor(
+            min_dim_size_to_factor=16,
+            logical_factor_rules=engine.adafactor.standard_logical_factor_rules(),
+            **options,
+        )
+        states.append(
+            engine.train_state.FlaxOptimTrainState.create(
+                optimizer, flax.core.freeze(variables)
+            )
+        )
+    assert_same(states[1].state_dict(), states[0].state_dict())
+    for _ in range(3):
+        grads = flax.core.freeze(draw())
+        states = [s.apply_gradient(grads, learning_rate=0.05) for s in states]
+        assert_same(states[1].state_dict(), states[0].state_dict())
+    theirs, ours = states
+    assert str(ours.as_logical_axes().state_dict()) == str(
+        theirs.as_logical_axes().state_dict()
+    )
+    for state, other in ((theirs, ours), (ours, theirs)):
+        restored = state.restore_state(other.state_dict())
+        assert_same(restored.state_dict(), other.state_dict())
+        assert jax.tree.structure(restored) == jax.tree.structure(state)
+
+
+TABLE = 3 * np.random.default_rng(5).standard_normal((12, 12))
+
+
+def markov(state):
+    """A model that reads nothing but the last token."""
+    logits = jnp.asarray(TABLE, jnp.float32)[state.cur_token[:, 0]]
+    return logits, {"seen": state.cache["seen"] + state.cur_token}
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("temperature_sample", {"temperature": 0.0}),
+        ("temperature_sample", {"num_decodes": 3, "rescale_log_probs": False}),
+        ("temperature_sample", {"temperature": 0.8, "topk": 0, "num_decodes": 5}),
+        ("temperature_sample", {"topk": 3, "max_decode_steps": 2, "num_decodes": 2}),
+        ("temperature_sample", {"topk": 0, "topp": 0.7, "num_decodes": 4}),
+        ("temperature_sample", {"temperature": np.array([0.0, 2.0, 0.5]), "topk": 4}),
+        (
+            "temperature_sample",
+            {"initial_index": np.array([0, 2, 1]), "num_decodes": 2},
+        ),
+        ("beam_search", {"num_decodes": 4}),
+        ("beam_search", {"num_decodes": 3, "alpha": 0.0, "max_decode_len": 4}),
+        ("beam_search", {"num_decodes": 2, "alpha": 2.0, "max_decode_step": 3}),
+        ("beam_search", {"num_decodes": 2, "min_log_prob": -2.0}),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("prompted", [False, True])
+def test_decoding(name, options, prompted):
+    prompts = np.zeros((3, 9), np.int32)
+    if prompted:
+        prompts[1, 1:3] = 4, 5
+        prompts[2, 1:2] = 7
+    want, got = (
+        getattr(engine.decoding, name)(
+            jnp.asarray(prompts),
+            {"seen": jnp.zeros((3, 1), jnp.int32)},
+            markov,
+            eos_id=1,
+            decode_rng=jax.random.PRNGKey(7),
+            **options,
+        )
+        for engine in ENGINES
+    )
+    assert_same(got, want)
+
+
+@pytest.mark.parametrize("dims", [(1, 1), (1, 2), (2, 1), (2, 2)])
+def test_axis_rules(dims):
+    theirs, ours = (
+        e.partitioning.standard_logical_axis_rules(*dims, [("extra", "model")])
+        for e in ENGINES
+    )
+    to_mesh = flax.linen.partitioning.logical_to_mesh_axes
+    for axes in (
+        ("batch", "length", "embed"),
+        ("embed", "mlp"),
+        ("vocab", "embed"),
+        ("joined_kv", "embed"),
+        ("heads", "kv"),
+        ("extra", "relpos_buckets"),
+    ):
+        assert to_mesh(axes, ours) == to_mesh(axes, theirs)
+
+
+def test_data_layout():
+    theirs, ours = (engine.partitioning for engine in ENGINES)
+    want, got = (e.PjitPartitioner(1).get_data_layout(4) for e in (theirs, ours))
+    assert vars(got) == vars(want)
+    assert ours.PjitPartitioner(1).mesh.shape == theirs.PjitPartitioner(1).mesh.shape
+
+
+def test_mesh_axes_of_a_train_state():
+    states, axes = [], []
+    for engine in ENGINES:
+        made = engine_case.model(engine.models, engine.adafactor, None, beta1=0.9)
+        state = engine.train_state.FlaxOptimTrainState.create(
+            made.optimizer_def, engine_case.variables(made)
+        )
+        states.append(state)
+        axes.append(engine.partitioning.PjitPartitioner(1).get_mesh_axes(state))
+    assert str(axes[1].state_dict()) == str(axes[0].state_dict())
+
+
+if __name__ == "__main__":
+    text = json.dumps(engine_case.digest(engine_case.run("t5x")))
+    engine_case.FROZEN.write_text(text + "\n")
