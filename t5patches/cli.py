@@ -241,7 +241,7 @@ Typed again, it skips the shards that are there.""",
         annotator,
         args.output,
         records.load_vocabulary(args.vocabulary, args.extra_ids),
-        settings={"annotator": "phrases", "phrases": annotator.phrases},
+        settings={"annotator": "phrases", "phrases": annotator.digest},
         only_annotated=args.only_annotated,
         feature_lengths={name: n for name, n in lengths.items() if n is not None},
     )

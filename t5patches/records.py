@@ -302,7 +302,7 @@ def claim_folder(folder: PathLike, settings: Mapping[str, Any]) -> epath.Path:
         keys = sorted(set(found) | set(wanted))
         differing = [key for key in keys if found.get(key) != wanted.get(key)]
         changes = "; ".join(
-            f"{key} was {found.get(key)!r}, now {wanted.get(key)!r}"
+            f"{key} was {_shorten(found.get(key))}, now {_shorten(wanted.get(key))}"
             for key in differing
         )
         raise UserError(
@@ -310,6 +310,11 @@ def claim_folder(folder: PathLike, settings: Mapping[str, Any]) -> epath.Path:
             "give another output folder or remove this one"
         )
     return path
+
+
+def _shorten(value: Any, length: int = 60) -> str:
+    text = repr(value)
+    return text if len(text) <= length else text[:length] + "…"
 
 
 # --------------------------------------------------------------------------- reading

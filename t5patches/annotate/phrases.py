@@ -58,6 +58,11 @@ class PhraseAnnotator:
         """The phrases, as labels."""
         return list(self._labels.values())
 
+    @property
+    def digest(self) -> str:
+        """Tells lists of phrases apart, whatever their comments."""
+        return records.fingerprint({"phrases": self.phrases})
+
     def __call__(self, text: str, inputs: str = "") -> list[Span]:
         """Returns the unwanted spans of `text`; `inputs` does not matter here."""
         del inputs

@@ -127,7 +127,7 @@ def _similarity(axes: Any, results: Mapping[str, Any]) -> None:
     # Between the two labels of the axis below, where nothing else is.
     axes.legend(
         loc="upper center",
-        bbox_to_anchor=(0.5, -0.005),
+        bbox_to_anchor=(0.5, 0.008),
         ncols=2,
         frameon=False,
         fontsize=12,
