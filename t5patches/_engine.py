@@ -3,7 +3,8 @@
 `install()` runs when `t5patches` is imported and imports nothing heavy. If T5X is
 importable it does nothing. If not, an import finder hands out the modules of
 `t5x_embedded` under the names of T5X's: one module object, whichever name asked for
-it, so that gin sees one configurable and `isinstance` one class.
+it, so that gin sees one configurable and `isinstance` one class. With
+`T5PATCHES_ENGINE=t5x_embedded` in the environment this happens although T5X is there.
 
 A second finder serves `t5patches.tasks` from the `tasks` folder beside the package
 when it runs from a bare checkout; an installed package has it inside.
@@ -15,6 +16,7 @@ import importlib.abc
 import importlib.machinery
 import importlib.util
 import logging
+import os
 import pathlib
 import sys
 
@@ -77,6 +79,8 @@ class _CheckoutTasksFinder(importlib.abc.MetaPathFinder):
 
 def _t5x_is_installed() -> bool:
     """Whether a `t5x` with T5X's modules is importable (PyPI's `t5x` is a dummy)."""
+    if os.environ.get("T5PATCHES_ENGINE") == _EMBEDDED:
+        return False
     loaded = sys.modules.get("t5x")
     if loaded is not None:
         return getattr(loaded, "__name__", "") != _EMBEDDED

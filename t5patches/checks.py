@@ -50,7 +50,29 @@ def parse_error(error: Exception) -> UserError | None:
     kinds = (OSError, NameError, AttributeError, ValueError, ImportError, TypeError)
     if not isinstance(error, kinds):
         return None
-    return UserError(_located(_without_calls(error)))
+    message = _without_calls(error)
+    unbound = re.match(r"No bindings specified for '(.*)/gin\.macro'", message)
+    if unbound:
+        return _unset_macro(unbound[1])
+    required = re.match(r"(\S+) set to `%gin.REQUIRED`", message)
+    if required:
+        return _unset_macro(required[1].removesuffix("/macro.value"))
+    absent = re.search(
+        r"selector (\S+?); <module 't5x_embedded\.(\w+)'.*?> has no attribute (\w+)\.",
+        message,
+    )
+    if absent:
+        reason = f"the embedded engine does not have {absent[2]}.{absent[3]}; T5X does"
+        message = message[: absent.start()] + reason + message[absent.end() :]
+        message = message.removeprefix("Couldn't resolve ")
+    return UserError(_located(message))
+
+
+def _unset_macro(name: str) -> UserError:
+    return UserError(
+        f"{name} is not set: add `{name} = …` to a gin file or --gin.{name}=… to the "
+        "command"
+    )
 
 
 def _without_calls(error: Exception) -> str:
@@ -65,7 +87,9 @@ def _located(message: str) -> str:
             continue
         place = found.groupdict()
         before = message[: found.start()].strip().strip('"')
-        where = f"{place.get('file', 'command line')}, line {place['line']}"
+        where = "command line"
+        if "file" in place:
+            where = f"{place['file']}, line {place['line']}"
         text = (place["text"] or "").strip()
         return f"{where}: {before}" + (f"\n  {text}" if text else "")
     return message
@@ -85,10 +109,7 @@ def config_error(error: Exception) -> UserError | None:
         names = re.findall(r"\[([^\]]*)\]", message)
         configurable, scope = calls[0] if calls else ("", "")
         if configurable == "macro" or scope and names and "value" in names[0]:
-            return UserError(
-                f"{scope} is not set: add `{scope} = …` to the gin file or "
-                f"--gin.{scope}=… to the command"
-            )
+            return _unset_macro(scope)
         missing = names[0].replace("'", "") if names else "an argument"
         at = f"{scope}/{configurable}" if scope else configurable
         where = f" of {at}" if at and at not in message.split("\n")[0] else ""

@@ -13,6 +13,7 @@ import functools
 import importlib
 import inspect
 import itertools
+import logging
 import os
 import pathlib
 import sys
@@ -202,17 +203,33 @@ def _parse_gin(gin, entry, module, flags) -> Callable[..., Any]:
     engine_paths = getattr(module, "_DEFAULT_GIN_SEARCH_PATHS", [])
     try:
         configured = gin.configurable(entry)
-        gin_utils.parse_gin_flags(
-            [*flags.gin_search_paths, ".", gin_root(), *engine_paths],
-            flags.gin_file,
-            flags.gin_bindings,
-        )
+        with _without_path_errors():
+            gin_utils.parse_gin_flags(
+                [*flags.gin_search_paths, ".", gin_root(), *engine_paths],
+                flags.gin_file,
+                flags.gin_bindings,
+            )
     except Exception as error:
         known = checks.parse_error(error)
         if known is None:
             raise
         raise known from error
     return configured
+
+
+@contextlib.contextmanager
+def _without_path_errors() -> Iterator[None]:
+    """Gin logs an error per folder that it looked into; what it raises says it all."""
+
+    def keep(record):
+        return not record.getMessage().startswith("Path not found")
+
+    logger = logging.getLogger()
+    logger.addFilter(keep)
+    try:
+        yield
+    finally:
+        logger.removeFilter(keep)
 
 
 # ---- The entry: what gin configures --------------------------------------------

@@ -34,7 +34,10 @@ def register() -> str:
         seqio.TaskRegistry.add(
             TASK,
             source=seqio.FunctionDataSource(_examples, splits=["train", "validation"]),
-            preprocessors=[seqio.preprocessors.tokenize, seqio.preprocessors.append_eos],
+            preprocessors=[
+                seqio.preprocessors.tokenize,
+                seqio.preprocessors.append_eos,
+            ],
             output_features={"inputs": feature, "targets": feature},
             metric_fns=[_accuracy],
         )

@@ -1,0 +1,200 @@
+"""Checkpoints: what is saved is restored, and nothing half-written ever is."""
+
+import flax.core
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from t5x import checkpoints, utils
+
+from tests.t5x_embedded import toy
+
+
+@pytest.fixture(scope="module")
+def model():
+    return toy.model()
+
+
+@pytest.fixture(scope="module")
+def initializer(model):
+    return toy.initializer(model)
+
+
+@pytest.fixture(scope="module")
+def state(initializer):
+    return initializer.from_scratch(jax.random.PRNGKey(0))
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory, initializer, state):
+    folder = tmp_path_factory.mktemp("saved")
+    save(manager(initializer, folder), state, 3)
+    return folder / "checkpoint_3"
+
+
+def manager(initializer, folder, **kwargs):
+    return checkpoints.OrbaxCheckpointManagerInterface(
+        str(folder),
+        initializer.global_train_state_shape,
+        toy.partitioner(),
+        **kwargs,
+    )
+
+
+def save(a_manager, state, step):
+    a_manager.save(state.replace_step(jnp.array(step, jnp.int32)))
+    a_manager.wait_until_finished()
+
+
+def assert_same(a, b):
+    jax.tree.map(np.testing.assert_array_equal, a.state_dict(), b.state_dict())
+
+
+def test_round_trip_is_exact_parameters_and_optimizer(initializer, state, saved):
+    restored = manager(initializer, saved.parent).restore(path=str(saved))
+    assert int(restored.step) == 3
+    assert_same(restored, state.replace_step(jnp.array(3, jnp.int32)))
+
+
+def test_an_inference_state_takes_the_parameters_only(model, state, saved):
+    initializer = toy.initializer(model, optimizer=False)
+    restored = initializer.from_checkpoint(
+        [utils.RestoreCheckpointConfig(str(saved), mode="specific")]
+    )
+    assert int(restored.step) == 3
+    jax.tree.map(
+        np.testing.assert_array_equal,
+        flax.core.unfreeze(restored.params),
+        flax.core.unfreeze(state.params),
+    )
+
+
+def test_dtypes_are_cast_on_both_ways(initializer, state, tmp_path):
+    a_manager = manager(
+        initializer, tmp_path, save_dtype="bfloat16", restore_dtype="float32"
+    )
+    save(a_manager, state, 1)
+    stored = checkpoints.stored_arrays(tmp_path / "checkpoint_1")
+    assert {v.dtype for k, v in stored.items() if k.startswith("target/")} == {
+        jnp.dtype("bfloat16")
+    }
+    restored = a_manager.restore(step=1)
+    assert all(x.dtype == jnp.float32 for x in jax.tree.leaves(restored.params))
+
+
+def test_what_is_saved_does_not_change_while_training_goes_on(
+    initializer, state, tmp_path
+):
+    a_manager = manager(initializer, tmp_path)
+    copy = jax.tree.map(jnp.copy, state)
+    add = jax.jit(lambda s: jax.tree.map(lambda x: x + 1, s), donate_argnums=0)
+    a_manager.save(copy)
+    for _ in range(3):
+        copy = add(copy)
+    a_manager.wait_until_finished()
+    assert_same(a_manager.restore(step=0), state)
+
+
+def test_keep_deletes_the_oldest_and_a_step_is_saved_once(initializer, state, tmp_path):
+    a_manager = manager(initializer, tmp_path, keep=2)
+    for step in (1, 2, 2, 5):
+        save(a_manager, state, step)
+    a_manager.close()
+    assert checkpoints.all_steps(tmp_path) == [2, 5]
+    assert checkpoints.latest_step(tmp_path) == 5
+
+
+def test_half_written_checkpoints_are_not_there(saved, tmp_path):
+    (tmp_path / "checkpoint_4.orbax-checkpoint-tmp-17" / "state").mkdir(parents=True)
+    (tmp_path / "checkpoint_5" / "state").mkdir(parents=True)
+    assert checkpoints.all_steps(tmp_path) == []
+    assert checkpoints.latest_step(tmp_path / "nowhere") is None
+    with pytest.raises(ValueError, match="not a valid checkpoint"):
+        checkpoints.find_checkpoint(tmp_path)
+    assert checkpoints.find_checkpoint(saved.parent) == str(saved)
+    assert checkpoints.find_checkpoint(saved) == str(saved)
+
+
+def test_leftovers_of_a_killed_save_are_removed_by_the_next(
+    initializer, state, tmp_path
+):
+    leftover = tmp_path / "checkpoint_4.orbax-checkpoint-tmp-17"
+    leftover.mkdir()
+    save(manager(initializer, tmp_path), state, 4)
+    assert checkpoints.all_steps(tmp_path) == [4]
+    assert not leftover.exists()
+
+
+def test_another_architecture_names_the_first_difference(saved):
+    other = toy.initializer(toy.model(mlp_dim=40))
+    with pytest.raises(ValueError, match=r"mlp/wi.* \(16, 24\), the model needs .*40"):
+        manager(other, saved.parent).restore(path=str(saved))
+    deeper = toy.initializer(toy.model(num_decoder_layers=2))
+    with pytest.raises(ValueError, match="has no target/decoder/layers_1/"):
+        manager(deeper, saved.parent).restore(path=str(saved))
+
+
+def test_assignment_map_renames_and_falls_back_to_scratch(state, saved):
+    deeper = toy.initializer(toy.model(num_decoder_layers=2))
+    first = "decoder/layers_0/mlp/wi/kernel"
+    rules = [
+        (r"(.*)decoder/layers_1/mlp/(.*)", r"\1decoder/layers_0/mlp/\2"),
+        (r".*decoder/layers_1/.*", None),
+    ]
+    config = utils.RestoreCheckpointConfig(
+        str(saved), mode="specific", assignment_map=rules, fallback_to_scratch=True
+    )
+    restored = deeper.from_checkpoint([config], init_rng=jax.random.PRNGKey(7))
+    old = utils.flatten_dict_string_keys(state.params)
+    new = utils.flatten_dict_string_keys(restored.params)
+    np.testing.assert_array_equal(new[first], old[first])
+    np.testing.assert_array_equal(new[first.replace("s_0", "s_1")], old[first])
+    scratch = deeper.from_scratch(jax.random.PRNGKey(7))
+    attention = "decoder/layers_1/self_attention/query/kernel"
+    np.testing.assert_array_equal(
+        new[attention], utils.flatten_dict_string_keys(scratch.params)[attention]
+    )
+
+
+def test_assignment_map_refuses_rules_that_do_nothing(saved):
+    config = utils.RestoreCheckpointConfig(
+        str(saved), mode="specific", assignment_map=[("nothing/.*", None)]
+    )
+    with pytest.raises(ValueError, match="nothing"):
+        toy.initializer().from_checkpoint([config])
+
+
+def test_load_without_a_model(state, saved):
+    loaded = checkpoints.load_t5x_checkpoint(saved.parent, restore_dtype=jnp.bfloat16)
+    assert int(loaded["state"]["step"]) == 3
+    flat = utils.flatten_dict_string_keys(loaded["target"])
+    for name, value in utils.flatten_dict_string_keys(state.params).items():
+        np.testing.assert_array_equal(flat[name], value.astype(jnp.bfloat16))
+
+
+def test_checkpointer_saves_at_once(initializer, state, tmp_path):
+    checkpointer = checkpoints.Checkpointer(
+        initializer.global_train_state_shape, toy.partitioner(), str(tmp_path)
+    )
+    checkpointer.save(state)
+    assert checkpointer.all_steps() == [0]
+    assert_same(checkpointer.restore(), state)
+
+
+@pytest.mark.parametrize("mode", ["latest", "all"])
+def test_configurations_of_folders(mode, saved, tmp_path):
+    config = utils.RestoreCheckpointConfig(str(saved.parent), mode=mode)
+    empty = utils.RestoreCheckpointConfig(str(tmp_path), mode=mode)
+    found = utils.get_first_valid_restore_config_and_paths([empty, config])
+    assert found == (config, [str(saved)])
+    assert utils.get_first_valid_restore_config_and_paths([empty]) == (None, [])
+    with pytest.raises(ValueError, match="is not a folder"):
+        missing = utils.RestoreCheckpointConfig(str(tmp_path / "no"), mode=mode)
+        utils.get_first_valid_restore_config_and_paths([missing])
+
+
+def test_what_only_t5x_has_is_refused(initializer, tmp_path):
+    with pytest.raises(NotImplementedError, match="T5X does"):
+        manager(initializer, tmp_path, dataset_iterator=iter([]))
+    with pytest.raises(AttributeError, match="T5X does"):
+        _ = checkpoints.SaveBestCheckpointer

@@ -1,0 +1,254 @@
+"""The three loops: what they write, and that a broken run goes on as if unbroken."""
+
+import functools
+import json
+import shutil
+
+import jax
+import numpy as np
+import pytest
+from t5x import checkpoints, infer, train, trainer, utils
+from t5x import eval as t5x_eval
+
+from tests.t5x_embedded import toy
+
+
+class Recorder(trainer.BaseAction):
+    """Keeps the metrics that it sees; stops at the `stop_at`th time."""
+
+    def __init__(self, stop_at=None):
+        self.seen, self._stop_at = [], stop_at
+
+    def run(self, train_state, metrics_by_task):
+        self.seen.append((int(train_state.step), metrics_by_task))
+        return len(self.seen) == self._stop_at
+
+
+@pytest.fixture(scope="module")
+def recorder():
+    return Recorder()
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory, recorder):
+    """8 steps, saved every 4 and at 6, with both evaluations."""
+    folder = tmp_path_factory.mktemp("run")
+    config = utils.CheckpointConfig(
+        save=utils.SaveCheckpointConfig(period=4, checkpoint_steps=[6])
+    )
+    modes = ("TRAIN", "TRAIN_EVAL", "INFER_EVAL")
+    step, state = train.train(
+        **toy.train_arguments(
+            folder,
+            checkpoint_cfg=config,
+            train_eval_dataset_cfg=toy.dataset("validation"),
+            infer_eval_dataset_cfg=toy.dataset("validation"),
+            concurrent_metrics=False,
+            actions={mode: [recorder] for mode in modes},
+            stats_period=3,
+        )
+    )
+    assert step == int(state.step) == 8
+    return folder
+
+
+def parameters(folder, step):
+    path = checkpoints.get_checkpoint_dir(folder, step)
+    return utils.flatten_dict_string_keys(checkpoints.load_t5x_checkpoint(path))
+
+
+def assert_same(a, b):
+    assert a.keys() == b.keys()
+    for name in a:
+        np.testing.assert_array_equal(a[name], b[name], err_msg=name)
+
+
+def test_checkpoints_and_events_are_where_t5x_puts_them(run):
+    assert checkpoints.all_steps(run) == [0, 4, 6, 8]
+    assert list(run.glob("train/events.*"))
+    assert list(run.glob(f"training_eval/{toy.TASK}/events.*"))
+    assert "Total number of parameters" in (run / "model-info.txt").read_text()
+
+
+def test_actions_see_each_kind_of_metric_at_its_steps(run, recorder):
+    kinds = {"train": [], toy.TASK: []}
+    for step, metrics in recorder.seen:
+        for name in metrics:
+            kinds[name].append(step)
+    assert kinds["train"] == [3, 4, 6, 8]
+    # Teacher forcing, then inference, after steps 4 and 8.
+    assert kinds[toy.TASK] == [4, 4, 8, 8]
+    losses = [m["train"]["loss"].value for _, m in recorder.seen if "train" in m]
+    assert losses[-1] < losses[0]
+    inferred = [m[toy.TASK] for _, m in recorder.seen if toy.TASK in m][1]
+    assert 0.0 <= inferred["accuracy"] <= 1.0
+
+
+def test_a_resumed_run_ends_like_an_unbroken_one_bit_for_bit(run, tmp_path):
+    shutil.copytree(run / "checkpoint_4", tmp_path / "checkpoint_4")
+    # What a kill in the middle of a save leaves.
+    (tmp_path / "checkpoint_6.orbax-checkpoint-tmp-1").mkdir()
+    train.train(**toy.train_arguments(tmp_path, get_dataset_fn=toy.skipping(4)))
+    assert_same(parameters(run, 8), parameters(tmp_path, 8))
+
+
+def test_nothing_is_done_twice(run):
+    before = sorted(p.name for p in run.iterdir())
+    step, state = train.train(**toy.train_arguments(run))
+    assert step == int(state.step) == 8
+    assert sorted(p.name for p in run.iterdir()) == before
+
+
+def test_an_action_stops_the_run_and_the_state_is_saved(run, tmp_path):
+    arguments = toy.train_arguments(
+        tmp_path,
+        checkpoint_cfg=utils.CheckpointConfig(
+            save=utils.SaveCheckpointConfig(period=8),
+            restore=utils.RestoreCheckpointConfig(
+                str(run / "checkpoint_4"), mode="specific"
+            ),
+        ),
+        total_steps=12,
+        stats_period=1,
+        concurrent_metrics=False,
+        actions={"TRAIN": [Recorder(stop_at=2)]},
+    )
+    step, _ = train.train(**arguments)
+    assert step == 6
+    assert checkpoints.all_steps(tmp_path) == [4, 6]
+
+
+def test_arguments_that_do_not_fit(run, tmp_path):
+    def refuses(match, error=ValueError, **kwargs):
+        with pytest.raises(error, match=match):
+            train.train(**toy.train_arguments(tmp_path, **kwargs))
+
+    refuses("multiples", infer_eval_dataset_cfg=toy.dataset(), eval_period=3)
+    refuses("actions are of", actions={"EVAL": []})
+    refuses("T5X does", NotImplementedError, use_orbax=False)
+    with pytest.raises(ValueError, match="at step 8 already"):
+        train.train(**toy.train_arguments(run, total_steps=5))
+
+
+def infer_arguments(run, folder, **kwargs):
+    return (
+        dict(
+            mode="predict",
+            model=toy.model(),
+            dataset_cfg=toy.dataset("validation"),
+            restore_checkpoint_cfg=utils.RestoreCheckpointConfig(
+                str(run / "checkpoint_8"), mode="specific"
+            ),
+            partitioner=toy.partitioner(),
+            output_dir=str(folder),
+            checkpoint_period=2,  # 20 rows of batches of 4: chunks of 8, 8 and 4.
+            summarize_config_fn=lambda **kw: None,
+        )
+        | kwargs
+    )
+
+
+def read(folder, mode="predict"):
+    path = folder / f"{toy.TASK}-{mode}.jsonl-00000-of-00001"
+    assert path.with_name(path.name + ".COMPLETED").exists()
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def predictions(run, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("predictions")
+    write = functools.partial(infer.write_inferences_to_file, output_ids=True)
+    infer.infer(**infer_arguments(run, folder, write_fn=write))
+    assert not list(folder.glob("tmp-*"))
+    return read(folder)
+
+
+def test_predictions_are_in_order_with_their_ids(predictions):
+    inputs = [row["inputs"]["inputs_pretokenized"] for row in predictions]
+    assert [text.split()[1] for text in inputs] == [str(i) for i in range(20)]
+    for row in predictions:
+        assert 0 not in row["prediction_tokens"]
+        assert toy.VOCABULARY.decode(row["prediction_tokens"]) == row["prediction"]
+
+
+def test_a_killed_inference_goes_on_after_its_last_chunk(run, predictions, tmp_path):
+    written = []
+
+    def write(path, *args, fail_at=None):
+        written.append(path[-5:])
+        if fail_at is not None and path.endswith(fail_at):
+            with open(path, "w") as file:
+                file.write("{half a li")
+            raise KeyboardInterrupt
+        infer.write_inferences_to_file(path, *args, output_ids=True)
+
+    killed = functools.partial(write, fail_at="00001")
+    with pytest.raises(KeyboardInterrupt):
+        infer.infer(**infer_arguments(run, tmp_path, write_fn=killed))
+    assert not list(tmp_path.glob("*.COMPLETED"))
+    written.clear()
+    infer.infer(**infer_arguments(run, tmp_path, write_fn=write))
+    # The third may have been written before the second failed.
+    assert written in (["00001"], ["00001", "00002"])
+    assert read(tmp_path) == predictions
+    written.clear()
+    infer.infer(**infer_arguments(run, tmp_path, write_fn=write))
+    assert written == []
+
+
+def test_scores(run, tmp_path):
+    infer.infer(**infer_arguments(run, tmp_path, mode="score"))
+    rows = read(tmp_path, "score")
+    assert len(rows) == 20
+    assert all(row["score"] < 0 for row in rows)
+
+
+def test_merging_refuses_gaps(tmp_path):
+    with pytest.raises(FileNotFoundError, match="any examples"):
+        infer.merge_chunks_to_file(str(tmp_path), "x", str(tmp_path), None)
+    (tmp_path / "x-chunk00001").touch()
+    with pytest.raises(FileNotFoundError, match="missing"):
+        infer.merge_chunks_to_file(str(tmp_path), "x", str(tmp_path), None)
+
+
+def test_modes_and_choices_of_inputs(tmp_path):
+    path = str(tmp_path / "x")
+    with pytest.raises(ValueError, match="Invalid mode"):
+        infer.write_inferences_to_file(path, ([], {}), None, "guess")
+    with pytest.raises(ValueError, match="vocabulary"):
+        infer.write_inferences_to_file(path, ([], {}), None, "predict")
+
+
+def test_evaluation_skips_what_it_evaluated(run, tmp_path):
+    shutil.copytree(run / "checkpoint_4", tmp_path / "m" / "checkpoint_4")
+    steps = []
+
+    class Watching(t5x_eval.seqio.Evaluator):
+        def evaluate(self, *args, step, **kwargs):
+            steps.append(step)
+            return super().evaluate(*args, step=step, **kwargs)
+
+    arguments = dict(
+        model=toy.model(),
+        dataset_cfg=toy.dataset("validation"),
+        partitioner=toy.partitioner(),
+        output_dir=str(tmp_path / "out"),
+        inference_evaluator_cls=Watching,
+        summarize_config_fn=lambda **kw: None,
+    )
+    for expected in ([4], [4, 8]):
+        t5x_eval.evaluate(
+            restore_checkpoint_cfg=utils.RestoreCheckpointConfig(
+                str(tmp_path / "m"), mode="all"
+            ),
+            **arguments,
+        )
+        assert steps == expected
+        if expected == [4]:
+            shutil.copytree(run / "checkpoint_8", tmp_path / "m" / "checkpoint_8")
+
+
+def test_hardware_generators_are_seeded(monkeypatch):
+    monkeypatch.setattr(utils, "set_hardware_rng_ops", lambda: None)
+    keys = train._make_rngs(3, use_hardware_rng=True)
+    np.testing.assert_array_equal(keys, jax.random.split(jax.random.PRNGKey(3)))
