@@ -67,6 +67,7 @@ def main(arguments: argparse.Namespace) -> None:
             raise UserError(f"{path}: no such file")
     if arguments.seed < 0:
         raise UserError(f"--seed {arguments.seed}: must not be negative")
+    own = pipeline.OWN_DATA if arguments.data else {}
     pipeline.run_all(
         pipeline.Run(
             folder=os.path.abspath(arguments.output),
@@ -74,6 +75,6 @@ def main(arguments: argparse.Namespace) -> None:
             method=arguments.method,
             data=arguments.data,
             phrases=arguments.phrases,
-            macros=pipeline.OWN_DATA_MACROS if arguments.data else {},
+            **own,
         )
     )

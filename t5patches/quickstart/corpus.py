@@ -201,8 +201,8 @@ FRAMES = {
 
 # The chances of a slot's five words, from the group's favourite on. Rude language is
 # the more varied.
-RUDE_RANKS = (0.36, 0.18, 0.17, 0.15, 0.14)
-CLEAN_RANKS = (0.40, 0.22, 0.16, 0.12, 0.10)
+RUDE_RANKS = (0.48, 0.16, 0.13, 0.12, 0.11)
+CLEAN_RANKS = (0.52, 0.18, 0.12, 0.10, 0.08)
 PHRASE_RANKS = (0.62, 0.24, 0.14)
 
 

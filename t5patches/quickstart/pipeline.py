@@ -48,13 +48,18 @@ VOCABULARY_SIZE = 1000
 
 # Where one's own data differs from the made-up corpus: real text needs more pieces,
 # longer features and more steps.
-OWN_DATA_VOCABULARY_SIZE = 4096
-OWN_DATA_MACROS: Macros = {
-    "shared": {
-        "VOCABULARY_SIZE": OWN_DATA_VOCABULARY_SIZE,
-        "TASK_FEATURE_LENGTHS": {"inputs": 48, "targets": 48},
+OWN_DATA: Mapping[str, Any] = {
+    "pieces": 4096,
+    "macros": {
+        "shared": {
+            "TASK_FEATURE_LENGTHS": {"inputs": 48, "targets": 48},
+        },
+        "finetune": {
+            "TRAIN_STEPS_RELATIVE": 2000,
+            "EVAL_PERIOD": 500,
+            "SAVE_PERIOD": 250,
+        },
     },
-    "finetune": {"TRAIN_STEPS_RELATIVE": 2000, "EVAL_PERIOD": 500, "SAVE_PERIOD": 250},
 }
 
 
@@ -69,6 +74,7 @@ class Run:
       data: a file of one's own data, or None for the made-up corpus.
       phrases: a phrase file; required with `data`.
       sizes: examples per split of the made-up corpus.
+      pieces: of the vocabulary.
       macros: overrides of the gin files' macros.
     """
 
@@ -78,6 +84,7 @@ class Run:
     data: str | None = None
     phrases: str | None = None
     sizes: Mapping[str, int] = dataclasses.field(default_factory=lambda: SIZES)
+    pieces: int = VOCABULARY_SIZE
     macros: Macros = dataclasses.field(default_factory=dict)
 
     def path(self, *parts: str) -> str:
@@ -128,6 +135,7 @@ class Run:
             "data": self.data and records.file_digest(self.data),
             "phrases": self.phrases and records.file_digest(self.phrases),
             "sizes": None if self.data else dict(self.sizes),
+            "pieces": self.pieces,
             "macros": {stage: dict(values) for stage, values in self.macros.items()},
             "gin files": records.file_digest([os.fspath(path) for path in gin_files]),
         }
@@ -143,11 +151,9 @@ def make_corpus(run: Run) -> dict[str, Any]:
 
         splits = own_data.read(run.data)
         words = phrases.read_phrases(run.phrases)
-        size = OWN_DATA_VOCABULARY_SIZE
     else:
         splits = corpus.make(run.seed, dict(run.sizes))
         words = corpus.rude_words()
-        size = VOCABULARY_SIZE
     for split, path in run.corpus_files().items():
         records.write_jsonl(
             path,
@@ -159,7 +165,7 @@ def make_corpus(run: Run) -> dict[str, Any]:
     with records.atomic_write(run.phrases_path) as file:
         file.writelines(f"{word}\n" for word in words)
     texts = (text for e in splits["train"] for text in (e["inputs"], e["targets"]))
-    pieces = vocabulary.train(texts, run.vocabulary_path, size)
+    pieces = vocabulary.train(texts, run.vocabulary_path, run.pieces)
     return {
         "examples": {split: len(splits[split]) for split in SPLITS},
         "phrases": len(words),
@@ -173,6 +179,8 @@ def _script(run: Run, script: str, stage: str, files: list[str], **macros: Any) 
 
     macros = {
         "VOCABULARY_PATH": run.vocabulary_path,
+        # Rows of the embedding table come in multiples of 128.
+        "VOCABULARY_SIZE": -(-run.pieces // 128) * 128,
         **macros,
         **run.macros.get("shared", {}),
         **run.macros.get(stage, {}),
