@@ -228,11 +228,12 @@ class Adafactor(optimizers.OptimizerDef):
                     "does not have Adafactor for rank above 2; T5X does"
                 )
         start = self._second_moment(self.hyper_params).init(shapes)
-        unused = jnp.zeros((1,))
         slots = {}
         for path, shape in shapes.items():
-            m = unused
-            if self.hyper_params.beta1 is not None:
+            # An array of its own for every slot: the state's buffers are donated.
+            if self.hyper_params.beta1 is None:
+                m = jnp.zeros((1,))
+            else:
                 m = jnp.zeros(shape.shape, self.dtype_momentum)
             moments = (start.v_row[path], start.v_col[path], start.v[path], m)
             slots[path] = dict(zip(SLOTS, moments, strict=True))

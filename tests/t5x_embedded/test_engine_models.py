@@ -1,0 +1,150 @@
+"""The engine's models on a tiny T5: against T5X's frozen numbers, and by definition."""
+
+import functools
+
+import engine_case
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from t5x_embedded import adafactor, decoding, models
+
+
+@functools.cache
+def tiny():
+    """(model with greedy decoding, parameters, batch)."""
+    greedy = functools.partial(decoding.temperature_sample, temperature=0.0)
+    model = engine_case.model(models, adafactor, greedy)
+    return model, engine_case.variables(model)["params"], engine_case.batch()
+
+
+@pytest.fixture(scope="module")
+def results():
+    return engine_case.digest(engine_case.run("t5x_embedded"))
+
+
+@pytest.mark.parametrize("part", sorted(engine_case.frozen()))
+def test_agrees_with_t5x(results, part):
+    """Loss, metrics, gradients, train state after two steps, decodes, scores."""
+    want = engine_case.frozen()
+    engine_case.assert_close({part: results[part]}, {part: want[part]})
+
+
+def test_greedy_decodes_are_the_argmax_of_each_step():
+    """Reading back what was generated, every token is the most probable one."""
+    model, params, batch = tiny()
+    decodes = model.predict_batch(params, batch)
+    shifted = jnp.pad(decodes, ((0, 0), (1, 0)))[:, :-1]
+    read_back = {
+        **batch,
+        "decoder_input_tokens": shifted,
+        "decoder_target_tokens": jnp.ones_like(decodes),
+    }
+    best = jnp.argmax(model._compute_logits(params, read_back), -1)
+    ended = jnp.cumsum(shifted == engine_case.EOS, axis=1) > 0
+    np.testing.assert_array_equal(decodes, jnp.where(ended, 0, best))
+    assert jnp.any(ended), "no row ended early, so that was not tested"
+
+
+def test_decoder_params_and_prompts():
+    model, params, batch = tiny()
+    prompted, aux = model.predict_batch_with_aux(
+        params,
+        batch,
+        decoder_params={"temperature": 1.0, "topk": 0},
+        rng=jax.random.PRNGKey(0),
+        num_decodes=2,
+        return_all_decodes=True,
+        prompt_with_targets=True,
+    )
+    assert prompted.shape == (4, 2, 7) and aux["scores"].shape == (4, 2)
+    prompt = batch["decoder_input_tokens"][:2, 1:]
+    np.testing.assert_array_equal(
+        prompted[:2, :, :6], jnp.repeat(prompt[:, None], 2, axis=1)
+    )
+    assert len({tuple(row) for row in prompted[3].tolist()}) == 2
+    with pytest.raises(ValueError, match="both `rng`"):
+        key = jax.random.PRNGKey(0)
+        model.predict_batch_with_aux(
+            params, batch, rng=key, decoder_params={"decode_rng": key}
+        )
+
+
+def test_scores_and_intermediates():
+    model, params, batch = tiny()
+    scores, found = model.score_batch(params, batch, return_intermediates=True)
+    logits = model._compute_logits(params, batch)
+    picked = jnp.take_along_axis(
+        jax.nn.log_softmax(logits), batch["decoder_target_tokens"][..., None], -1
+    )[..., 0]
+    expected = picked * batch["decoder_loss_weights"]
+    np.testing.assert_allclose(scores, expected.sum(-1), rtol=1e-5)
+    (token_scores,) = found["decoder"]["token_scores"]
+    np.testing.assert_allclose(token_scores, expected, rtol=1e-5)
+    (weights,) = found["decoder"]["loss_weights"]
+    np.testing.assert_array_equal(weights, batch["decoder_loss_weights"])
+    assert found["decoder"]["target_tokens"][0] is batch["decoder_target_tokens"]
+
+
+def test_dropout_follows_its_key():
+    model, params, batch = tiny()
+    loss = lambda key: float(model.loss_fn(params, batch, key)[0])
+    assert loss(None) == float(model.eval_fn(params, batch)[0])
+    assert loss(jax.random.PRNGKey(0)) != loss(None)
+
+
+def test_beam_search_is_the_default():
+    """As in T5X, which is why the model gin files bind temperature sampling."""
+    model, *_ = tiny()
+    made = models.EncoderDecoderModel(
+        model.module, model.input_vocabulary, model.output_vocabulary, None
+    )
+    assert made.decode_fn is decoding.beam_search
+
+
+def test_initial_variables_of_packed_features():
+    model, params, _ = tiny()
+    shapes = dict(engine_case.SHAPES)
+    for side, length in (("encoder", 8), ("decoder", 7)):
+        shapes[f"{side}_segment_ids"] = shapes[f"{side}_positions"] = (4, length)
+    made = jax.eval_shape(
+        lambda: model.get_initial_variables(
+            jax.random.PRNGKey(0), shapes, {"encoder_input_tokens": jnp.int32}
+        )
+    )
+    assert set(made) == {"params", "params_axes"}
+    assert jax.tree.map(jnp.shape, made["params"]) == jax.tree.map(jnp.shape, params)
+
+
+def test_metrics_of_packed_batches():
+    ids = jnp.array([[1, 1, 2, 2, 0], [1, 2, 3, 4, 4], [0, 0, 0, 0, 0]])
+    assert models.count_packed_examples(ids) == 6
+    metrics = models.compute_base_metrics(
+        logits=jnp.zeros((3, 5, 2)),
+        targets=jnp.zeros((3, 5), jnp.int32),
+        mask=None,
+        loss=jnp.array(30.0),
+        segment_ids={"encoder": ids, "decoder": None},
+    )
+    assert "z_loss" not in metrics
+    value = lambda name: float(metrics[name].compute())
+    assert value("loss_per_nonpadding_target_token") == 2
+    assert value("effective_batch_size/encoder") == 6
+    assert value("non_padding_fraction/encoder") == pytest.approx(0.6)
+    assert value("non_padding_fraction/overall") == pytest.approx(0.6)
+    assert value("accuracy") == 1
+
+
+def test_vocabularies_and_prefixes():
+    model, *_ = tiny()
+    assert models.get_input_vocabulary(model) is model.input_vocabulary
+    assert models.get_output_vocabulary(model) is model.output_vocabulary
+    rows = jnp.array([[1, 2, 3, 0], [4, 5, 6, 7]])
+    cut = models.remove_prefix(rows, jnp.array([2, 0]))
+    assert cut.tolist() == [[3, 0, 0, 0], [4, 5, 6, 7]]
+
+
+def test_missing_names_point_to_t5x():
+    with pytest.raises(AttributeError, match="t5x.models.DecoderOnlyModel; T5X does"):
+        models.DecoderOnlyModel  # noqa: B018

@@ -1,0 +1,252 @@
+"""Meshes, layouts and partitioned steps on virtual devices and in two processes."""
+
+import os
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import portpicker
+import pytest
+from jax.sharding import PartitionSpec
+
+from t5x_embedded import partitioning, train_state
+
+# Virtual devices must be asked for before jax starts, so in a process of their own.
+PRELUDE = """
+import flax, jax, jax.numpy as jnp, numpy as np
+from flax.linen import partitioning as flax_partitioning
+from jax.sharding import PartitionSpec as P
+from t5x_embedded import adafactor, partitioning, train_state
+
+def state():
+    rng = np.random.default_rng(0)
+    draw = lambda *shape: jnp.asarray(rng.standard_normal(shape), jnp.float32)
+    names = lambda *axes: flax_partitioning.AxisMetadata(names=axes)
+    return train_state.FlaxOptimTrainState.create(
+        adafactor.Adafactor(min_dim_size_to_factor=4),
+        flax.core.freeze({
+            "params": {"wi": draw(8, 16), "wo": draw(16, 8)},
+            "params_axes": {"wi_axes": names("embed", "mlp"),
+                            "wo_axes": names("mlp", "embed")}}))
+
+def step(state, x):
+    def loss(params):
+        h = jnp.tanh(x @ params["wi"])
+        h = flax_partitioning.with_sharding_constraint(h, ("batch", "mlp"))
+        h = partitioning.with_sharding_constraint(h, P("data", "model"))
+        return jnp.mean((h @ params["wo"] - x) ** 2)
+    value, grads = jax.value_and_grad(loss)(state.params)
+    return state.apply_gradient(grads, learning_rate=0.1), value
+"""
+
+
+def start(code, devices, *args):
+    env = dict(
+        os.environ,
+        JAX_PLATFORMS="cpu",
+        XLA_FLAGS=f"--xla_force_host_platform_device_count={devices}",
+    )
+    return subprocess.Popen(
+        [sys.executable, "-c", PRELUDE + code, *map(str, args)],
+        env=env,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def finish(process):
+    out, err = process.communicate(timeout=240)
+    assert process.returncode == 0, err[-3000:]
+    return out
+
+
+MESHES = """
+x = np.random.default_rng(1).standard_normal((16, 8)).astype(np.float32)
+results = []
+for num_partitions in (1, 2, 8):
+    p = partitioning.PjitPartitioner(num_partitions=num_partitions)
+    assert dict(p.mesh.shape) == {"data": 8 // num_partitions, "model": num_partitions}
+    assert p.data_mesh_size == 8 // num_partitions
+    assert vars(p.get_data_layout(16)) == dict(
+        batch_size=16, shard_id=0, num_shards=1, is_first_host_in_replica_set=True)
+    before = state()
+    axes = p.get_mesh_axes(before)
+    assert axes.params["wi"] == P(None, "model") and axes.step is None
+    before = p.move_params_to_devices(before, axes)
+    assert before.params["wi"].sharding.spec == P(None, "model")
+    fn = p.partition(step, (axes, p.data_partition_spec), (axes, None),
+                     donate_argnums=(0,))
+    lowered = fn.lower(before, x).as_text()
+    assert "sharding_constraint" in lowered, lowered
+    if num_partitions == 2:
+        x_in = jax.device_put(x, jax.NamedSharding(p.mesh, p.data_partition_spec))
+        after, value = p.compile(fn, before, x_in)(before, x_in)
+    else:
+        after, value = fn(before, x)
+    assert after.params["wi"].sharding.spec == P(None, "model")
+    results.append((float(value), np.asarray(after.params["wo"])))
+for value, wo in results[1:]:
+    np.testing.assert_allclose(value, results[0][0], rtol=1e-5)
+    np.testing.assert_allclose(wo, results[0][1], rtol=1e-5, atol=1e-6)
+
+slices = partitioning.PjitPartitioner(
+    2, ici_mesh_shape=(1, 4, 2), dcn_mesh_shape=(1, 1, 1))
+assert dict(slices.mesh.shape) == {"replica": 1, "data": 4, "model": 2}
+assert slices.data_partition_spec == P(("replica", "data"))
+assert slices.data_mesh_size == 4 and slices.data_shards == 1
+try:
+    partitioning.PjitPartitioner(num_partitions=3).mesh
+except ValueError as e:
+    assert "8 devices cannot be split into num_partitions=3" in str(e)
+else:
+    raise AssertionError
+try:
+    partitioning.PjitPartitioner(num_partitions=2).get_data_layout(6)
+except ValueError as e:
+    assert "batch size 6 is not a multiple" in str(e)
+else:
+    raise AssertionError
+"""
+
+
+def test_meshes_of_eight_devices():
+    """(8, 1), (4, 2) and (1, 8): the same step, laid out differently."""
+    finish(start(MESHES, 8))
+
+
+PROCESSES = """
+import sys
+port, index = map(int, sys.argv[1:])
+jax.config.update("jax_cpu_collectives_implementation", "gloo")
+jax.distributed.initialize(f"localhost:{port}", 2, index)
+
+def half(value, spec):
+    value = np.asarray(value)
+    if spec is None or "model" not in spec:
+        return value
+    return np.split(value, 2, list(spec).index("model"))[index]
+
+for num_partitions in (2, 4):
+    p = partitioning.PjitPartitioner(num_partitions=num_partitions)
+    layout = p.get_data_layout(8)
+    x = np.random.default_rng(1).standard_normal((8, 8)).astype(np.float32)
+    mine = np.split(x, layout.num_shards)[layout.shard_id]
+    x = partitioning.host_local_array_to_global_array(
+        mine, p.mesh, p.data_partition_spec)
+    before = state()
+    axes = p.get_mesh_axes(before)
+    if num_partitions == 4:  # A process has half of every parameter that is split.
+        parts = jax.tree.map(half, before.state_dict(), axes.state_dict())
+        before = before.restore_state(parts)
+    before = p.move_params_to_devices(before, axes)
+    assert before.params["wi"].shape == (8, 16)
+    _, value = p.partition(step, (axes, p.data_partition_spec), (axes, None))(before, x)
+    print("RESULT", layout.shard_id, layout.num_shards,
+          layout.is_first_host_in_replica_set, f"{float(value):.5f}")
+"""
+
+
+def test_two_processes():
+    """Two devices each: the batch split between the processes, then the model."""
+    port = portpicker.pick_unused_port()
+    running = [start(PROCESSES, 2, port, index) for index in (0, 1)]
+    lines = [
+        [line.split()[1:] for line in finish(p).splitlines() if line[:6] == "RESULT"]
+        for p in running
+    ]
+    layouts = [[line[:3] for line in own] for own in lines]
+    assert layouts == [
+        [["0", "2", "True"], ["0", "1", "True"]],
+        [["1", "2", "True"], ["0", "1", "False"]],
+    ]
+    x = np.random.default_rng(1).standard_normal((8, 8)).astype(np.float32)
+    rng = np.random.default_rng(0)
+    wi, wo = rng.standard_normal((8, 16)), rng.standard_normal((16, 8))
+    expected = np.mean((np.tanh(x @ wi) @ wo - x) ** 2)
+    values = [float(line[3]) for own in lines for line in own]
+    np.testing.assert_allclose(values, expected, rtol=1e-4)
+
+
+def test_no_tensorflow():
+    """What computes must import where TensorFlow, SeqIO and T5X are missing."""
+    code = """
+import sys
+from t5x_embedded import losses, metrics, optimizers
+heavy = [m for m in sys.modules
+         if m.split(".")[0] in ("tensorflow", "seqio", "t5", "t5x", "t5patches")]
+assert not heavy, heavy
+"""
+    finish(start("\nfrom t5x_embedded import decoding" + code, 1))
+
+
+def test_one_device():
+    p = partitioning.PjitPartitioner(num_partitions=1)
+    assert p.data_partition_spec == PartitionSpec("data")
+    assert p.get_data_layout().batch_size == 1
+    double = p.partition(lambda x, n: x * n, (p.data_partition_spec,), None, 1)
+    np.testing.assert_array_equal(double(np.arange(3.0), 2), [0, 2, 4])
+    with pytest.raises(NotImplementedError, match="host_index"):
+        p.get_data_layout(4, host_index=1)
+
+
+def test_compile_takes_anything_that_lowers():
+    class Lowering:
+        def lower(self, *args):
+            self.args = args
+            return self
+
+        def compile(self):
+            return ("compiled", *self.args)
+
+    p = partitioning.PjitPartitioner(num_partitions=1)
+    assert p.compile(Lowering(), 1, 2) == ("compiled", 1, 2)
+
+
+def test_constraints_outside_a_partitioned_function_do_nothing():
+    x = jnp.ones(3)
+    spec = PartitionSpec("data")
+    assert partitioning.with_sharding_constraint(x, spec) is x
+    jax.jit(lambda x: partitioning.with_sharding_constraint(x, spec))(x)
+
+
+def test_rules_can_leave_batches_whole():
+    p = partitioning.PjitPartitioner(1, logical_axis_rules=[("batch", None)])
+    assert p.data_partition_spec == PartitionSpec(None)
+    layout = p.get_data_layout(3)
+    assert (layout.batch_size, layout.num_shards) == (3, 1)
+
+
+def test_rules_come_in_order():
+    rules = dict(partitioning.standard_logical_axis_rules())
+    assert rules["batch"] == "data" and rules["embed"] is None
+    assert {k for k, v in rules.items() if v == "model"} == {
+        *("vocab", "mlp", "heads", "joined_kv")
+    }
+    both = partitioning.standard_logical_axis_rules(2, 2, [("mine", "model")])
+    assert [axis for name, axis in both if name == "embed"] == ["model", "data"]
+    assert both[-1] == ("mine", "model")
+    with pytest.raises(ValueError, match="must be 1 or 2; got 3 and 1"):
+        partitioning.standard_logical_axis_rules(3)
+
+
+def test_axes_that_cannot_be_mapped_name_their_parameter():
+    class State:
+        def as_logical_axes(self):
+            axes = {"layer": {"kernel": PartitionSpec("embed", "embed")}}
+            return train_state.InferenceState(step=None, params=axes)
+
+    p = partitioning.PjitPartitioner(num_partitions=1)
+    with pytest.raises(ValueError, match="kernel"):
+        p.get_mesh_axes(State())
+
+
+def test_what_only_t5x_has():
+    with pytest.raises(NotImplementedError, match="Pass num_partitions=4"):
+        partitioning.PjitPartitioner(model_parallel_submesh=(2, 2, 1, 1))
+    with pytest.raises(ValueError, match="num_partitions must be given"):
+        partitioning.PjitPartitioner()
+    with pytest.raises(AttributeError, match="t5x.partitioning.get_mesh; T5X does"):
+        partitioning.get_mesh  # noqa: B018
