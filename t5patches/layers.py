@@ -114,39 +114,26 @@ def keep_multiplier(key: jax.Array, rate: float, shape, dtype) -> jax.Array:
     return kept.astype(dtype) / jnp.asarray(1.0 - rate, dtype)
 
 
-def _written_out(arrays: Any) -> Any:
-    """Keeps XLA's CPU compiler from fusing these arrays into what reads them.
-
-    It would recompute them, element by element and along the wrong axis, inside the
-    transposed reads of a matrix product. Elsewhere such fusions are a gain.
-    """
-    return lax.optimization_barrier(arrays) if _on("cpu") else arrays
-
-
-def _on(platform: str) -> bool:
-    return jax.default_backend() == platform
-
-
 @jax.custom_vjp
 def product(x: jax.Array, weight: jax.Array) -> jax.Array:
-    """x [batch, length, in] times weight [in, out], with gradients as plain products.
+    """x [batch, length, in] times weight [in, out].
 
-    Autodiff's gradient of the weight is a transposed product of the transposed
-    operands, which XLA takes literally on a CPU.
+    Autodiff would have the gradient of the weight as the transpose of a product of two
+    transposes, and XLA on a CPU writes all of these out, an element at a time, together
+    with the elementwise operations before them. Over flat positions it need not.
     """
     return x @ weight
 
 
 def _product_fwd(x, weight):
-    x = _written_out(x)
     return x @ weight, (x, weight)
 
 
 def _product_bwd(operands, gradient):
     x, weight = operands
-    gradient = _written_out(gradient)
     d_x = lax.dot_general(gradient, weight, (((2,), (1,)), ((), ())))
-    d_weight = lax.dot_general(x, gradient, (((0, 1), (0, 1)), ((), ())))
+    flat = [a.reshape(-1, a.shape[-1]) for a in (x, gradient)]
+    d_weight = lax.dot_general(*flat, (((0,), (0,)), ((), ())))
     return d_x, d_weight
 
 
@@ -161,7 +148,7 @@ def embed(table: jax.Array, ids: jax.Array, dtype: Any) -> jax.Array:
     """
     table = table.astype(dtype)
     ids = ids.astype(jnp.int32)
-    if _on("tpu"):
+    if jax.default_backend() == "tpu":
         rows = jax.nn.one_hot(ids, table.shape[0], dtype=dtype) @ table
     else:
         rows = table.at[ids].get(mode="fill", fill_value=0, wrap_negative_indices=False)
@@ -313,10 +300,10 @@ def _attend_bwd(saved, gradient):
     # sum to one, d_logits = p · (d_p - g · mixed).
     gradient = gradient / total
     inner = jnp.sum(gradient * mixed, axis=-1, keepdims=True)
-    gradient = _written_out(gradient.astype(value.dtype))
+    gradient = gradient.astype(value.dtype)
     d_value = jnp.einsum("bhqk,bhqd->bhkd", weights, gradient)
     d_weights = jnp.einsum("bhqd,bhkd->bhqk", gradient, value)
-    d_logits = _written_out((weights * (d_weights - inner)).astype(query.dtype))
+    d_logits = (weights * (d_weights - inner)).astype(query.dtype)
     d_query = jnp.einsum("bhqk,bhkd->bhqd", d_logits, key)
     d_key = jnp.einsum("bhqk,bhqd->bhkd", d_logits, query)
     d_bias = None
