@@ -44,22 +44,30 @@ class _EngineFinder(importlib.abc.MetaPathFinder):
 
     def find_spec(self, fullname, path=None, target=None):
         package, _, rest = fullname.partition(".")
+        if package == _EMBEDDED and rest:
+            # `from t5x import xyz` comes here, since the package's name is ours.
+            if importlib.machinery.PathFinder.find_spec(fullname, path) is None:
+                raise self._missing(rest)
+            return None
         if package != "t5x":
             return None
         name()  # The log line.
         actual = f"{_EMBEDDED}.{rest}" if rest else _EMBEDDED
         found = importlib.util.find_spec(actual)
         if found is None:
-            # Without `name=`, or `from t5x import xyz` would swallow the message.
-            raise ModuleNotFoundError(
-                f"No module named '{fullname}': the embedded engine does not have "
-                "it; T5X does."
-            )
+            raise self._missing(rest)
         return importlib.machinery.ModuleSpec(
             fullname,
             _AliasLoader(actual),
             origin=found.origin,
             is_package=found.submodule_search_locations is not None,
+        )
+
+    def _missing(self, rest):
+        # Without `name=`, or `from t5x import xyz` would swallow the message.
+        return ModuleNotFoundError(
+            f"No module named 't5x.{rest}': the embedded engine does not have it; "
+            "T5X does."
         )
 
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import difflib
 import re
+import tokenize
+import traceback
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -47,6 +49,9 @@ def parse_error(error: Exception) -> UserError | None:
         place = f"{error.filename or 'a binding'}, line {error.lineno}"
         text = (error.text or "").strip()
         return UserError(f"{place}: {error.msg}" + (f"\n  {text}" if text else ""))
+    if isinstance(error, tokenize.TokenError):
+        message, (line, _) = error.args
+        return UserError(f"{_file_being_parsed(error)}, line {line}: {message}")
     kinds = (OSError, NameError, AttributeError, ValueError, ImportError, TypeError)
     if not isinstance(error, kinds):
         return None
@@ -73,6 +78,14 @@ def _unset_macro(name: str) -> UserError:
         f"{name} is not set: add `{name} = …` to a gin file or --gin.{name}=… to the "
         "command"
     )
+
+
+def _file_being_parsed(error: Exception) -> str:
+    """Gin does not say in which file its tokenizer stumbled; its frames do."""
+    found = "a gin file"
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        found = frame.f_locals.get("config_file_with_prefix", found)
+    return found
 
 
 def _without_calls(error: Exception) -> str:

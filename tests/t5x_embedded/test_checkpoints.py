@@ -5,8 +5,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from t5x import checkpoints, utils
 
+from t5x_embedded import checkpoints, utils
 from tests.t5x_embedded import toy
 
 

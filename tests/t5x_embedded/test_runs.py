@@ -7,9 +7,9 @@ import shutil
 import jax
 import numpy as np
 import pytest
-from t5x import checkpoints, infer, train, trainer, utils
-from t5x import eval as t5x_eval
 
+from t5x_embedded import checkpoints, infer, train, trainer, utils
+from t5x_embedded import eval as t5x_eval
 from tests.t5x_embedded import toy
 
 

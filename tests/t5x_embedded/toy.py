@@ -1,67 +1,15 @@
-"""A model and a task that train in seconds, for either engine."""
+"""The toy model and task on the embedded engine, and what its loops need of them."""
 
 import functools
 
 import jax
-import seqio
-import tensorflow as tf
-from t5x import adafactor, decoding, models, partitioning, trainer, utils
 
-from t5patches import network
+from t5x_embedded import partitioning, trainer, utils
+from tests import engine_toy
+from tests.engine_toy import LENGTHS, TASK, VOCABULARY, register
 
-VOCABULARY = seqio.ByteVocabulary()
-LENGTHS = {"inputs": 12, "targets": 8}
-TASK = "toy_copy"
-
-
-def _examples(split, shuffle_files=False, seed=None, num_rows=20):
-    del shuffle_files, seed, split
-    texts = [f"row {i} {'abcdefg'[i % 7]}" for i in range(num_rows)]
-    return tf.data.Dataset.from_tensor_slices(
-        {"inputs": texts, "targets": [t[::-1][:6] for t in texts]}
-    )
-
-
-def _accuracy(targets, predictions):
-    hits = [t == p for t, p in zip(targets, predictions, strict=True)]
-    return {"accuracy": sum(hits) / len(hits)}
-
-
-def register() -> str:
-    """Registers the task once; returns its name."""
-    if TASK not in seqio.TaskRegistry.names():
-        feature = seqio.Feature(VOCABULARY)
-        seqio.TaskRegistry.add(
-            TASK,
-            source=seqio.FunctionDataSource(_examples, splits=["train", "validation"]),
-            preprocessors=[
-                seqio.preprocessors.tokenize,
-                seqio.preprocessors.append_eos,
-            ],
-            output_features={"inputs": feature, "targets": feature},
-            metric_fns=[_accuracy],
-        )
-    return TASK
-
-
-def config(**kwargs) -> network.T5Config:
-    sizes = dict(vocab_size=384, emb_dim=16, num_heads=2, head_dim=8, mlp_dim=24)
-    layers = dict(num_encoder_layers=1, num_decoder_layers=1)
-    return network.T5Config(**{**sizes, **layers, "dropout_rate": 0.1, **kwargs})
-
-
-def model(**kwargs) -> models.EncoderDecoderModel:
-    return models.EncoderDecoderModel(
-        module=network.Transformer(config(**kwargs)),
-        input_vocabulary=VOCABULARY,
-        output_vocabulary=VOCABULARY,
-        optimizer_def=adafactor.Adafactor(
-            decay_rate=0.8,
-            step_offset=0,
-            logical_factor_rules=adafactor.standard_logical_factor_rules(),
-        ),
-        decode_fn=functools.partial(decoding.temperature_sample, temperature=0.0),
-    )
+__all__ = ["LENGTHS", "TASK", "VOCABULARY", "register"]
+model = functools.partial(engine_toy.model, engine="t5x_embedded")
 
 
 def partitioner():

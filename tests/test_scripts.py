@@ -1,0 +1,242 @@
+"""The scripts, on whichever engine is there: runs, replays and mistakes."""
+
+import json
+import pathlib
+import sys
+
+import pytest
+import seqio
+
+import gin
+from t5patches import progress, scripts
+from t5patches.errors import UserError
+from tests import engine_toy
+
+ROOT = pathlib.Path(__file__).parent
+GIN = ROOT / "testdata" / "engine"
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A model folder with the checkpoints 0 and 3."""
+    folder = tmp_path_factory.mktemp("run")
+    scripts.run("train", train_arguments(folder))
+    return folder
+
+
+def train_arguments(folder, *more):
+    return [f"--gin_file={GIN}/train.gin", f"--gin.MODEL_DIR='{folder}'", *more]
+
+
+def infer_arguments(checkpoint, folder, *more):
+    return [
+        f"--gin_file={GIN}/infer.gin",
+        f"--gin.CHECKPOINT_PATH='{checkpoint}'",
+        f"--gin.INFER_OUTPUT_DIR='{folder}'",
+        *more,
+    ]
+
+
+def fails(script, arguments, *messages):
+    """Runs a script that must fail with all of these messages."""
+    with pytest.raises(UserError) as caught:
+        scripts.run(script, arguments)
+    for message in messages:
+        assert message in str(caught.value)
+    assert "In call to configurable" not in str(caught.value)
+    return str(caught.value)
+
+
+# ---- What works ----------------------------------------------------------------
+
+
+def test_a_run_leaves_gin_and_main_as_they_were(run):
+    assert (run / "checkpoint_3").is_dir()
+    assert not hasattr(sys.modules["__main__"], "train")
+    assert gin.config_str().strip() == ""
+    assert gin.config._LOCATION_PREFIXES == [""]
+
+
+def test_the_written_configuration_replays_with_the_same_name(run, tmp_path):
+    text = (run / "config.gin").read_text()
+    assert "t5x_embedded" not in text
+    assert "train_script.train.total_steps = %TRAIN_STEPS" in text
+    scripts.run(
+        "train",
+        [
+            f"--gin_file={run}/config.gin",
+            f"--gin.MODEL_DIR='{tmp_path}'",
+            "--gin.TRAIN_STEPS=1",
+        ],
+    )
+    replayed = (tmp_path / "config.gin").read_text()
+    assert replayed.replace(str(tmp_path), str(run)) == text.replace(
+        "TRAIN_STEPS = 3", "TRAIN_STEPS = 1"
+    )
+
+
+def test_inference_counts_examples(run, tmp_path, monkeypatch):
+    counted = []
+    track = progress.track
+
+    def watch(items, what, total=None, **kwargs):
+        for item in track(items, what, total, **kwargs):
+            counted.append((what, total))
+            yield item
+
+    monkeypatch.setattr(progress, "track", watch)
+    arguments = infer_arguments(run / "checkpoint_3", tmp_path)
+    scripts.run("infer", arguments, description="predicting")
+    rows = (tmp_path / f"{engine_toy.TASK}-predict.jsonl-00000-of-00001").read_text()
+    assert len(rows.splitlines()) == 20
+    assert "prediction" in json.loads(rows.splitlines()[0])
+    assert {what for what, _ in counted} == {"predicting"}
+    assert len(counted) >= 20
+
+
+def test_evaluation(run, tmp_path):
+    scripts.run(
+        "eval",
+        [
+            f"--gin_file={GIN}/eval.gin",
+            f"--gin.CHECKPOINT_PATH='{run}/checkpoint_3'",
+            f"--gin.EVAL_OUTPUT_DIR='{tmp_path}'",
+        ],
+    )
+    record = (tmp_path / f"eval.{engine_toy.TASK}.ckpt").read_text()
+    assert record == f"{run}/checkpoint_3"
+
+
+def test_gin_files_of_ours_are_found():
+    assert (pathlib.Path(scripts.gin_root()) / "runs" / "finetune.gin").is_file()
+    fails("train", ["--gin_file=runs/finetune.gin"], "is not set")
+
+
+@pytest.mark.parametrize("script", sorted(scripts.SCRIPTS))
+def test_help_lists_the_flags_of_t5x(script):
+    text = scripts.flag_help(script)
+    for flag in ("gin_file", "gin_search_paths", "tfds_data_dir", "multiprocess_gpu"):
+        assert flag in text
+    assert ("shard_id" in text) == (script == "infer")
+
+
+# ---- What the user gets wrong --------------------------------------------------
+
+
+def test_flags():
+    fails("train", ["--gin_file=x", "--nope"], "nope")
+    fails("train", ["--gin_file=x", "loose"], "'loose'")
+    fails("train", ["--gin_file=x", "--gin.A"], "--gin.NAME=VALUE")
+    fails("train", [], "no --gin_file")
+
+
+@pytest.mark.parametrize(
+    ("text", "messages"),
+    [
+        ("X = 1\nfoo bar =\n", ("bad.gin, line 2", "foo bar")),
+        ("X = [1,\n", ("bad.gin, line",)),
+        ("include 'nowhere/file.gin'\n", ("nowhere/file.gin",)),
+        ("nothing.here = 1\n", ("bad.gin, line 1", "nothing")),
+        (
+            "from __gin__ import dynamic_registration\nX = @utilz.Foo()\n",
+            ("bad.gin, line 2", "'utilz' was not provided by an import"),
+        ),
+        (
+            "from __gin__ import dynamic_registration\nfrom t5x import utils\n"
+            "utils.Nothing.a = 1\n",
+            ("bad.gin, line 3", "Nothing"),
+        ),
+        (
+            "from __gin__ import dynamic_registration\nimport no_such_module\n",
+            ("bad.gin, line 2", "no_such_module"),
+        ),
+    ],
+)
+def test_malformed_gin_files(text, messages, tmp_path):
+    (tmp_path / "bad.gin").write_text(text)
+    fails("train", train_arguments("x", f"--gin_file={tmp_path}/bad.gin"), *messages)
+
+
+def test_missing_gin_files(caplog):
+    fails("train", ["--gin_file=nope.gin"], "nope.gin", scripts.gin_root())
+    assert "Path not found" not in caplog.text
+
+
+def test_macros_that_are_not_set():
+    fails("train", [f"--gin_file={GIN}/train.gin"], "MODEL_DIR is not set")
+    binding = "--gin.train.total_steps=%MISSING"
+    fails("train", train_arguments("x", binding), "MISSING is not set")
+
+
+def test_bindings():
+    fails(
+        "train",
+        train_arguments("x", "--gin.utils.DatasetConfig.nope=3"),
+        "command line",
+        "doesn't have a parameter named 'nope'",
+    )
+    fails("train", train_arguments("x", "--gin.nope.thing=3"), "'nope'")
+
+
+def test_required_arguments(tmp_path):
+    (tmp_path / "bare.gin").write_text(
+        "from __gin__ import dynamic_registration\n"
+        "import __main__ as infer_script\n"
+        "infer_script.infer.mode = 'predict'\n"
+    )
+    fails("infer", [f"--gin_file={tmp_path}/bare.gin"], "infer.model", "not set")
+
+
+def test_tasks_and_splits(tmp_path):
+    name = "--gin.train/utils.DatasetConfig.mixture_or_task_name"
+    fails(
+        "train",
+        train_arguments(tmp_path, f"{name}='toy_cpy'"),
+        "no task or mixture is registered as 'toy_cpy'",
+        "'toy_copy'",
+    )
+    split = train_arguments(tmp_path, "--gin.SPLIT='dev'")
+    fails("train", split, "no split 'dev'", "'train', 'validation'")
+    assert engine_toy.TASK in seqio.TaskRegistry.names()
+
+
+def test_missing_checkpoints(run, tmp_path):
+    path = run / "checkpoint_5"
+    fails(
+        "infer",
+        infer_arguments(path, tmp_path),
+        f"there is no checkpoint {path}",
+        "checkpoint_0, checkpoint_3",
+    )
+    fails(
+        "train",
+        train_arguments(tmp_path, f"--gin.INITIAL_CHECKPOINT_PATH='{run}/../x'"),
+        "there is no checkpoint",
+    )
+    fails("infer", infer_arguments(run, tmp_path), "is not the folder of a checkpoint")
+
+
+def test_half_written_checkpoints(run, tmp_path):
+    def refuses(path):
+        message = "was not written to its end"
+        fails("infer", infer_arguments(path, tmp_path / "out"), message)
+
+    temporary = tmp_path / "checkpoint_4.orbax-checkpoint-tmp-12"
+    temporary.mkdir()
+    refuses(temporary)
+    refuses(tmp_path / "checkpoint_4")
+    empty = tmp_path / "checkpoint_5"
+    empty.mkdir()
+    refuses(empty)
+    # A run whose own last checkpoint lost files must not start afresh.
+    fails("train", train_arguments(tmp_path), str(empty))
+
+
+def test_checkpoints_of_another_architecture(run, tmp_path):
+    wider = "--gin.engine_toy.model.mlp_dim=40"
+    arguments = infer_arguments(run / "checkpoint_3", tmp_path, wider)
+    message = fails("infer", arguments, "another architecture", "mlp/wi", "(16, 24)")
+    assert "(16, 40)" in message
+    deeper = "--gin.engine_toy.model.num_encoder_layers=2"
+    arguments = infer_arguments(run / "checkpoint_3", tmp_path, deeper)
+    fails("infer", arguments, "encoder/layers_1/", "missing")
