@@ -9,8 +9,11 @@ Nothing heavy is imported before a command needs it: `t5patches --help` must be 
 from __future__ import annotations
 
 import argparse
+import logging
 import os
+import pathlib
 import sys
+import tempfile
 from collections.abc import Callable, Sequence
 
 from t5patches.errors import UserError
@@ -79,13 +82,50 @@ def _parser(name: str, description: str) -> argparse.ArgumentParser:
     )
 
 
-def _start_logging() -> None:
-    # TensorFlow's notes on the processor and missing GPU libraries help nobody here.
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    from absl import logging
+class _LogLines(logging.Handler):
+    """Writes the project's log as plain lines, and of others only warnings."""
 
-    logging.use_absl_handler()
-    logging.set_verbosity(logging.INFO)
+    def emit(self, record: logging.LogRecord) -> None:
+        folders = pathlib.PurePath(record.pathname).parent.parts[-2:]
+        ours = {"t5patches", "t5x_embedded", "t5x", "tasks"} & set(folders)
+        if ours or record.levelno >= logging.WARNING:
+            print(self.format(record), file=sys.stderr)
+
+
+def _start_logging() -> None:
+    from absl import logging as absl_logging
+
+    root = logging.getLogger()
+    root.removeHandler(absl_logging.get_absl_handler())
+    if not any(isinstance(handler, _LogLines) for handler in root.handlers):
+        handler = _LogLines()
+        style = "%(asctime)s %(levelname)s %(message)s"
+        handler.setFormatter(logging.Formatter(style, datefmt="%H:%M:%S"))
+        root.addHandler(handler)
+    absl_logging.set_verbosity(absl_logging.INFO)
+
+
+def _import_tensorflow() -> None:
+    """Imports TensorFlow without its C++ notes on processor and GPU libraries.
+
+    TensorFlow 2.21 writes them whatever TF_CPP_MIN_LOG_LEVEL says, so they are taken
+    off at the file descriptor. If the import fails, what was written is shown.
+    """
+    if "tensorflow" in sys.modules:
+        return
+    sys.stderr.flush()
+    kept = os.dup(2)
+    with tempfile.TemporaryFile() as notes:
+        os.dup2(notes.fileno(), 2)
+        try:
+            import tensorflow  # noqa: F401
+        except BaseException:
+            notes.seek(0)
+            os.write(kept, notes.read())
+            raise
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
 
 
 # ------------------------------------------------------------------- train, generate
@@ -148,6 +188,7 @@ def _script(name: str) -> Command:
             print(_SCRIPT_HELP.format(what=what, files=files, flags=flags))
             raise SystemExit(0 if argv else 2)
         _start_logging()
+        _import_tensorflow()
         scripts.run(script, _with_generate_gin(argv) if name == "generate" else argv)
 
     return run
@@ -231,6 +272,7 @@ Typed again, it skips the shards that are there.""",
         )
     args = parser.parse_args(argv)
     _start_logging()
+    _import_tensorflow()
     from t5patches import annotate, records
     from t5patches.annotate import phrases
 
@@ -352,6 +394,7 @@ def _quickstart(argv: list[str]) -> None:
     quickstart.add_arguments(parser)
     args = parser.parse_args(argv)
     _start_logging()
+    _import_tensorflow()
     quickstart.main(args)
 
 

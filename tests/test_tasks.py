@@ -179,6 +179,26 @@ def test_annotated_task(tmp_path):
     assert {v.dtype.name for v in rows[0].values()} == {"int32"}
 
 
+def test_the_order_of_annotated_shards_is_fixed_by_the_seed(tmp_path):
+    for shard in range(3):
+        path = records.shard_path(tmp_path / "a", shard, 3, ".tfrecord")
+        records.write_tfrecords(path, annotated(30)[10 * shard :][:10])
+    name = tasks.annotated_task("t_ann", {"train": str(tmp_path / "a")}, VOCABULARY)
+
+    def order(seed):
+        rows = read(
+            name,
+            lengths={"inputs": 16, "targets": 6},
+            shuffle=True,
+            seed=seed,
+            num_epochs=2,
+        )
+        return [tuple(row["inputs"].tolist()) for row in rows]
+
+    assert order(1) == order(1) != order(2)
+    assert len(set(order(1))) == 30 and len(order(1)) == 60
+
+
 def test_truncated_annotations_are_counted_and_reported(tmp_path, caplog):
     path = tmp_path / "a.tfrecord"
     records.write_tfrecords(path, annotated(6, length=8))

@@ -31,14 +31,16 @@ def bleu(old: Sequence[str], new: Sequence[str]) -> float | None:
     """Returns sacreBLEU's corpus BLEU (0-100) of `new` with `old` as its reference.
 
     Source: Post, "A Call for Clarity in Reporting BLEU Scores", WMT 2018; sacreBLEU's
-    defaults (13a tokenisation, exponential smoothing). None where there is no pair.
+    defaults (13a tokenisation, exponential smoothing), but where no text has as many
+    as four words shorter n-grams decide, not a score of 0. None where there is no pair.
     """
     import sacrebleu
 
     if not old:
         return None
+    metric = sacrebleu.BLEU(effective_order=True)
     # On the same texts rounding gives 100.00000000000004.
-    return min(sacrebleu.corpus_bleu(list(new), [list(old)]).score, 100.0)
+    return min(metric.corpus_score(list(new), [list(old)]).score, 100.0)
 
 
 def rouge_l(old: Sequence[str], new: Sequence[str]) -> float | None:

@@ -132,3 +132,14 @@ def test_bleu_is_sacrebleus():
         ["the cat sat on the mat today"], ["the cat sat on a mat today"]
     )
     assert score == pytest.approx(48.8923, abs=1e-3)
+
+
+def test_bleu_of_short_texts():
+    import sacrebleu
+
+    assert similarity.bleu(["hello you", "day"], ["hello you", "day"]) == pytest.approx(
+        100
+    )
+    old, new = ["a b c d e f", "a"], ["a b x d e f", "b"]
+    same = sacrebleu.corpus_bleu(new, [old]).score
+    assert similarity.bleu(old, new) == pytest.approx(same)
