@@ -395,7 +395,7 @@ def _quickstart(argv: list[str]) -> None:
     args = parser.parse_args(argv)
     _start_logging()
     _import_tensorflow()
-    quickstart.main(args)
+    quickstart.main(args, prepare=_import_tensorflow)
 
 
 COMMANDS: dict[str, tuple[Command, str]] = {

@@ -2,6 +2,7 @@
 
 import argparse
 import os
+from collections.abc import Callable
 
 from t5patches.errors import UserError
 
@@ -47,8 +48,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def main(arguments: argparse.Namespace) -> None:
+def main(
+    arguments: argparse.Namespace, prepare: Callable[[], None] = lambda: None
+) -> None:
     """Runs the command.
+
+    Args:
+      arguments: parsed by a parser with the options of `add_arguments`.
+      prepare: called when the options have been checked, before the work.
 
     Raises:
       UserError: options that do not fit together, a run folder made with others, or
@@ -67,6 +74,7 @@ def main(arguments: argparse.Namespace) -> None:
             raise UserError(f"{path}: no such file")
     if arguments.seed < 0:
         raise UserError(f"--seed {arguments.seed}: must not be negative")
+    prepare()
     own = pipeline.OWN_DATA if arguments.data else {}
     pipeline.run_all(
         pipeline.Run(

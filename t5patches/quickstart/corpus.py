@@ -27,7 +27,7 @@ MOODS = {
     "kind": (0.28, 0.10, ("happily", "to be fair", "good morning all", "kindly note")),
     "even": (0.32, 0.25, ("as i said", "it seems", "for the record", "so i hear")),
     "cross": (0.25, 0.57, ("once more", "as usual", "yet again", "of course")),
-    "furious": (0.15, 0.66, ("enough is enough", "for the last time", "unbelievable")),
+    "furious": (0.15, 0.64, ("enough is enough", "for the last time", "unbelievable")),
 }
 
 # Who the comment is about, in groups; a group has its own favourite words.

@@ -37,7 +37,7 @@ from t5patches.errors import UserError
 from t5patches.quickstart import corpus, own_data, vocabulary
 
 SPLITS = ("train", "validation", "test")
-SIZES = {"train": 8000, "validation": 400, "test": 500}
+SIZES = {"train": 10000, "validation": 400, "test": 500}
 GIN = "experiments/quickstart"
 # The methods that have a file in gin/methods.
 METHODS = ("tnff",)
@@ -128,7 +128,13 @@ class Run:
         """What decides the results, for the plan."""
         from t5patches import scripts
 
-        gin_files = sorted(epath.Path(scripts.gin_root()).glob(f"{GIN}/*.gin"))
+        root = epath.Path(scripts.gin_root())
+        parts = (f"{GIN}/*", "runs/*", "models/*tiny", f"methods/{self.method}")
+        gin_files = [
+            os.fspath(path)
+            for part in parts
+            for path in sorted(root.glob(f"{part}.gin"))
+        ]
         return {
             "seed": self.seed,
             "method": self.method,
@@ -137,7 +143,7 @@ class Run:
             "sizes": None if self.data else dict(self.sizes),
             "pieces": self.pieces,
             "macros": {stage: dict(values) for stage, values in self.macros.items()},
-            "gin files": records.file_digest([os.fspath(path) for path in gin_files]),
+            "gin files": records.file_digest(gin_files),
         }
 
 
@@ -405,7 +411,9 @@ def _do(run: Run, stage: Stage, label: str) -> dict[str, Any]:
         record = json.loads(path.read_text())
         print(f"{label} done before ({record['seconds']:.0f} s)", flush=True)
         return record
-    print(f"{label} …", end="", flush=True)
+    # On a terminal the stage's progress bars come below the label.
+    bars = sys.stderr.isatty()
+    print(f"{label} …", end="\n" if bars else " ", flush=True)
     start, cpu = time.monotonic(), time.process_time()
     findings = stage.work(run)
     record = {
@@ -415,7 +423,7 @@ def _do(run: Run, stage: Stage, label: str) -> dict[str, Any]:
         **findings,
     }
     records.write_json(path, record)
-    print(f" {record['seconds']:.0f} s", flush=True)
+    print(f"{label if bars else ''} {record['seconds']:.0f} s".strip(), flush=True)
     return record
 
 
@@ -446,6 +454,7 @@ def run_all(run: Run) -> dict[str, Any]:
       UserError: the folder was made with other settings, or the data are wrong.
     """
     from t5patches import report
+    from t5patches.quickstart import properties
 
     _claim(run)
     done = {}
@@ -456,6 +465,12 @@ def run_all(run: Run) -> dict[str, Any]:
         results = results_of(run, done)
         records.write_json(run.path("results.json"), results)
         examples = done["evaluate"]["examples_to_show"]
-        table = report.write_report(run.folder, results, examples)
+        table = report.write_report(
+            run.folder,
+            results,
+            examples,
+            properties=properties.rows(results["corpus_properties"]),
+            settings=run.settings(),
+        )
     print(f"\n{table}\n\nThe report is {run.path('report.html')}", flush=True)
     return results

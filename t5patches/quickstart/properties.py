@@ -104,3 +104,61 @@ def _at_choice(
 
 def _mean(rows: Sequence[Mapping[str, float]], name: str) -> float:
     return sum(row[name] for row in rows) / max(len(rows), 1)
+
+
+def rows(found: Mapping[str, float]) -> list[dict[str, Any]]:
+    """What `measure` found, in words, with what a real job asks of it.
+
+    Returns:
+      Rows `{"label", "value", "requirement", "met"}` for the report; `met` is None
+      where nothing is required.
+    """
+
+    def row(label, value, requirement="", met=None):
+        return {
+            "label": label,
+            "value": value,
+            "requirement": requirement,
+            "met": met,
+        }
+
+    top = found["top_probability_max"]
+    several = found["several_of_both"]
+    commonest = found["most_frequent_share"]
+    return [
+        row(
+            "top probability at the point of choice: mean, highest",
+            f"{found['top_probability']:.2f}, {top:.2f}",
+            "highest below 0.9",
+            top < 0.9,
+        ),
+        row(
+            f"unwanted words with a probability of at least {MIGHT_SAY}, mean",
+            f"{found['unwanted_alternatives']:.1f}",
+            "several",
+            found["unwanted_alternatives"] >= 2,
+        ),
+        row(
+            f"other words with a probability of at least {MIGHT_SAY}, mean",
+            f"{found['other_alternatives']:.1f}",
+            "several",
+            found["other_alternatives"] >= 2,
+        ),
+        row(
+            "inputs with two or more of each",
+            f"{several:.0%}",
+            "at least 90 %",
+            several >= 0.9,
+        ),
+        row(
+            "unwanted outputs with the commonest unwanted word",
+            f"{commonest:.0%}",
+            "at most half: masking one word is not enough",
+            commonest <= 0.5,
+        ),
+        row(
+            "unwanted outputs whose second choice is unwanted too",
+            f"{found['unwanted_after_masking']:.0%}",
+        ),
+        row("different outputs among all", f"{found['distinct_outputs']:.0%}"),
+    ]

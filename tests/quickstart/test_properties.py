@@ -81,3 +81,18 @@ def test_too_few_pieces(tmp_path):
 
     with pytest.raises(UserError, match="no vocabulary of 5000 pieces"):
         vocabulary.train(["a b"], tmp_path / "v", 5000)
+
+
+def test_rows_say_what_is_not_met():
+    found = {
+        "top_probability": 0.95,
+        "top_probability_max": 1.0,
+        "unwanted_alternatives": 1.0,
+        "other_alternatives": 4.0,
+        "several_of_both": 0.0,
+        "most_frequent_share": 1.0,
+        "unwanted_after_masking": 0.0,
+        "distinct_outputs": 0.5,
+    }
+    met = [row["met"] for row in properties.rows(found)]
+    assert met == [False, False, True, False, False, None, None]
