@@ -394,7 +394,6 @@ def _quickstart(argv: list[str]) -> None:
     quickstart.add_arguments(parser)
     args = parser.parse_args(argv)
     _start_logging()
-    _import_tensorflow()
     quickstart.main(args, prepare=_import_tensorflow)
 
 
