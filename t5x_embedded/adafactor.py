@@ -10,6 +10,7 @@ References:
     2018, https://arxiv.org/abs/1804.04235.
 """
 
+import dataclasses
 import enum
 from collections.abc import Mapping
 from typing import Any
@@ -39,19 +40,17 @@ class FactorDim(enum.Enum):
     COLUMN = 3
 
 
-_BY_NAME = {
-    "row": FactorDim.ROW,
-    "col": FactorDim.COLUMN,
-    "column": FactorDim.COLUMN,
-    "batch": FactorDim.BATCH,
-    "none": FactorDim.NONE,
-    "unfactorized": FactorDim.NONE,
-}
-
-
 def factor_name_to_factordim(name: str | FactorDim) -> FactorDim:
-    """A rule written as text ('row', 'column', 'batch', 'none') as a `FactorDim`."""
-    return _BY_NAME[name.lower()] if isinstance(name, str) else name
+    """A rule written as text as a `FactorDim`.
+
+    Raises:
+        KeyError: the text is none of 'row', 'column', 'col', 'batch', 'none' and
+            'unfactorized', in any case.
+    """
+    if not isinstance(name, str):
+        return name
+    short = {"COL": "COLUMN", "UNFACTORIZED": "NONE"}
+    return FactorDim[short.get(name.upper(), name.upper())]
 
 
 def standard_logical_factor_rules() -> FrozenDict:
@@ -95,6 +94,16 @@ def _like(tree: Any, flat: Mapping[str, Any]) -> Any:
     """`flat` nested again, frozen if `tree` is."""
     nested = traverse_util.unflatten_dict(dict(flat), sep="/")
     return flax.core.freeze(nested) if isinstance(tree, FrozenDict) else nested
+
+
+def _state(step, params, moments: optax.FactoredState, m) -> optimizers.OptimizerState:
+    """The slots of one parameter put together, in the structure of `params`."""
+    parts = (moments.v_row, moments.v_col, moments.v, m)
+    slots = {
+        path: {slot: part[path] for slot, part in zip(SLOTS, parts, strict=True)}
+        for path in m
+    }
+    return optimizers.OptimizerState(step, _like(params, slots))
 
 
 def _rms(x: jax.Array) -> jax.Array:
@@ -160,37 +169,16 @@ class Adafactor(optimizers.OptimizerDef):
         Raises:
             NotImplementedError: an option that only T5X has.
         """
+        given = locals()
+        refused = {"factor_map": factor_map, "skip_nan_updates": skip_nan_updates}
         if not isinstance(multiply_by_parameter_scale, bool):
-            _absent.option(
-                "adafactor.Adafactor",
-                "multiply_by_parameter_scale",
-                multiply_by_parameter_scale,
-                "Pass True or False",
-            )
-        if factor_map is not None:
-            _absent.option("adafactor.Adafactor", "factor_map", factor_map)
-        if skip_nan_updates:
-            _absent.option("adafactor.Adafactor", "skip_nan_updates", skip_nan_updates)
+            refused["multiply_by_parameter_scale"] = multiply_by_parameter_scale
+        for name, value in refused.items():
+            if value not in (None, False):
+                _absent.option("adafactor.Adafactor", name, value)
         self.dtype_momentum = jax.dtypes.canonicalize_dtype(dtype_momentum)
-        super().__init__(
-            _HyperParams(
-                learning_rate=learning_rate,
-                factored=factored,
-                multiply_by_parameter_scale=multiply_by_parameter_scale,
-                beta1=beta1,
-                decay_rate=decay_rate,
-                step_offset=step_offset,
-                clipping_threshold=clipping_threshold,
-                weight_decay_rate=weight_decay_rate,
-                min_dim_size_to_factor=min_dim_size_to_factor,
-                epsilon1=epsilon1,
-                epsilon2=epsilon2,
-                logical_factor_rules=logical_factor_rules,
-                weight_decay_rate_lr_exponent=weight_decay_rate_lr_exponent,
-                global_norm_clip_threshold=global_norm_clip_threshold,
-                max_parameter_scale=max_parameter_scale,
-            )
-        )
+        names = (field.name for field in dataclasses.fields(_HyperParams))
+        super().__init__(_HyperParams(**{name: given[name] for name in names}))
 
     def __eq__(self, other: Any) -> bool:
         # Compiled functions are cached by this: equal settings, equal programs.
@@ -217,43 +205,28 @@ class Adafactor(optimizers.OptimizerDef):
         Raises:
             ValueError: a parameter's rank is above 2.
         """
-        shapes = {
-            path: jax.ShapeDtypeStruct(p.shape, jnp.float32)
-            for path, p in _flat(params).items()
+        shapes = {}
+        for path, p in _flat(params).items():
+            shapes[path] = jax.ShapeDtypeStruct(p.shape, jnp.float32)
+            if len(p.shape) > 2:
+                missing = _absent.message("Adafactor for parameters of rank above 2")
+                raise ValueError(f"{path} has shape {p.shape}: {missing}")
+        moments = self._second_moment(self.hyper_params).init(shapes)
+        momentum = self.hyper_params.beta1 is not None
+        # An array of its own for every slot: the state's buffers are donated.
+        m = {
+            path: jnp.zeros(p.shape, self.dtype_momentum) if momentum else jnp.zeros(1)
+            for path, p in shapes.items()
         }
-        for path, shape in shapes.items():
-            if len(shape.shape) > 2:
-                raise ValueError(
-                    f"parameter {path} has shape {shape.shape}: the embedded engine "
-                    "does not have Adafactor for rank above 2; T5X does"
-                )
-        start = self._second_moment(self.hyper_params).init(shapes)
-        slots = {}
-        for path, shape in shapes.items():
-            # An array of its own for every slot: the state's buffers are donated.
-            if self.hyper_params.beta1 is None:
-                m = jnp.zeros((1,))
-            else:
-                m = jnp.zeros(shape.shape, self.dtype_momentum)
-            moments = (start.v_row[path], start.v_col[path], start.v[path], m)
-            slots[path] = dict(zip(SLOTS, moments, strict=True))
-        return optimizers.OptimizerState(
-            step=jnp.zeros((), jnp.int32), param_states=_like(params, slots)
-        )
+        return _state(jnp.zeros((), jnp.int32), params, moments, m)
 
-    def apply_gradient(
-        self,
-        hyper_params: _HyperParams,
-        params: Any,
-        state: optimizers.OptimizerState,
-        grads: Any,
-    ) -> tuple[Any, optimizers.OptimizerState]:
+    def apply_gradient(self, hyper_params, params, state, grads):
         """One step.
 
         Args:
-            hyper_params: with a learning rate.
+            hyper_params: the settings, with a learning rate.
             params: the parameters.
-            state: as `init_state` or the last step made it.
+            state: an OptimizerState, of `init_state` or the last step.
             grads: in the structure of `params`, any float type.
 
         Returns:
@@ -281,19 +254,12 @@ class Adafactor(optimizers.OptimizerDef):
             clip = optax.clip_by_block_rms(hyper.clipping_threshold)
             updates, _ = clip.update(updates, clip.init(weights))
 
-        new_params, new_slots = {}, {}
-        for path, param in weights.items():
-            moved, m = self._move(hyper, param, updates[path], old["m"][path])
-            second = (moments.v_row[path], moments.v_col[path], moments.v[path], m)
-            new_params[path] = moved
-            new_slots[path] = dict(zip(SLOTS, second, strict=True))
-        return _like(params, new_params), optimizers.OptimizerState(
-            step=state.step + 1, param_states=_like(params, new_slots)
-        )
+        new, m = {}, {}
+        for path, w in weights.items():
+            new[path], m[path] = self._move(hyper, w, updates[path], old["m"][path])
+        return _like(params, new), _state(state.step + 1, params, moments, m)
 
-    def _move(
-        self, hyper: _HyperParams, param: jax.Array, update: jax.Array, m: jax.Array
-    ) -> tuple[jax.Array, jax.Array]:
+    def _move(self, hyper, param, update, m):
         """Takes a scaled update off a parameter: (parameter, momentum)."""
         rate = hyper.learning_rate
         if hyper.multiply_by_parameter_scale:
@@ -335,16 +301,14 @@ class Adafactor(optimizers.OptimizerDef):
                     + _absent.message("Adafactor for stacked or scanned parameters")
                 )
 
-    def derive_logical_axes(
-        self, optimizer_state: optimizers.Optimizer, param_logical_axes: Any
-    ) -> optimizers.Optimizer:
+    def derive_logical_axes(self, optimizer_state, param_logical_axes):
         """The optimizer with logical axis names instead of arrays.
 
         A slot that mirrors its parameter is laid out like it; rows, columns and the
         step are replicated (None).
 
         Args:
-            optimizer_state: the optimizer, over arrays or shapes.
+            optimizer_state: an optimizers.Optimizer, over arrays or shapes.
             param_logical_axes: a PartitionSpec of axis names for each parameter.
         """
         slots = _flat(optimizer_state.state.param_states)

@@ -256,10 +256,9 @@ def temperature_sample(
         raise ValueError(f"only one of topk ({topk}) and topp ({topp}) can be set")
     batch, length = inputs.shape
     if max_decode_steps is not None:
-        if (max_decode_steps_hard_limit or 0) > 0:
-            max_decode_steps = jnp.minimum(
-                max_decode_steps, max_decode_steps_hard_limit
-            )
+        limit = max_decode_steps_hard_limit or 0
+        if limit > 0:
+            max_decode_steps = jnp.minimum(max_decode_steps, limit)
         if not isinstance(max_decode_steps, tracer) and max_decode_steps > length:
             raise ValueError(
                 f"max_decode_steps is {max_decode_steps}, the length only {length}"
@@ -292,13 +291,9 @@ def temperature_sample(
         if state_callback_fn is not None:
             state = state_callback_fn(state)
         rng, next_rng = jax.random.split(state.rng)
+        so_far = state.sequences[:, :length]
         logits, cache = tokens_to_logits(
-            DecodingState(
-                cur_index=state.cur_index,
-                sequences=state.sequences[:, :length],
-                cur_token=state.cur_token,
-                cache=state.cache,
-            )
+            DecodingState(state.cur_index, so_far, state.cur_token, state.cache)
         )
         if logit_callback_fn is not None:
             logits = logit_callback_fn(logits, state)
@@ -323,16 +318,10 @@ def temperature_sample(
             log_prob=state.log_prob + jnp.where(free & live, log_prob, 0.0),
         )
 
-    state = SamplingLoopState(
-        step=jnp.zeros((), jnp.int32),
-        cur_index=index,
-        sequences=sequences,
-        cache=flax.core.unfreeze(cache),
-        cur_token=token,
-        ended=jnp.zeros((rows, 1), bool),
-        rng=jax.random.PRNGKey(0) if decode_rng is None else decode_rng,
-        log_prob=jnp.zeros((rows,), jnp.float32),
-    )
+    rng = jax.random.PRNGKey(0) if decode_rng is None else decode_rng
+    ended, log_prob = jnp.zeros((rows, 1), bool), jnp.zeros((rows,), jnp.float32)
+    began = (jnp.zeros((), jnp.int32), index, sequences, flax.core.unfreeze(cache))
+    state = SamplingLoopState(*began, token, ended, rng, log_prob)
     state = lax.while_loop(lambda s: ~jnp.all(s.ended), step, state)
     if state_callback_fn is not None:
         state = state_callback_fn(state)
@@ -484,16 +473,9 @@ def beam_search(
         return score, beam, jnp.where(given == 0, token, given)
 
     def step(s: _Beams) -> _Beams:
-        logits, cache = tokens_to_logits(
-            DecodingState(
-                cur_index=s.index,
-                sequences=flatten_beam_dim(s.tokens),
-                cur_token=lax.dynamic_slice_in_dim(
-                    flatten_beam_dim(s.tokens), s.index, 1, axis=1
-                ),
-                cache=s.cache,
-            )
-        )
+        so_far = flatten_beam_dim(s.tokens)
+        last = lax.dynamic_slice_in_dim(so_far, s.index, 1, axis=1)
+        logits, cache = tokens_to_logits(DecodingState(s.index, so_far, last, s.cache))
         score, beam, token = candidates(s, logits)
         tokens = lax.dynamic_update_slice_in_dim(
             _pick(s.tokens, beam), token[..., None], s.index + 1, axis=2
@@ -510,38 +492,24 @@ def beam_search(
             jnp.concatenate([s.done_tokens, tokens], axis=1),
             jnp.concatenate([s.done, ends], axis=1),
         )
+        cache = cache_map(
+            lambda x: fold(_pick(unfold(x), kept, cache_offset)),
+            flax.core.unfreeze(cache),
+        )
+        index = s.index + 1
         return _Beams(
-            index=s.index + 1,
-            log_probs=log_probs,
-            tokens=tokens_on,
-            done_scores=done_scores,
-            done_tokens=done_tokens,
-            done=done,
-            cache=cache_map(
-                lambda x: fold(_pick(unfold(x), kept, cache_offset)),
-                flax.core.unfreeze(cache),
-            ),
+            index, log_probs, tokens_on, done_scores, done_tokens, done, cache
         )
 
     empty = jnp.zeros((batch, k, length), jnp.int32)
     # One beam to start with: k equal ones would stay equal.
     first = jnp.where(jnp.arange(k) == 0, 0.0, NEG_INF_VALUE)
-    end = lax.while_loop(
-        goes_on,
-        step,
-        _Beams(
-            index=jnp.zeros((), jnp.int32),
-            log_probs=jnp.broadcast_to(first, (batch, k)),
-            tokens=empty,
-            done_scores=jnp.full((batch, k), NEG_INF_VALUE),
-            done_tokens=empty,
-            done=jnp.zeros((batch, k), bool),
-            cache=cache_map(
-                lambda x: flat_batch_beam_expand(x, k, cache_offset),
-                flax.core.unfreeze(cache),
-            ),
-        ),
+    cache = cache_map(
+        lambda x: flat_batch_beam_expand(x, k, cache_offset), flax.core.unfreeze(cache)
     )
+    live = (jnp.zeros((), jnp.int32), jnp.broadcast_to(first, (batch, k)), empty)
+    over = (jnp.full((batch, k), NEG_INF_VALUE), empty, jnp.zeros((batch, k), bool))
+    end = lax.while_loop(goes_on, step, _Beams(*live, *over, cache))
     some = jnp.any(end.done, axis=1)
     decodes = jnp.where(some[:, None, None], end.done_tokens, end.tokens)
     scores = jnp.where(some[:, None], end.done_scores, end.log_probs)

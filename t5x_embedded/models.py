@@ -44,9 +44,7 @@ class BaseModel(abc.ABC):
         self.optimizer_def = optimizer_def
 
     @abc.abstractmethod
-    def loss_fn(
-        self, params: Params, batch: Batch, dropout_rng: Array | None
-    ) -> tuple[Array, MetricsMap]:
+    def loss_fn(self, params, batch, dropout_rng) -> tuple[Array, MetricsMap]:
         """The loss to minimise, and metrics.
 
         Args:
@@ -58,36 +56,24 @@ class BaseModel(abc.ABC):
             (float32 scalar, metrics by name).
         """
 
-    def eval_fn(self, params: Params, batch: Batch) -> tuple[Array, MetricsMap]:
+    def eval_fn(self, params, batch) -> tuple[Array, MetricsMap]:
         """`loss_fn` without dropout."""
         return self.loss_fn(params, batch, None)
 
-    def predict_batch(
-        self, params: Params, batch: Batch, rng: Array | None = None
-    ) -> Array:
+    def predict_batch(self, params, batch, rng=None) -> Array:
         """Decodes: int32 [batch, length]."""
-        decodes, _ = self.predict_batch_with_aux(params, batch, rng=rng)
-        return decodes
+        return self.predict_batch_with_aux(params, batch, rng=rng)[0]
 
     @abc.abstractmethod
-    def predict_batch_with_aux(
-        self, params: Params, batch: Batch, rng: Array | None = None
-    ) -> tuple[Array, Mapping[str, Array]]:
+    def predict_batch_with_aux(self, params, batch, rng=None):
         """Decodes, and what else is known of them (their scores)."""
 
     @abc.abstractmethod
-    def score_batch(
-        self, params: Params, batch: Batch, return_intermediates: bool = False
-    ) -> Any:
+    def score_batch(self, params, batch, return_intermediates=False):
         """Log likelihood of the targets: float32 [batch]."""
 
     @abc.abstractmethod
-    def get_initial_variables(
-        self,
-        rng: Array,
-        input_shapes: Mapping[str, tuple[int, ...]],
-        input_types: Mapping[str, Any] | None = None,
-    ) -> Mapping[str, Any]:
+    def get_initial_variables(self, rng, input_shapes, input_types=None):
         """The module's variables, initialised."""
 
 
@@ -131,27 +117,15 @@ class BaseTransformerModel(BaseModel):
         self._z_loss = z_loss
         self._loss_normalizing_factor = loss_normalizing_factor
 
-    @property
-    def input_vocabulary(self) -> seqio.Vocabulary:
-        return self._input_vocabulary
-
-    @property
-    def output_vocabulary(self) -> seqio.Vocabulary:
-        return self._output_vocabulary
-
-    @property
-    def decode_fn(self) -> Callable | None:
-        return self._decode_fn
+    input_vocabulary = property(lambda self: self._input_vocabulary)
+    output_vocabulary = property(lambda self: self._output_vocabulary)
+    decode_fn = property(lambda self: self._decode_fn)
 
     @abc.abstractmethod
-    def _compute_logits(
-        self, params: Params, batch: Batch, dropout_rng: Array | None = None
-    ) -> Array:
+    def _compute_logits(self, params, batch, dropout_rng=None) -> Array:
         """Logits of every target position: [batch, length, vocab]."""
 
-    def loss_fn(
-        self, params: Params, batch: Batch, dropout_rng: Array | None
-    ) -> tuple[Array, MetricsMap]:
+    def loss_fn(self, params, batch, dropout_rng) -> tuple[Array, MetricsMap]:
         logits = self._compute_logits(params, batch, dropout_rng)
         targets = batch["decoder_target_tokens"]
         factor, weights = losses.get_loss_normalizing_factor_and_weights(
@@ -165,23 +139,13 @@ class BaseTransformerModel(BaseModel):
             z_loss=self._z_loss,
             loss_normalizing_factor=factor,
         )
+        named = dict(loss=loss, z_loss=z_loss, segment_ids=_segments(batch))
         return loss, self._compute_metrics(
-            logits=logits,
-            targets=targets,
-            mask=weights,
-            loss=loss,
-            z_loss=z_loss,
-            segment_ids=_segments(batch),
+            logits=logits, targets=targets, mask=weights, **named
         )
 
     def _compute_metrics(
-        self,
-        logits: Array,
-        targets: Array,
-        mask: Array | None,
-        loss: Array,
-        z_loss: Array | None = None,
-        segment_ids: Mapping[str, Array] | None = None,
+        self, logits, targets, mask, loss, z_loss=None, segment_ids=None
     ) -> MetricsMap:
         """Metrics of a batch; see `compute_base_metrics`."""
         return compute_base_metrics(logits, targets, mask, loss, z_loss, segment_ids)
@@ -250,17 +214,15 @@ class EncoderDecoderModel(BaseTransformerModel):
         self._default_decoder_params = default_decoder_params or DecoderParams()
 
     def get_initial_variables(
-        self,
-        rng: Array,
-        input_shapes: Mapping[str, tuple[int, ...]],
-        input_types: Mapping[str, Any] | None = None,
+        self, rng, input_shapes, input_types=None
     ) -> flax.core.FrozenDict:
         """The module's variables, initialised.
 
         Args:
             rng: a key.
             input_shapes: of the model features.
-            input_types: their types; tokens are float32 where it does not say.
+            input_types: their types, or None; tokens are float32 where it does not
+                say.
         """
         types = input_types or {}
 
@@ -273,24 +235,14 @@ class EncoderDecoderModel(BaseTransformerModel):
             name: ones(name, jnp.int32) if name in input_shapes else None
             for name in _ENCODER_DECODER_EXTRAS
         }
+        tokens = (encoder_tokens, decoder_tokens, decoder_tokens)
         variables = self.module.init(
-            rng,
-            encoder_tokens,
-            decoder_tokens,
-            decoder_tokens,
-            decode=False,
-            enable_dropout=False,
-            **extras,
+            rng, *tokens, decode=False, enable_dropout=False, **extras
         )
         return flax.core.freeze(variables)
 
     def _compute_logits(
-        self,
-        params: Params,
-        batch: Batch,
-        dropout_rng: Array | None = None,
-        mutable: Any = False,
-        other_variables: Mapping[str, Any] | None = None,
+        self, params, batch, dropout_rng=None, mutable=False, other_variables=None
     ) -> Any:
         """Logits of every target position.
 
@@ -317,21 +269,16 @@ class EncoderDecoderModel(BaseTransformerModel):
         )
 
     def _compute_logits_from_slice(
-        self,
-        decoding_state: decoding.DecodingState,
-        params: Params,
-        encoded_inputs: Array,
-        raw_inputs: Array,
-        max_decode_length: int,
+        self, decoding_state, params, encoded_inputs, raw_inputs, max_decode_length
     ) -> tuple[Array, Mapping[str, Any]]:
         """One decoder step through the cache.
 
         Args:
-            decoding_state: the tokens to read, [rows, 1], and the cache.
+            decoding_state: a DecodingState: tokens to read, [rows, 1], and the cache.
             params: the module's parameters.
             encoded_inputs: [rows, input length, emb].
             raw_inputs: int32 [rows, input length], for the padding mask.
-            max_decode_length: the cache's length.
+            max_decode_length: an int, the cache's length.
 
         Returns:
             (logits [rows, vocab], cache).
@@ -339,10 +286,7 @@ class EncoderDecoderModel(BaseTransformerModel):
         token = decoding_state.cur_token
         logits, variables = self.module.apply(
             {"params": params, "cache": decoding_state.cache},
-            encoded_inputs,
-            raw_inputs,
-            token,
-            token,
+            *(encoded_inputs, raw_inputs, token, token),
             enable_dropout=False,
             decode=True,
             max_decode_length=max_decode_length,
@@ -437,9 +381,7 @@ class EncoderDecoderModel(BaseTransformerModel):
             decodes, scores = decodes[:, -1], scores[:, -1]
         return decodes, {"scores": scores}
 
-    def score_batch(
-        self, params: Params, batch: Batch, return_intermediates: bool = False
-    ) -> Any:
+    def score_batch(self, params, batch, return_intermediates=False) -> Any:
         """Log likelihood of the targets.
 
         Args:
@@ -462,11 +404,10 @@ class EncoderDecoderModel(BaseTransformerModel):
         if not return_intermediates:
             return scores
         intermediates = flax.core.unfreeze(sown.get("intermediates", {}))
-        intermediates.setdefault("decoder", {}).update(
-            target_tokens=(targets,),
-            loss_weights=(weights,),
-            token_scores=(token_scores,),
-        )
+        own = dict(target_tokens=targets, loss_weights=weights)
+        own["token_scores"] = token_scores
+        sown_like = {name: (value,) for name, value in own.items()}
+        intermediates.setdefault("decoder", {}).update(sown_like)
         return scores, intermediates
 
 

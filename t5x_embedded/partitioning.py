@@ -29,8 +29,7 @@ __getattr__ = _absent.module_getattr(
 )
 
 LogicalAxisRules = Sequence[tuple[str, str | None]]
-PartitionedCallable = Callable[..., Any]
-CompiledPartitionedCallable = Callable[..., Any]
+PartitionedCallable = CompiledPartitionedCallable = Callable[..., Any]
 
 
 def _is_spec(x: Any) -> bool:
@@ -169,44 +168,15 @@ class DataLayout:
 
 
 class BasePartitioner:
-    """What trainers and scripts ask of a partitioner."""
+    """What trainers and scripts ask of a partitioner; `PjitPartitioner` is the one.
 
-    def __init__(
-        self,
-        num_partitions: int | None = None,
-        model_parallel_submesh: Sequence[int] | None = None,
-        params_on_devices: bool = True,
-        backend: str | None = None,
-        ici_mesh_shape: Sequence[int] | None = None,
-        dcn_mesh_shape: Sequence[int] | None = None,
-    ):
-        """See `PjitPartitioner`."""
-        if model_parallel_submesh:
-            _absent.option(
-                "partitioning.PjitPartitioner",
-                "model_parallel_submesh",
-                model_parallel_submesh,
-                f"Pass num_partitions={math.prod(model_parallel_submesh)}",
-            )
-        if not num_partitions:
-            raise ValueError("num_partitions must be given (1: no model parallelism)")
-        self.params_on_devices = params_on_devices
-        self._num_partitions = num_partitions
-        self._model_parallel_submesh = None
-        self._backend = backend
-        self._ici_mesh_shape = ici_mesh_shape
-        self._dcn_mesh_shape = dcn_mesh_shape
-        multi_slice = ici_mesh_shape is not None and dcn_mesh_shape is not None
-        self._data_axis: Any = ("replica", "data") if multi_slice else "data"
+    A subclass sets `mesh`, `params_on_devices` and `_data_axis` (the mesh axes of a
+    batch), and has `partition`, `get_logical_axes` and `get_mesh_axes`.
+    """
 
-    @functools.cached_property
-    def mesh(self) -> Mesh:
-        return default_mesh(
-            self._num_partitions,
-            self._backend,
-            self._ici_mesh_shape,
-            self._dcn_mesh_shape,
-        )
+    mesh: Mesh
+    params_on_devices: bool = True
+    _data_axis: Any = "data"
 
     @property
     def data_partition_spec(self) -> PartitionSpec:
@@ -257,7 +227,7 @@ class BasePartitioner:
             ValueError: the batch cannot be split evenly.
         """
         if host_index is not None:
-            raise NotImplementedError("get_data_layout cannot take a host_index")
+            raise NotImplementedError("get_data_layout takes no host_index")
         if not self._data_axes():  # The rules do not split batches.
             return DataLayout(batch_size, 0, 1, jax.process_index() == 0)
         batch_size = int(batch_size or self.data_mesh_size)
@@ -286,28 +256,7 @@ class BasePartitioner:
             )
         return jax.device_put(train_state, _shardings(self.mesh, train_state_axes))
 
-    def get_logical_axes(self, train_state: TrainState) -> TrainState:
-        """The state with logical axis names instead of arrays."""
-        raise NotImplementedError
-
-    def get_mesh_axes(self, train_state: TrainState) -> TrainState:
-        """The state with PartitionSpecs of mesh axes instead of arrays."""
-        raise NotImplementedError
-
-    def partition(
-        self,
-        fn: Callable,
-        in_axis_resources: Any,
-        out_axis_resources: Any,
-        static_argnums: int | Sequence[int] = (),
-        donate_argnums: int | Sequence[int] = (),
-    ) -> PartitionedCallable:
-        """`fn` compiled over the mesh."""
-        raise NotImplementedError
-
-    def compile(
-        self, partitioned_fn: PartitionedCallable, *args
-    ) -> CompiledPartitionedCallable:
+    def compile(self, partitioned_fn: Any, *args) -> Callable[..., Any]:
         """Compiles ahead of the first call.
 
         Args:
@@ -370,21 +319,29 @@ class PjitPartitioner(BasePartitioner):
             NotImplementedError: `model_parallel_submesh` is given.
             ValueError: `num_partitions` is not.
         """
-        super().__init__(
-            num_partitions,
-            model_parallel_submesh,
-            params_on_devices,
-            backend,
-            ici_mesh_shape,
-            dcn_mesh_shape,
-        )
-        if logical_axis_rules is None:
-            logical_axis_rules = standard_logical_axis_rules()
-        if not isinstance(self._data_axis, str):
-            over = {"batch": self._data_axis}
-            logical_axis_rules = [(k, over.get(k, v)) for k, v in logical_axis_rules]
-        self.logical_axis_rules = tuple(logical_axis_rules)
+        if model_parallel_submesh:
+            _absent.option(
+                "partitioning.PjitPartitioner",
+                "model_parallel_submesh",
+                model_parallel_submesh,
+                f"Pass num_partitions={math.prod(model_parallel_submesh)}",
+            )
+        if not num_partitions:
+            raise ValueError("num_partitions must be given (1: no model parallelism)")
+        self.params_on_devices = params_on_devices
+        self._num_partitions, self._backend = num_partitions, backend
+        self._slices = ici_mesh_shape, dcn_mesh_shape
+        rules = logical_axis_rules
+        rules = standard_logical_axis_rules() if rules is None else rules
+        if None not in self._slices:
+            over = {"batch": ("replica", "data")}
+            rules = [(k, over.get(k, v)) for k, v in rules]
+        self.logical_axis_rules = tuple(rules)
         (self._data_axis,) = self._to_mesh(("batch",))
+
+    @functools.cached_property
+    def mesh(self) -> Mesh:
+        return default_mesh(self._num_partitions, self._backend, *self._slices)
 
     def _to_mesh(self, logical_axes: Sequence[str | None]) -> PartitionSpec:
         return flax_partitioning.logical_to_mesh_axes(
@@ -419,8 +376,8 @@ class PjitPartitioner(BasePartitioner):
         fn: Callable,
         in_axis_resources: Any,
         out_axis_resources: Any,
-        static_argnums: int | Sequence[int] = (),
-        donate_argnums: int | Sequence[int] = (),
+        static_argnums: Any = (),
+        donate_argnums: Any = (),
     ) -> _OnMesh:
         """`fn` compiled over the mesh.
 

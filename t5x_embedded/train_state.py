@@ -75,13 +75,12 @@ class FlaxOptimTrainState(flax.struct.PyTreeNode):
     flax_mutables_axes: FrozenDict | None = None
 
     @classmethod
-    def create(
-        cls, optimizer_def: optimizers.OptimizerDef, model_variables: Mapping[str, Any]
-    ) -> "FlaxOptimTrainState":
+    def create(cls, optimizer_def, model_variables) -> "FlaxOptimTrainState":
         """A state at step 0.
 
         Args:
-            optimizer_def: told of the parameters' axes if it has `set_param_axes`.
+            optimizer_def: an OptimizerDef; told of the parameters' axes if it has
+                `set_param_axes`.
             model_variables: collections as the model's module initialised them.
 
         Raises:
@@ -95,22 +94,13 @@ class FlaxOptimTrainState(flax.struct.PyTreeNode):
                     f"{type(optimizer_def).__name__} wants the parameters' axis names, "
                     "but the module gives none (collection 'params_axes')"
                 )
-            optimizer_def.set_param_axes(
-                flax_partitioning.get_axis_names(fields["params_axes"])
-            )
+            names = flax_partitioning.get_axis_names(fields["params_axes"])
+            optimizer_def.set_param_axes(names)
         return cls(_optimizer=optimizer_def.create(params), **fields)
 
-    @property
-    def step(self) -> jax.Array:
-        return self._optimizer.state.step
-
-    @property
-    def params(self) -> FrozenDict:
-        return self._optimizer.target
-
-    @property
-    def param_states(self) -> FrozenDict:
-        return self._optimizer.state.param_states
+    step = property(lambda self: self._optimizer.state.step)
+    params = property(lambda self: self._optimizer.target)
+    param_states = property(lambda self: self._optimizer.state.param_states)
 
     def state_dict(self) -> dict[str, Any]:
         """Nested dictionaries of arrays, for a checkpoint."""
@@ -127,7 +117,7 @@ class FlaxOptimTrainState(flax.struct.PyTreeNode):
         )
 
     def apply_gradient(
-        self, grads: Any, learning_rate: Any, flax_mutables: FrozenDict = EMPTY_DICT
+        self, grads, learning_rate, flax_mutables=EMPTY_DICT
     ) -> "FlaxOptimTrainState":
         """The state one step later."""
         stepped = self._optimizer.apply_gradient(grads, learning_rate=learning_rate)
