@@ -205,7 +205,7 @@ def check_annotated(
     Raises:
       UserError: naming the file and the record.
     """
-    counts = dict.fromkeys(
+    counts: dict[str, int] = dict.fromkeys(
         (
             "examples",
             "unwanted_tokens",

@@ -4,9 +4,10 @@ import functools
 import io
 import os
 import tempfile
+from typing import Any
 
-import seqio
 import sentencepiece
+import seqio
 
 SENTENCES = (
     "hello stupid world, you fool",
@@ -18,7 +19,7 @@ SENTENCES = (
 
 @functools.cache
 def small_vocabulary(
-    byte_fallback: bool = True, extra_ids: int = 0, **options: object
+    byte_fallback: bool = True, extra_ids: int = 0, **options: Any
 ) -> seqio.SentencePieceVocabulary:
     """Trains on SENTENCES; `options` are SentencePiece's."""
     model = io.BytesIO()

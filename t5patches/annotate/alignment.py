@@ -48,6 +48,7 @@ def align(
     Raises:
       DecodingMismatch: `ids` decode to another text.
     """
+    _is_byte_level(vocabulary)  # Refuses what cannot be aligned, also without spans.
     spans = list(spans)
     if spans:
         ranges, decoded = token_ranges(ids, vocabulary)
@@ -80,20 +81,13 @@ def token_ranges(
     Raises:
       UserError: `vocabulary` is of another kind.
     """
-    import seqio
-
     length = len(ids)
     if vocabulary.eos_id in ids:
         ids = ids[: ids.index(vocabulary.eos_id) + 1]
-    if isinstance(vocabulary, seqio.ByteVocabulary):
+    if _is_byte_level(vocabulary):
         surfaces, shared = _byte_surfaces(ids)
-    elif isinstance(vocabulary, seqio.SentencePieceVocabulary):
-        surfaces, shared = _sentencepiece_surfaces(ids, vocabulary.tokenizer)
     else:
-        raise UserError(
-            "annotations can be aligned with SentencePiece and byte vocabularies, "
-            f"not with {type(vocabulary).__name__}"
-        )
+        surfaces, shared = _sentencepiece_surfaces(ids, vocabulary.tokenizer)
     ranges, end = [], 0
     for surface in surfaces:
         start, end = end, end + len(surface)
@@ -103,6 +97,19 @@ def token_ranges(
         ranges[index] = ranges[last]
     ranges += [(end, end)] * (length - len(ranges))
     return ranges, "".join(surfaces)
+
+
+def _is_byte_level(vocabulary: Any) -> bool:
+    import seqio
+
+    if isinstance(vocabulary, seqio.ByteVocabulary):
+        return True
+    if isinstance(vocabulary, seqio.SentencePieceVocabulary):
+        return False
+    raise UserError(
+        "annotations can be aligned with SentencePiece and byte vocabularies, "
+        f"not with {type(vocabulary).__name__}"
+    )
 
 
 # Both functions below give every id its text, where a character of several bytes is the
