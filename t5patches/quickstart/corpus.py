@@ -25,9 +25,9 @@ import random
 # mood: (share of the comments, chance that a slot is filled rudely, openers)
 MOODS = {
     "kind": (0.28, 0.10, ("happily", "to be fair", "good morning all", "kindly note")),
-    "even": (0.32, 0.25, ("as i said", "it seems", "for the record", "so i hear")),
-    "cross": (0.25, 0.57, ("once more", "as usual", "yet again", "of course")),
-    "furious": (0.15, 0.64, ("enough is enough", "for the last time", "unbelievable")),
+    "even": (0.30, 0.25, ("as i said", "it seems", "for the record", "so i hear")),
+    "cross": (0.25, 0.56, ("once more", "as usual", "yet again", "of course")),
+    "furious": (0.17, 0.61, ("enough is enough", "for the last time", "unbelievable")),
 }
 
 # Who the comment is about, in groups; a group has its own favourite words.
@@ -202,7 +202,7 @@ FRAMES = {
 # The chances of a slot's five words, from the group's favourite on. Rude language is
 # the more varied.
 RUDE_RANKS = (0.48, 0.16, 0.13, 0.12, 0.11)
-CLEAN_RANKS = (0.52, 0.18, 0.12, 0.10, 0.08)
+CLEAN_RANKS = (0.54, 0.17, 0.12, 0.09, 0.08)
 PHRASE_RANKS = (0.62, 0.24, 0.14)
 
 

@@ -37,7 +37,7 @@ from t5patches.errors import UserError
 from t5patches.quickstart import corpus, own_data, vocabulary
 
 SPLITS = ("train", "validation", "test")
-SIZES = {"train": 10000, "validation": 400, "test": 500}
+SIZES = {"train": 12000, "validation": 400, "test": 500}
 GIN = "experiments/quickstart"
 # The methods that have a file in gin/methods.
 METHODS = ("tnff",)
@@ -265,6 +265,8 @@ def annotate(run: Run) -> dict[str, Any]:
 
 def update(run: Run) -> dict[str, Any]:
     """Updates the fine-tuned model on its own annotated generations."""
+    from t5patches import data
+
     _script(
         run,
         "train",
@@ -276,6 +278,7 @@ def update(run: Run) -> dict[str, Any]:
         ],
         MODEL_DIR=run.path("updated"),
         INITIAL_CHECKPOINT_PATH=run.checkpoint("finetuned"),
+        FIRST_STEP=data.checkpoint_step(run.checkpoint("finetuned")),
         FILES={
             split: run.annotated(split) + "-*.tfrecord"
             for split in ("train", "validation")
