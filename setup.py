@@ -43,7 +43,7 @@ setuptools.setup(
         "orbax-checkpoint>=0.12",
         "rouge-score",
         "sacrebleu>=2.4",
-        "sentencepiece",
+        "sentencepiece>=0.2.3",
         "seqio>=0.0.20",
         "tensorflow>=2.21",
         "tensorflow-datasets",
