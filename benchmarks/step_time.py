@@ -145,7 +145,7 @@ def make_batch(args: argparse.Namespace, seed: int = 0) -> dict[str, jax.Array]:
         "decoder_target_tokens": targets,
         "decoder_loss_weights": weights,
     }
-    return jax.tree.map(jnp.asarray, batch)
+    return {name: jnp.asarray(x) for name, x in batch.items()}
 
 
 class Case:

@@ -1,0 +1,147 @@
+"""Networks and batches that the network's tests share, on either engine."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+# Widths that differ from each other, so that a mixed-up axis shows.
+SMALL = {
+    "vocab_size": 40,
+    "emb_dim": 24,
+    "num_heads": 3,
+    "num_encoder_layers": 2,
+    "num_decoder_layers": 2,
+    "head_dim": 4,
+    "mlp_dim": 20,
+    "dropout_rate": 0.1,
+}
+CONFIGS = {
+    "t5_1_1": SMALL | {"mlp_activations": ("gelu", "linear")},
+    "t5_1_0": SMALL | {"mlp_activations": ("relu",), "logits_via_embedding": True},
+}
+
+
+def batch(packed: bool = False) -> dict[str, jax.Array]:
+    """Three sequences with padding, or the same packed from two examples each."""
+    rng = np.random.RandomState(0)
+    # Longer than MAX_DISTANCE, so that every bucket is in use.
+    inputs = rng.randint(1, 40, (3, 140))
+    targets = rng.randint(1, 40, (3, 9))
+    inputs[1, 90:] = 0
+    targets[2, 5:] = 0
+    shifted = np.pad(targets, ((0, 0), (1, 0)))[:, :-1]
+    result = {
+        "encoder_input_tokens": inputs,
+        "decoder_input_tokens": shifted,
+        "decoder_target_tokens": targets,
+    }
+    if packed:
+        shifted[:, 4] = 0
+        for name, tokens, start in (("encoder", inputs, 50), ("decoder", targets, 4)):
+            ids = np.where(np.arange(tokens.shape[1]) < start, 1, 2) * (tokens > 0)
+            result[f"{name}_segment_ids"] = ids
+    return {name: jnp.asarray(x) for name, x in result.items()}
+
+
+def init(module):
+    """Variables from a fixed key."""
+    tokens = list(batch().values())
+    make = jax.jit(lambda key: module.init(key, *tokens, enable_dropout=False))
+    return make(jax.random.PRNGKey(7))
+
+
+def loss_fn(module, batch, dropout: bool = False):
+    """params -> (cross entropy over the targets, logits)."""
+
+    def loss(params):
+        logits = module.apply(
+            {"params": params},
+            **batch,
+            enable_dropout=dropout,
+            rngs={"dropout": jax.random.PRNGKey(3)},
+        )
+        targets = batch["decoder_target_tokens"]
+        log_p = jax.nn.log_softmax(logits.astype(jnp.float32))
+        log_p = jnp.take_along_axis(log_p, targets[..., None], axis=-1)[..., 0]
+        return -jnp.sum(log_p * (targets > 0)), logits
+
+    return loss
+
+
+def evaluate(module, params, batch, dropout: bool = False):
+    """(loss, logits, gradients)."""
+    gradient = jax.jit(
+        jax.value_and_grad(loss_fn(module, batch, dropout), has_aux=True)
+    )
+    (loss, logits), gradients = gradient(params)
+    return loss, logits, gradients
+
+
+def decode_by_steps(module, params, batch):
+    """Logits [batch, length, vocab] of the decoder inputs, a token at a time."""
+    inputs, tokens, _ = list(batch.values())[:3]
+    length = tokens.shape[1]
+    variables = {"params": params}
+    encoded = module.apply(variables, inputs, enable_dropout=False, method="encode")
+    _, made = module.apply(
+        variables,
+        jnp.ones_like(inputs),
+        jnp.ones_like(tokens),
+        jnp.ones_like(tokens),
+        enable_dropout=False,
+        decode=True,
+        mutable=["cache"],
+    )
+
+    @jax.jit
+    def step(cache, token):
+        logits, new = module.apply(
+            variables | {"cache": cache},
+            encoded,
+            inputs,
+            token,
+            token,
+            enable_dropout=False,
+            decode=True,
+            max_decode_length=length,
+            mutable=["cache"],
+            method="decode",
+        )
+        return new["cache"], logits[:, 0]
+
+    cache, rows = made["cache"], []
+    for i in range(length):
+        cache, row = step(cache, tokens[:, i : i + 1])
+        rows.append(row)
+    return jnp.stack(rows, axis=1), cache
+
+
+def relative_error(value, expected) -> float:
+    """Largest deviation, relative to the largest expected magnitude."""
+    value, expected = np.asarray(value, np.float64), np.asarray(expected, np.float64)
+    return float(np.abs(value - expected).max() / max(np.abs(expected).max(), 1e-30))
+
+
+def worst_error(tree, expected) -> float:
+    """`relative_error` of the worst leaf."""
+    return max(jax.tree.leaves(jax.tree.map(relative_error, tree, expected)))
+
+
+def summary(module) -> dict:
+    """Numbers small enough to keep in a file: what `evaluate` gives in each setting."""
+    params = init(module)["params"]
+    result = {}
+    for name, packed, dropout in (
+        ("plain", False, False),
+        ("dropout", False, True),
+        ("packed", True, False),
+    ):
+        loss, logits, gradients = evaluate(module, params, batch(packed), dropout)
+        norms = jax.tree.map(lambda g: float(jnp.linalg.norm(g)), gradients)
+        paths = jax.tree_util.tree_flatten_with_path(norms)[0]
+        result[name] = {
+            "loss": float(loss),
+            "logits": np.asarray(logits[:, ::3, ::7], np.float64).tolist(),
+            "gradient_norms": {jax.tree_util.keystr(p): n for p, n in paths},
+        }
+    return result

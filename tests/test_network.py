@@ -1,0 +1,252 @@
+"""The network: T5X's parameters and numbers (frozen), cache, packing, gin files."""
+
+import copy
+import json
+import pathlib
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import network_cases as cases
+import numpy as np
+import pytest
+
+import gin
+from t5patches import network
+
+FROZEN = pathlib.Path(__file__).parent / "testdata" / "network.json"
+GIN = pathlib.Path(__file__).parents[1] / "gin"
+
+
+def transformer(name="t5_1_1", **overrides):
+    return network.Transformer(network.T5Config(**cases.CONFIGS[name] | overrides))
+
+
+@pytest.fixture(scope="module")
+def params():
+    return cases.init(transformer())["params"]
+
+
+@pytest.mark.parametrize("name", cases.CONFIGS)
+def test_agrees_with_t5x(name):
+    """Loss, logits and gradients of T5X's network from the same key."""
+    expected = json.loads(FROZEN.read_text())[name]
+    got = cases.summary(transformer(name))
+    assert got.keys() == expected.keys()
+    for setting in expected:
+        assert cases.worst_error(got[setting], expected[setting]) < 1e-5, setting
+
+
+def test_parameters_and_axes_have_t5x_names():
+    variables = cases.init(transformer())
+    flat = jax.tree_util.tree_flatten_with_path(variables["params"])[0]
+    shapes = {
+        jax.tree_util.keystr(p, simple=True, separator="/"): x.shape for p, x in flat
+    }
+    assert all(x.dtype == jnp.float32 for _, x in flat)
+    attention = {f"{n}/kernel": (24, 12) for n in ("query", "key", "value")}
+    attention |= {"out/kernel": (12, 24)}
+    mlp = {"wi_0/kernel": (24, 20), "wi_1/kernel": (24, 20), "wo/kernel": (20, 24)}
+    expected = {"token_embedder/embedding": (40, 24)}
+    for side, names in (
+        ("encoder", {"attention": "attention"}),
+        (
+            "decoder",
+            {"self_attention": "self_attention", "cross_attention": ""},
+        ),
+    ):
+        expected[f"{side}/relpos_bias/rel_embedding"] = (3, 32)
+        expected[f"{side}/{side}_norm/scale"] = (24,)
+        for layer in (f"{side}/layers_0", f"{side}/layers_1"):
+            for norm, module in names.items():
+                expected[f"{layer}/pre_{norm}_layer_norm/scale"] = (24,)
+                module = module or "encoder_decoder_attention"
+                for leaf, shape in attention.items():
+                    expected[f"{layer}/{module}/{leaf}"] = shape
+            expected[f"{layer}/pre_mlp_layer_norm/scale"] = (24,)
+            for leaf, shape in mlp.items():
+                expected[f"{layer}/mlp/{leaf}"] = shape
+    expected["decoder/logits_dense/kernel"] = (24, 40)
+    assert shapes == expected
+
+    axes = variables["params_axes"]
+    layer = axes["decoder"]["layers_1"]
+    assert axes["token_embedder"]["embedding_axes"].names == ("vocab", "embed")
+    assert layer["self_attention"]["query"]["kernel_axes"].names == (
+        "embed",
+        "joined_kv",
+    )
+    assert layer["encoder_decoder_attention"]["out"]["kernel_axes"].names == (
+        "joined_kv",
+        "embed",
+    )
+    assert layer["mlp"]["wo"]["kernel_axes"].names == ("mlp", "embed")
+    assert layer["pre_mlp_layer_norm"]["scale_axes"].names == ("embed",)
+    assert axes["decoder"]["relpos_bias"]["rel_embedding_axes"].names == (
+        "heads",
+        "relpos_buckets",
+    )
+
+
+@pytest.mark.parametrize("name", cases.CONFIGS)
+def test_cached_decoding_equals_the_forward_pass(name):
+    module = transformer(name)
+    params = cases.init(module)["params"]
+    batch = cases.batch()
+    # Padding targets would be masked in the forward pass, but not while decoding.
+    batch["decoder_target_tokens"] = jnp.ones_like(batch["decoder_target_tokens"])
+    _, expected, _ = cases.evaluate(module, params, batch)
+    got, cache = cases.decode_by_steps(module, params, batch)
+    assert cases.relative_error(got, expected) < 1e-5
+    layer = cache["decoder"]["layers_0"]
+    assert layer.keys() == {"self_attention"}
+    assert layer["self_attention"]["cached_key"].shape == (3, 3, 4, 9)
+    assert int(layer["self_attention"]["cache_index"]) == 9
+
+
+def test_packed_examples_do_not_see_each_other(params):
+    module, packed = transformer(), cases.batch(packed=True)
+    _, expected, _ = cases.evaluate(module, params, packed)
+    inputs, targets = packed["encoder_segment_ids"], packed["decoder_segment_ids"]
+    for segment in (1, 2):
+        alone = {
+            name: jnp.where(
+                (inputs if name.startswith("encoder") else targets) == segment, x, 0
+            )
+            for name, x in packed.items()
+            if name.endswith("_tokens")
+        }
+        _, got, _ = cases.evaluate(module, params, alone)
+        where = np.asarray(targets == segment)
+        assert cases.relative_error(got[where], expected[where]) < 1e-5
+
+
+def test_padding_does_not_matter(params):
+    module, batch = transformer(), cases.batch()
+    _, expected, gradients = cases.evaluate(module, params, batch)
+    longer = {name: jnp.pad(x, ((0, 0), (0, 3))) for name, x in batch.items()}
+    _, got, longer_gradients = cases.evaluate(module, params, longer)
+    where = np.asarray(batch["decoder_target_tokens"] > 0)
+    assert cases.relative_error(got[:, :9][where], expected[where]) < 1e-5
+    assert cases.worst_error(longer_gradients, gradients) < 1e-4
+
+
+def test_bfloat16_stays_near_float32(params):
+    _, expected, _ = cases.evaluate(transformer(), params, cases.batch())
+    for float32_logits in (False, True):
+        module = transformer(dtype="bfloat16", float32_attention_logits=float32_logits)
+        _, logits, gradients = cases.evaluate(module, params, cases.batch())
+        assert logits.dtype == jnp.float32
+        assert all(g.dtype == jnp.float32 for g in jax.tree.leaves(gradients))
+        assert cases.relative_error(logits, expected) < 0.05
+
+
+def test_wrong_use_is_refused(params):
+    module, batch = transformer(), cases.batch(packed=True)
+    with pytest.raises(ValueError, match="cannot be decoded"):
+        module.apply({"params": params}, **batch, enable_dropout=False, decode=True)
+    with pytest.raises(ValueError, match="without decoder_segment_ids"):
+        del batch["decoder_segment_ids"]
+        module.apply({"params": params}, **batch, enable_dropout=False)
+    with pytest.raises(ValueError, match=r"\[batch, length\]"):
+        module.apply(
+            {"params": params},
+            batch["encoder_input_tokens"][0],
+            enable_dropout=False,
+            method="encode",
+        )
+
+
+def test_needs_neither_tensorflow_nor_seqio():
+    code = "import sys; from t5patches import network; print(*sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert not {"tensorflow", "seqio", "t5x", "gin"} & set(done.stdout.split())
+
+
+SHAPES = {  # emb_dim, heads, head_dim, layers, mlp_dim
+    "t5_1_0_small": (512, 8, 64, 6, 2048),
+    "t5_1_0_base": (768, 12, 64, 12, 3072),
+    "t5_1_0_large": (1024, 16, 64, 24, 4096),
+    "t5_1_0_3b": (1024, 32, 128, 24, 16384),
+    "t5_1_0_11b": (1024, 128, 128, 24, 65536),
+    "t5_1_1_small": (512, 6, 64, 8, 1024),
+    "t5_1_1_base": (768, 12, 64, 12, 2048),
+    "t5_1_1_large": (1024, 16, 64, 24, 2816),
+    "t5_1_1_xl": (2048, 32, 64, 24, 5120),
+    "t5_1_1_xxl": (4096, 64, 64, 24, 10240),
+}
+
+
+@pytest.fixture
+def clean_gin():
+    gin.clear_config()
+    gin.add_config_file_search_path(str(GIN))
+    yield
+    gin.clear_config()
+
+
+def test_there_is_a_gin_file_for_every_size():
+    files = {p.stem for p in (GIN / "models").glob("t5_*.gin")}
+    assert files == SHAPES.keys() | {"t5_1_0_tiny", "t5_1_1_tiny"}
+
+
+@pytest.mark.parametrize("name", [*SHAPES, "t5_1_0_tiny", "t5_1_1_tiny"])
+def test_gin_files_build_the_model(name, clean_gin):
+    gin.parse_config_files_and_bindings(
+        [f"models/{name}.gin"], ["DROPOUT_RATE = 0.25", "VOCABULARY_PATH = 'v.model'"]
+    )
+    model = copy.deepcopy(gin.query_parameter("%MODEL"))
+    config = model.module.config
+    first = name.startswith("t5_1_0")
+    assert isinstance(model.module, network.Transformer)
+    assert config.vocab_size == 32128 and config.dropout_rate == 0.25
+    assert config.logits_via_embedding == first
+    assert config.mlp_activations == (("relu",) if first else ("gelu", "linear"))
+    assert config.num_encoder_layers == config.num_decoder_layers
+    if name in SHAPES:
+        assert config.dtype == "bfloat16"
+        assert SHAPES[name] == (
+            config.emb_dim,
+            config.num_heads,
+            config.head_dim,
+            config.num_decoder_layers,
+            config.mlp_dim,
+        )
+    else:
+        assert config.dtype == "float32" and config.emb_dim <= 128
+
+
+def test_gin_files_decode_greedily(clean_gin):
+    """What DECODE_FN picks is the argmax of each step, whatever the seed."""
+    gin.parse_config_files_and_bindings(
+        ["models/t5_1_1_tiny.gin"],
+        [
+            "DROPOUT_RATE = 0.0",
+            "VOCABULARY_PATH = 'v.model'",
+            "network.T5Config.vocab_size = 40",
+        ],
+    )
+    model = copy.deepcopy(gin.query_parameter("%MODEL"))
+    batch = cases.batch()
+    params = cases.init(model.module)["params"]
+    outputs = [
+        jax.jit(model.predict_batch_with_aux)(
+            params, batch, decoder_params={"eos_id": 1, "decode_rng": jax.random.key(i)}
+        )[0]
+        for i in range(2)
+    ]
+    np.testing.assert_array_equal(*outputs)
+    tokens = np.asarray(outputs[0])
+    shifted = np.pad(tokens, ((0, 0), (1, 0)))[:, :-1]
+    batch |= {
+        "decoder_input_tokens": jnp.asarray(shifted),
+        "decoder_target_tokens": jnp.ones_like(shifted),
+    }
+    _, logits, _ = cases.evaluate(model.module, params, batch)
+    best = np.asarray(logits.argmax(-1))
+    for row, expected in zip(tokens, best, strict=True):
+        length = list(row).index(1) + 1 if 1 in row else len(row)
+        np.testing.assert_array_equal(row[:length], expected[:length])
