@@ -1,13 +1,13 @@
 """Meshes, layouts and partitioned steps on virtual devices and in two processes."""
 
 import os
+import socket
 import subprocess
 import sys
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import portpicker
 import pytest
 from jax.sharding import PartitionSpec
 
@@ -151,7 +151,9 @@ for num_partitions in (2, 4):
 
 def test_two_processes():
     """Two devices each: the batch split between the processes, then the model."""
-    port = portpicker.pick_unused_port()
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
     running = [start(PROCESSES, 2, port, index) for index in (0, 1)]
     lines = [
         [line.split()[1:] for line in finish(p).splitlines() if line[:6] == "RESULT"]
