@@ -9,6 +9,12 @@ from tests import engine_toy
 from tests.engine_toy import LENGTHS, TASK, VOCABULARY, register
 
 __all__ = ["LENGTHS", "TASK", "VOCABULARY", "register"]
+SHAPES = {
+    "encoder_input_tokens": (4, LENGTHS["inputs"]),
+    "decoder_input_tokens": (4, LENGTHS["targets"]),
+    "decoder_target_tokens": (4, LENGTHS["targets"]),
+    "decoder_loss_weights": (4, LENGTHS["targets"]),
+}
 model = functools.partial(engine_toy.model, engine="t5x_embedded")
 
 
@@ -69,14 +75,10 @@ def train_arguments(model_dir, **kwargs) -> dict:
 
 def initializer(a_model=None, optimizer=True) -> utils.TrainStateInitializer:
     a_model = a_model or model()
-    names = ("encoder_input_tokens", "decoder_input_tokens", "decoder_target_tokens")
-    length = {"encoder": LENGTHS["inputs"], "decoder": LENGTHS["targets"]}
     return utils.TrainStateInitializer(
         optimizer_def=a_model.optimizer_def if optimizer else None,
         init_fn=a_model.get_initial_variables,
-        input_shapes={
-            name: (4, length[name[:7]]) for name in (*names, "decoder_loss_weights")
-        },
+        input_shapes=SHAPES,
         partitioner=partitioner(),
     )
 

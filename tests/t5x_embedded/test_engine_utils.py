@@ -1,0 +1,311 @@
+"""Schedules, data and inference helpers, the trainer's steps, gin's functions."""
+
+import functools
+
+import clu.metrics
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import seqio
+import tensorflow as tf
+
+import gin
+from t5x_embedded import gin_utils, trainer, utils
+from t5x_embedded import metrics as metrics_lib
+from tests import engine_toy
+from tests.t5x_embedded import toy
+
+# factors, arguments, T5X's rates at the steps below (base learning rate 0.3)
+STEPS = (0, 1, 9, 25, 900)
+SCHEDULES = [
+    (
+        "constant * linear_warmup * rsqrt_decay",
+        {},
+        [1e-8, 9.486834e-06, 8.538150e-05, 2.3717084e-04, 8.5381502e-03],
+    ),
+    ("constant", {}, [0.3] * 5),
+    (
+        "linear_decay",
+        dict(warmup_steps=10, decay_factor=0.01),
+        [1e-8, 0.03, 0.27, 0.255, 1e-8],
+    ),
+    (
+        "constant * rsqrt_normalized_decay",
+        dict(warmup_steps=10),
+        [0.3, 0.3, 0.3, 0.18973666, 0.031622778],
+    ),
+    (
+        "constant * decay_every",
+        dict(steps_per_decay=7),
+        [0.3, 0.3, 0.15, 0.0375, 1e-8],
+    ),
+    (
+        "constant * cosine_decay",
+        dict(warmup_steps=5, steps_per_cycle=20),
+        [0.3, 0.3, 0.27135256, 0.3, 0.043933988],
+    ),
+    (
+        "constant * linear_warmup",
+        dict(step_offset=20, warmup_steps=16),
+        [1e-8, 1e-8, 1e-8, 0.09375, 0.3],
+    ),
+]
+
+
+@pytest.mark.parametrize(("factors", "arguments", "expected"), SCHEDULES)
+def test_schedules_are_those_of_t5x(factors, arguments, expected):
+    rate = utils.create_learning_rate_scheduler(
+        factors, base_learning_rate=0.3, **arguments
+    )
+    rates = [rate(jnp.array(step)) for step in STEPS]
+    assert {r.dtype for r in rates} == {jnp.dtype("float32")}
+    np.testing.assert_allclose(rates, expected, rtol=2e-6)
+
+
+def test_unknown_factors():
+    with pytest.raises(ValueError, match="'sine'"):
+        utils.create_learning_rate_scheduler("constant * sine")(0)
+
+
+# ---- Data ----------------------------------------------------------------------
+
+
+def test_training_data_repeats_itself_and_can_be_skipped():
+    converter = toy.model().FEATURE_CONVERTER_CLS
+
+    def rows(get, n):
+        batches = get(toy.dataset(), 0, 1, converter).take(n).as_numpy_iterator()
+        return [b["encoder_input_tokens"] for b in batches]
+
+    first = rows(utils.get_dataset, 8)
+    np.testing.assert_array_equal(first, rows(utils.get_dataset, 8))
+    np.testing.assert_array_equal(first[5:], rows(toy.skipping(5), 3))
+
+
+def test_evaluation_data_has_the_steps_asked_for():
+    converter = toy.model().FEATURE_CONVERTER_CLS
+    datasets = utils.get_training_eval_datasets(
+        toy.dataset("validation", batch_size=8), 0, 2, 6, converter
+    )
+    assert list(datasets) == [toy.TASK]
+    batches = list(datasets[toy.TASK].as_numpy_iterator())
+    assert [len(b["encoder_input_tokens"]) for b in batches] == [4] * 6
+    missing = toy.dataset("test")
+    assert utils.get_training_eval_datasets(missing, 0, 1, 1, converter) == {}
+    with pytest.raises(ValueError, match="not a multiple of 3"):
+        utils.get_dataset(toy.dataset(), 0, 3, converter)
+
+
+def test_vocabularies_must_match():
+    model = toy.model()
+    utils.verify_matching_vocabs(toy.dataset(), model)
+    model._output_vocabulary = seqio.ByteVocabulary(extra_ids=3)
+    with pytest.raises(ValueError, match="are not the model's"):
+        utils.verify_matching_vocabs(toy.dataset(), model)
+
+
+def test_batches_are_sharded_and_can_be_peeked_at():
+    partitioner = toy.partitioner()
+    data = tf.data.Dataset.range(12).batch(4).map(lambda x: {"x": x})
+    data = data.map(lambda row: {"x": tf.ensure_shape(row["x"], [4])})
+    batches = utils.prepare_train_iter(
+        data,
+        partitioner=partitioner,
+        checkpoint_cfg=None,
+        data_layout=partitioner.get_data_layout(4),
+    )
+    assert batches.element_spec["x"].shape == (4,)
+    np.testing.assert_array_equal(batches.peek()["x"], np.arange(4))
+    seen = [batch["x"] for batch in batches]
+    assert all(isinstance(x, jax.Array) for x in seen)
+    np.testing.assert_array_equal(np.concatenate(seen), np.arange(12))
+    with pytest.raises(ValueError, match="returned a"):
+        utils.prepare_train_iter(
+            [], partitioner=partitioner, checkpoint_cfg=None, data_layout=None
+        )
+
+
+def test_inference_pads_the_last_batch_and_keeps_the_order():
+    initializer = toy.initializer(optimizer=False)
+    state = initializer.from_scratch(jax.random.PRNGKey(0))
+    axes = initializer.train_state_axes
+
+    def double(params, batch):
+        return 2 * batch["x"], {"sum": batch["x"] + 0.5}
+
+    data = tf.data.Dataset.from_tensor_slices({"x": np.arange(10) * 10}).enumerate()
+    infer = utils.get_infer_fn(double, 4, axes, toy.partitioner())
+    pairs, aux = infer(data, state)
+    assert pairs == [(i, 20 * i) for i in range(10)]
+    assert aux == {"sum": [10 * i + 0.5 for i in range(10)]}
+    with pytest.raises(ValueError, match="no examples"):
+        infer(data.take(0), state)
+
+    def draw(params, batch, rng):
+        return jax.random.uniform(rng, (4,))
+
+    keyed = utils.get_infer_fn(draw, 4, axes, toy.partitioner())
+    one, two = (keyed(data, state, jax.random.PRNGKey(s)) for s in (1, 1))
+    assert one == two != keyed(data, state, jax.random.PRNGKey(2))
+    # Another key for each batch.
+    assert one[0][1] != one[4][1]
+
+
+# ---- Axes ----------------------------------------------------------------------
+
+
+def test_axis_names_can_be_overridden():
+    initialize = toy.model().get_initial_variables
+    variables = jax.eval_shape(
+        lambda key: initialize(key, toy.SHAPES, None), jax.random.PRNGKey(0)
+    )
+    name = "decoder/logits_dense/kernel"
+    changed = utils.override_params_axes_names(
+        variables, [(r".*/logits_dense/kernel", ("embed", "mlp"))]
+    )
+    axes = utils.flatten_dict_string_keys(changed["params_axes"])
+    assert axes[f"{name}_axes"].names == ("embed", "mlp")
+    with pytest.raises(ValueError, match="2 axes"):
+        utils.override_params_axes_names(variables, [(name, ("embed",))])
+
+
+# ---- The trainer ---------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def batch():
+    data = utils.get_dataset(toy.dataset(), 0, 1, toy.model().FEATURE_CONVERTER_CLS)
+    return jax.tree.map(jnp.asarray, next(data.as_numpy_iterator()))
+
+
+def test_microbatches_give_the_same_gradients_and_metrics(batch):
+    model = toy.model(dropout_rate=0.0)
+    state = toy.state_of(model)
+    key = jax.random.PRNGKey(0)
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def run(count):
+        grads, metrics, _ = trainer.accumulate_grads_microbatched(
+            model, state, batch, key, count
+        )
+        # A sum per step, however many microbatches there were.
+        return grads, metrics_lib.set_step_metrics_num_steps(metrics, 1)
+
+    grads, metrics = run(None)
+    split_grads, split_metrics = run(2)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5),
+        grads,
+        split_grads,
+    )
+    assert metrics.keys() == split_metrics.keys()
+    for name in ("loss", "accuracy"):
+        np.testing.assert_allclose(
+            metrics[name].compute(), split_metrics[name].compute(), rtol=1e-5
+        )
+    with pytest.raises(AssertionError, match="3 microbatches"):
+        run(3)
+
+
+def test_weight_metrics_and_the_learning_rate(batch):
+    model = toy.model(dropout_rate=0.0)
+    state = toy.state_of(model)
+    new, metrics = jax.jit(
+        lambda state, batch: trainer.train_with_lr(
+            state,
+            batch,
+            jnp.float32(0.25),
+            jax.random.PRNGKey(0),
+            model,
+            None,
+            trainer.WeightMetricsComputer(),
+        )
+    )(state, batch)
+    assert int(new.step) == 1
+    assert float(metrics["learning_rate/current"].compute()) == 0.25
+    name = "token_embedder/embedding"
+    weight = np.asarray(utils.flatten_dict_string_keys(new.params)[name])
+    np.testing.assert_allclose(
+        metrics[f"weight_rms/{name}"].compute(), np.sqrt(np.mean(weight**2)), rtol=1e-5
+    )
+    np.testing.assert_allclose(
+        metrics[f"weight_max/{name}"].compute(), np.abs(weight).max(), rtol=1e-6
+    )
+
+
+def test_summaries_are_written_in_order_and_raise_what_went_wrong(tmp_path):
+    manager = trainer.MetricsManager("train", str(tmp_path))
+    with pytest.raises(ValueError, match="start_duration_timer"):
+        manager.write_metrics_summary({}, 1, 1)
+    manager.start_duration_timer()
+    values = clu.metrics.Average.from_model_output(jnp.array([1.0, 2.0]))
+    future = manager.write_metrics_summary({"a": values}, 1, 1)
+    assert future.result()["a"].value == 1.5
+    manager.start_duration_timer()
+    broken = manager.write_metrics_summary({"a": object()}, 2, 1)
+    with pytest.raises((AttributeError, TypeError)):
+        broken.result()
+    with pytest.raises((AttributeError, TypeError)):
+        manager.close()
+    manager.close()
+    assert list((tmp_path / "train").glob("events.*"))
+
+
+def scalar(value):
+    return {"task": {"loss": clu.values.Scalar(value)}}
+
+
+def test_early_stopping():
+    def stops(mode, values, **kwargs):
+        action = trainer.EarlyStoppingAction(("task", "loss"), mode, **kwargs)
+        return [action.run(None, scalar(v)) for v in values]
+
+    assert stops("min", [3, 2, 2, 2, 1]) == [False, False, False, True, False]
+    assert stops("max", [1, 2, 3, 3, 2]) == [False] * 4 + [True]
+    assert stops("min", [3, 2.9, 2.8], atol=0.5) == [False, False, True]
+    action = trainer.EarlyStoppingAction(("task", "other"), "min", patience=1)
+    assert not action.run(None, scalar(1.0))
+    with pytest.raises(ValueError, match="mode"):
+        trainer.EarlyStoppingAction(("task", "loss"), "mean")
+
+
+def test_terminate_on_nan():
+    action = trainer.TerminateOnNanAction("task")
+    values = (1.0, float("nan"), float("inf"))
+    assert [action.run(None, scalar(v)) for v in values] == [False, True, True]
+
+
+# ---- Gin -----------------------------------------------------------------------
+
+
+def test_flags_are_rewritten():
+    args = ["--gin.A.b='x=y'", "--gin_file=f", "rest"]
+    assert gin_utils.rewrite_gin_args(args) == [
+        "--gin_bindings=A.b = 'x=y'",
+        "--gin_file=f",
+        "rest",
+    ]
+    with pytest.raises(ValueError, match="NAME=VALUE"):
+        gin_utils.rewrite_gin_args(["--gin.A"])
+
+
+def test_own_imports_are_written_under_the_name_of_t5x(monkeypatch):
+    text = "from t5x_embedded import utils\nX = 'from t5x_embedded import'\n"
+    monkeypatch.setattr(gin, "config_str", lambda: text)
+    assert gin_utils.get_gin_config_str() == (
+        "from t5x import utils\nX = 'from t5x_embedded import'\n"
+    )
+
+
+def test_files_of_t5x_are_refused_by_name():
+    with pytest.raises(OSError, match="T5X does"):
+        gin_utils.parse_gin_flags([], ["t5x/examples/t5/base.gin"], [])
+
+
+def test_functions_for_gin_files():
+    assert gin_utils.sum_fn(1, 2) == 3
+    assert gin_utils.bool_fn(0) is False
+    assert gin_utils.string_split_fn("a-b-c", "-", 1) == ["a", "b-c"]
+    assert gin_utils.string_split_fn("a-b-c", "-", index=2) == "c"
+    assert engine_toy.TASK == toy.TASK
