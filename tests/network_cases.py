@@ -123,8 +123,11 @@ def relative_error(value, expected) -> float:
 
 
 def worst_error(tree, expected) -> float:
-    """`relative_error` of the worst leaf."""
-    return max(jax.tree.leaves(jax.tree.map(relative_error, tree, expected)))
+    """`relative_error` of the worst leaf; a list is one array."""
+    errors = jax.tree.map(
+        relative_error, tree, expected, is_leaf=lambda x: isinstance(x, list)
+    )
+    return max(jax.tree.leaves(errors))
 
 
 def summary(module) -> dict:

@@ -1,5 +1,8 @@
 """The layers against the textbook formulas, forwards and backwards."""
 
+import functools
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -112,19 +115,19 @@ def test_dropout_draws_the_mask_of_flax(shared_axes):
     x, rngs = normal(0, 4, 6, 50), {"dropout": jax.random.PRNGKey(1)}
 
     class Outer(nn.Module):
-        dropout: nn.Module
+        make: Callable
 
         @nn.compact
-        def __call__(self, x, *args, **kwargs):
-            return self.dropout.clone(name="inner")(x, *args, **kwargs)
+        def __call__(self, x, deterministic):
+            return self.make(name="inner")(x, deterministic)
 
-    expected = Outer(nn.Dropout(0.3, broadcast_dims=shared_axes)).apply(
-        {}, x, deterministic=False, rngs=rngs
-    )
-    got = Outer(layers.Dropout(0.3, shared_axes)).apply({}, x, False, rngs=rngs)
+    flax_dropout = functools.partial(nn.Dropout, 0.3, broadcast_dims=shared_axes)
+    dropout = functools.partial(layers.Dropout, 0.3, shared_axes)
+    expected = Outer(flax_dropout).apply({}, x, False, rngs=rngs)
+    got = Outer(dropout).apply({}, x, False, rngs=rngs)
     assert 0.2 < float(jnp.mean(got == 0)) < 0.4
     np.testing.assert_allclose(got, expected, rtol=1e-6)
-    np.testing.assert_array_equal(Outer(layers.Dropout(0.3)).apply({}, x, True), x)
+    np.testing.assert_array_equal(Outer(dropout).apply({}, x, True), x)
 
 
 def test_embed_gives_zeros_outside_the_table(monkeypatch):

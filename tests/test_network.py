@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import network_cases as cases
 import numpy as np
 import pytest
+import seqio
 
 import gin
 from t5patches import network
@@ -230,11 +231,12 @@ def test_gin_files_decode_greedily(clean_gin):
         ],
     )
     model = copy.deepcopy(gin.query_parameter("%MODEL"))
+    model._output_vocabulary = seqio.PassThroughVocabulary(40, eos_id=1)
     batch = cases.batch()
     params = cases.init(model.module)["params"]
     outputs = [
         jax.jit(model.predict_batch_with_aux)(
-            params, batch, decoder_params={"eos_id": 1, "decode_rng": jax.random.key(i)}
+            params, batch, decoder_params={"decode_rng": jax.random.PRNGKey(i)}
         )[0]
         for i in range(2)
     ]
