@@ -16,6 +16,7 @@ from typing import Any
 
 from etils import epath
 
+from t5patches import _engine
 from t5patches.errors import UserError
 
 _STEP = re.compile(r"checkpoint_(\d+)")
@@ -33,7 +34,7 @@ _GIN_BINDINGS = re.compile(
 )
 
 
-# ---- Gin -----------------------------------------------------------------------
+# ---- Gin ----
 
 
 def parse_error(error: Exception) -> UserError | None:
@@ -134,7 +135,7 @@ def config_error(error: Exception) -> UserError | None:
     return None
 
 
-# ---- Tasks ---------------------------------------------------------------------
+# ---- Tasks ----
 
 
 def task(name: Any, split: str | None = None) -> None:
@@ -166,7 +167,7 @@ def _near(name: str, known: Iterable[str]) -> str:
     return f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
 
 
-# ---- Checkpoints ---------------------------------------------------------------
+# ---- Checkpoints ----
 
 
 def checkpoint_steps(folder: epath.PathLike) -> list[int]:
@@ -190,8 +191,13 @@ def checkpoint(path: epath.PathLike) -> None:
         raise UserError(f"there is no checkpoint {path}{_there_is(path.parent)}")
     if _TEMPORARY in path.name:
         raise _half_written(path)
-    if (path / "checkpoint").exists():
-        return  # T5X's own older format.
+    if (path / "checkpoint").exists():  # T5X's own older format.
+        if _engine.name() == "t5x":
+            return
+        raise UserError(
+            f"checkpoint {path} is in T5X's older msgpack format, which the embedded "
+            "engine does not read; T5X does"
+        )
     if not _STEP.fullmatch(path.name):
         raise UserError(
             f"{path} is not the folder of a checkpoint (checkpoint_<step>)"

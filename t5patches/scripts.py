@@ -77,7 +77,7 @@ def run(script: str, argv: Sequence[str], description: str | None = None) -> Non
             raise known from error
 
 
-# ---- Flags ---------------------------------------------------------------------
+# ---- Flags ----
 
 
 def _define_flags(script: str):
@@ -138,7 +138,7 @@ def _parse_flags(script: str, argv: Sequence[str]):
     return values
 
 
-# ---- The process ---------------------------------------------------------------
+# ---- The process ----
 
 
 def _prepare_libraries(flags) -> None:
@@ -232,7 +232,7 @@ def _without_path_errors() -> Iterator[None]:
         logger.removeFilter(keep)
 
 
-# ---- The entry: what gin configures --------------------------------------------
+# ---- The entry: what gin configures ----
 
 
 class _Watch:
@@ -340,7 +340,7 @@ def _starting_checkpoint(name, arguments) -> tuple[str | None, bool]:
     return os.path.join(folders[0], f"checkpoint_{steps[-1]}"), transformed
 
 
-# ---- Progress ------------------------------------------------------------------
+# ---- Progress ----
 
 
 class _Ticker:

@@ -57,7 +57,7 @@ def get_local_data(x):
     return x
 
 
-# ---- Finding checkpoints -------------------------------------------------------
+# ---- Finding checkpoints ----
 
 
 def get_checkpoint_dir(checkpoints_dir: epath.PathLike, step: int) -> str:
@@ -111,12 +111,14 @@ def find_checkpoint(path: epath.PathLike, step: int | None = None) -> str:
     if step is None and not is_complete(path):
         step = latest_step(path)
     found = str(path) if step is None else get_checkpoint_dir(path, step)
+    if (epath.Path(found) / "checkpoint").exists():
+        raise ValueError(f"{found}: {_absent.message('msgpack checkpoints')}")
     if not is_complete(found):
         raise ValueError(f"Path is not a valid checkpoint: {found}")
     return found
 
 
-# ---- Reading -------------------------------------------------------------------
+# ---- Reading ----
 
 
 @dataclasses.dataclass(frozen=True)
@@ -276,7 +278,7 @@ def _shardings(train_state, partitioner) -> dict[str, jax.sharding.Sharding]:
     }
 
 
-# ---- Writing -------------------------------------------------------------------
+# ---- Writing ----
 
 
 @gin.configurable

@@ -99,7 +99,7 @@ def summarize_gin_config(model_dir: str, summary_writer, step: int) -> None:
         summary_writer.flush()
 
 
-# ---- Functions for use inside gin files ----------------------------------------
+# ---- Functions for use inside gin files ----
 
 
 def sum_fn(var1=gin.REQUIRED, var2=gin.REQUIRED):

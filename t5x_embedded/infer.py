@@ -43,7 +43,7 @@ _DONE = ".COMPLETED"
 __getattr__ = _absent.module_getattr(__name__, ["create_task_from_tfexample_file"])
 
 
-# ---- Files ---------------------------------------------------------------------
+# ---- Files ----
 
 
 def _plain(value):
@@ -152,7 +152,7 @@ def merge_chunks_to_file(
     partial.replace(target)
 
 
-# ---- The loop ------------------------------------------------------------------
+# ---- The loop ----
 
 
 def infer(

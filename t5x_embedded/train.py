@@ -438,12 +438,12 @@ def train(
         evaluator = None
         if infer_eval_dataset_cfg is not None:
             evaluator = eval_lib.InferenceEvaluator(
-                infer_eval_dataset_cfg=infer_eval_dataset_cfg,
-                inference_evaluator_cls=inference_evaluator_cls,
-                model=model,
-                partitioner=partitioner,
-                log_dir=model_dir,
-                verify_matching_vocabs_fn=verify_matching_vocabs_fn,
+                infer_eval_dataset_cfg,
+                inference_evaluator_cls,
+                model,
+                partitioner,
+                model_dir,
+                verify_matching_vocabs_fn,
             )
             stack.callback(evaluator.close)
         run = _Run(

@@ -39,7 +39,7 @@ BaseTrainerConstructor = Callable[..., "BaseTrainer"]
 PartitionSpec = partitioning.PartitionSpec
 
 
-# ---- Metrics -------------------------------------------------------------------
+# ---- Metrics ----
 
 
 def _merge(metrics: MetricMapType, update: MetricMapType) -> MetricMapType:
@@ -199,7 +199,7 @@ def _per_weight(name, tree, measure):
     }
 
 
-# ---- Steps ---------------------------------------------------------------------
+# ---- Steps ----
 
 
 def accumulate_grads_microbatched(
@@ -313,7 +313,7 @@ def eval_step(model: models.BaseModel, train_state, batch: BatchType) -> MetricM
     return model.eval_fn(train_state.params, batch, *extra)[1]
 
 
-# ---- Trainers ------------------------------------------------------------------
+# ---- Trainers ----
 
 
 class PreemptionError(Exception):
@@ -581,7 +581,7 @@ class Trainer(BaseTrainer):
         )
 
 
-# ---- Actions -------------------------------------------------------------------
+# ---- Actions ----
 
 
 @enum.unique

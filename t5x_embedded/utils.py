@@ -59,7 +59,7 @@ __getattr__ = _absent.module_getattr(
 )
 
 
-# ---- Configurations ------------------------------------------------------------
+# ---- Configurations ----
 
 
 def _check_dtype(owner: str, dtype: str | None, allowed: Sequence[str]) -> None:
@@ -188,7 +188,7 @@ class DatasetConfig:
     trim_output_features: bool = True
 
 
-# ---- Small things --------------------------------------------------------------
+# ---- Small things ----
 
 
 def sync_global_devices(name: str) -> None:
@@ -303,7 +303,7 @@ def log_model_info(log_file: str | None, full_train_state, partitioner) -> None:
         path.write_text("\n".join(lines) + "\n")
 
 
-# ---- Learning rate -------------------------------------------------------------
+# ---- Learning rate ----
 
 
 def create_learning_rate_scheduler(
@@ -378,7 +378,7 @@ def create_learning_rate_scheduler(
     return learning_rate
 
 
-# ---- Initial train states ------------------------------------------------------
+# ---- Initial train states ----
 
 
 def get_first_valid_restore_config_and_paths(
@@ -577,7 +577,7 @@ def create_checkpoint_manager_and_restore(
     return state, manager
 
 
-# ---- Data sets -----------------------------------------------------------------
+# ---- Data sets ----
 
 
 def _provider(cfg: DatasetConfig):
@@ -779,7 +779,7 @@ def prepare_train_iter(
     return clu_data.PeekableDatasetIterator(sharded)
 
 
-# ---- Inference -----------------------------------------------------------------
+# ---- Inference ----
 
 
 def _pad_rows(tree, rows: int):

@@ -8,7 +8,7 @@ import pytest
 import seqio
 
 import gin
-from t5patches import progress, scripts
+from t5patches import _engine, progress, scripts
 from t5patches.errors import UserError
 from tests import engine_toy
 
@@ -47,7 +47,7 @@ def fails(script, arguments, *messages):
     return str(caught.value)
 
 
-# ---- What works ----------------------------------------------------------------
+# ---- What works ----
 
 
 def test_a_run_leaves_gin_and_main_as_they_were(run):
@@ -120,7 +120,7 @@ def test_help_lists_the_flags_of_t5x(script):
     assert ("shard_id" in text) == (script == "infer")
 
 
-# ---- What the user gets wrong --------------------------------------------------
+# ---- What the user gets wrong ----
 
 
 def test_flags():
@@ -228,6 +228,13 @@ def test_half_written_checkpoints(run, tmp_path):
     empty = tmp_path / "checkpoint_5"
     empty.mkdir()
     refuses(empty)
+    if _engine.name() == "t5x_embedded":
+        older = tmp_path / "checkpoint_6"
+        older.mkdir()
+        (older / "checkpoint").touch()
+        fails("infer", infer_arguments(older, tmp_path / "out"), "msgpack")
+        (older / "checkpoint").unlink()
+        older.rmdir()
     # A run whose own last checkpoint lost files must not start afresh.
     fails("train", train_arguments(tmp_path), str(empty))
 

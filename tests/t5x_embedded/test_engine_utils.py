@@ -68,7 +68,7 @@ def test_unknown_factors():
         utils.create_learning_rate_scheduler("constant * sine")(0)
 
 
-# ---- Data ----------------------------------------------------------------------
+# ---- Data ----
 
 
 def test_training_data_repeats_itself_and_can_be_skipped():
@@ -152,7 +152,7 @@ def test_inference_pads_the_last_batch_and_keeps_the_order():
     assert one[0][1] != one[4][1]
 
 
-# ---- Axes ----------------------------------------------------------------------
+# ---- Axes ----
 
 
 def test_axis_names_can_be_overridden():
@@ -170,7 +170,7 @@ def test_axis_names_can_be_overridden():
         utils.override_params_axes_names(variables, [(name, ("embed",))])
 
 
-# ---- The trainer ---------------------------------------------------------------
+# ---- The trainer ----
 
 
 @pytest.fixture(scope="module")
@@ -276,7 +276,7 @@ def test_terminate_on_nan():
     assert [action.run(None, scalar(v)) for v in values] == [False, True, True]
 
 
-# ---- Gin -----------------------------------------------------------------------
+# ---- Gin ----
 
 
 def test_flags_are_rewritten():
