@@ -412,7 +412,13 @@ class Attention(nn.Module):
                 f"shape {(keys.value.shape[0], 1, *keys.value.shape[1:3])} [batch, 1, "
                 f"heads, head_dim], got {key.shape}"
             )
-        positions = jnp.arange(keys.value.shape[-1])
+        length = keys.value.shape[-1]
+        if bias.shape[-1] != length:
+            raise ValueError(
+                f"the cache has {length} positions but the position bias "
+                f"{bias.shape[-1]}: pass the cache's length as max_decode_length"
+            )
+        positions = jnp.arange(length)
         here = positions == index.value
         keys.value = jnp.where(here, jnp.moveaxis(key, 1, -1), keys.value)
         values.value = jnp.where(here, jnp.moveaxis(value, 1, -1), values.value)

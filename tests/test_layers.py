@@ -165,3 +165,6 @@ def test_a_cache_takes_one_position_at_a_time():
     variables = attention.init(jax.random.PRNGKey(0), x, x, bias, **call)
     with pytest.raises(ValueError, match="one position"):
         attention.apply(variables, x[:, :2], x[:, :2], bias, mutable=["cache"], **call)
+    x = x[:, :1]
+    with pytest.raises(ValueError, match="max_decode_length"):
+        attention.apply(variables, x, x, bias[..., :1, :1], mutable=["cache"], **call)
