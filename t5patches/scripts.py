@@ -8,6 +8,7 @@ number of times in one process.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import functools
 import importlib
@@ -16,7 +17,9 @@ import itertools
 import logging
 import os
 import pathlib
+import shutil
 import sys
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -147,6 +150,9 @@ def _prepare_libraries(flags) -> None:
     import seqio
     import tensorflow as tf
 
+    if jax.config.jax_compilation_cache_dir is None and not flags.multiprocess_gpu:
+        jax.config.update("jax_compilation_cache_dir", _compiled_programs())
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
     # JAX takes the GPU's memory; TensorFlow, which only reads data, must not.
     with contextlib.suppress(RuntimeError):  # It has been initialised, by us.
         tf.config.set_visible_devices([], "GPU")
@@ -161,6 +167,18 @@ def _prepare_libraries(flags) -> None:
     if flags.tfds_data_dir:
         seqio.set_tfds_data_dir_override(flags.tfds_data_dir)
     seqio.add_global_cache_dirs(flags.seqio_additional_cache_dirs)
+
+
+@functools.cache
+def _compiled_programs() -> str:
+    """A folder for this process's compiled programs.
+
+    Each run compiles functions of its own; runs of the same program (generations for
+    several splits) find it here. The user's own cache folder goes before.
+    """
+    folder = tempfile.mkdtemp(prefix="t5patches-compiled-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
 
 
 @contextlib.contextmanager
