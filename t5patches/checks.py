@@ -171,12 +171,41 @@ def _near(name: str, known: Iterable[str]) -> str:
 
 
 def checkpoint_steps(folder: epath.PathLike) -> list[int]:
-    """Steps of the folders named `checkpoint_<step>` in a folder, ascending."""
+    """Steps of the complete checkpoints, `checkpoint_<step>`, of a folder, ascending.
+
+    One that is being written has a suffix until it is complete; on gs://, where
+    there is no renaming, it lacks orbax's commit marker.
+    """
     folder = epath.Path(folder)
     if not folder.is_dir():
         return []
-    found = (_STEP.fullmatch(path.name) for path in folder.iterdir())
-    return sorted(int(match[1]) for match in found if match)
+    found = {path: _STEP.fullmatch(path.name) for path in folder.iterdir()}
+    return sorted(
+        int(match[1]) for path, match in found.items() if match and _committed(path)
+    )
+
+
+def checkpoint_step(path: epath.PathLike) -> int:
+    """The step of a checkpoint by its path, or the latest in a model folder.
+
+    Raises:
+        UserError: `path` is neither.
+    """
+    match = _STEP.fullmatch(epath.Path(path).name)
+    if match:
+        return int(match[1])
+    steps = checkpoint_steps(path)
+    if not steps:
+        raise UserError(
+            f"{path} is neither a checkpoint (…/checkpoint_<step>) nor a folder with"
+            " checkpoints"
+        )
+    return steps[-1]
+
+
+def _committed(path: epath.Path) -> bool:
+    on_gcs = str(path).startswith("gs://")
+    return not on_gcs or (path / "commit_success.txt").exists()
 
 
 def checkpoint(path: epath.PathLike) -> None:
@@ -205,9 +234,8 @@ def checkpoint(path: epath.PathLike) -> None:
         )
     state = path / "state"
     parts = [state / "_METADATA", state / "manifest.ocdbt"]
-    if str(path).startswith("gs://"):
-        parts.append(path / "commit_success.txt")
-    if not (state / "checkpoint").exists() and not all(p.exists() for p in parts):
+    whole = (state / "checkpoint").exists() or all(part.exists() for part in parts)
+    if not (whole and _committed(path)):
         raise _half_written(path)
 
 

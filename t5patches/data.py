@@ -8,41 +8,10 @@ It is a `get_dataset_fn` for T5X's `train`, on either engine.
 
 from __future__ import annotations
 
-import re
-
 from absl import logging
-from etils import epath
 from t5x import utils
 
-_CHECKPOINT = re.compile(r"checkpoint_(\d+)")
-
-
-def checkpoint_steps(model_dir: epath.PathLike) -> list[int]:
-    """The steps of the complete checkpoints of a model folder, ascending."""
-    folder = epath.Path(model_dir)
-    if not folder.is_dir():
-        return []
-    # Checkpoints being written have a suffix until they are complete.
-    names = (_CHECKPOINT.fullmatch(path.name) for path in folder.iterdir())
-    return sorted(int(match[1]) for match in names if match)
-
-
-def checkpoint_step(path: epath.PathLike) -> int:
-    """The step of a checkpoint by its path, or the latest in a model folder.
-
-    Raises:
-      FileNotFoundError: if `path` is neither.
-    """
-    match = _CHECKPOINT.fullmatch(epath.Path(path).name)
-    if match:
-        return int(match[1])
-    steps = checkpoint_steps(path)
-    if not steps:
-        raise FileNotFoundError(
-            f"{path} is neither a checkpoint (…/checkpoint_STEP) nor a folder with"
-            " checkpoints"
-        )
-    return steps[-1]
+from t5patches.checks import checkpoint_step, checkpoint_steps
 
 
 def first_step(initial_checkpoint_path: str | None) -> int:

@@ -24,7 +24,7 @@ from t5x import metrics as t5x_metrics
 from t5x import train_state as train_state_lib
 from t5x import trainer as t5x_trainer
 
-from t5patches import data, models, train_step
+from t5patches import checks, models, train_step
 from t5patches.errors import UserError
 
 PyTree = Any
@@ -226,7 +226,7 @@ def find_frozen_params(
         return _restore(_resolve(frozen_checkpoint), train_state, partitioner)
 
     folder = _absolute(model_dir)
-    resumed = bool(data.checkpoint_steps(folder))
+    resumed = bool(checks.checkpoint_steps(folder))
     record = _read_record(folder) if resumed else None
     checkpoint = _resolve(frozen_checkpoint) if frozen_checkpoint else None
     if resumed and record is None and checkpoint is None:
@@ -263,8 +263,8 @@ def _resolve(path: str) -> str:
     """The path of one checkpoint: itself, or the latest of a folder of them."""
     path = _absolute(path)
     try:
-        step = data.checkpoint_step(path)
-    except FileNotFoundError as error:
+        step = checks.checkpoint_step(path)
+    except UserError as error:
         raise UserError(f"frozen_checkpoint: {error}") from None
     name = f"checkpoint_{step}"
     return str(path if path.name == name else path / name)
@@ -292,7 +292,7 @@ def _write_record(folder: epath.Path, checkpoint: str) -> None:
     inside = path.is_relative_to(folder)
     record = {
         "checkpoint": str(path.relative_to(folder) if inside else path),
-        "step": data.checkpoint_step(path),
+        "step": checks.checkpoint_step(path),
     }
     temporary = folder / (RECORD + ".tmp")
     temporary.write_text(json.dumps(record) + "\n")
@@ -315,8 +315,8 @@ def _manager(folder, state, partitioner):
 
 
 def _restore(path: str, train_state, partitioner) -> PyTree:
-    if not epath.Path(path).exists():
-        raise UserError(f"{path}, the checkpoint of the frozen model, does not exist")
+    checks.checkpoint(path)
+    checks.architecture(path, train_state.params)
     logging.info("The frozen model is %s.", path)
     state = jax.eval_shape(lambda: _parameters_only(train_state))
     manager = _manager(epath.Path(path).parent, state, partitioner)

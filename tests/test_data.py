@@ -6,7 +6,8 @@ import pytest
 import tensorflow as tf
 from t5x import utils
 
-from t5patches import data
+from t5patches import checks, data
+from t5patches.errors import UserError
 
 
 def make_folder(path, *names):
@@ -23,12 +24,12 @@ def test_only_complete_checkpoints_count(tmp_path):
         "checkpoint_300.orbax-checkpoint-tmp-123",
         "train",
     )
-    assert data.checkpoint_steps(folder) == [20, 100]
-    assert data.checkpoint_steps(tmp_path / "missing") == []
-    assert data.checkpoint_step(folder) == 100
-    assert data.checkpoint_step(folder / "checkpoint_20") == 20
-    with pytest.raises(FileNotFoundError, match="neither a checkpoint"):
-        data.checkpoint_step(folder / "train")
+    assert checks.checkpoint_steps(folder) == [20, 100]
+    assert checks.checkpoint_steps(tmp_path / "missing") == []
+    assert checks.checkpoint_step(folder) == 100
+    assert checks.checkpoint_step(folder / "checkpoint_20") == 20
+    with pytest.raises(UserError, match="neither a checkpoint"):
+        checks.checkpoint_step(folder / "train")
 
 
 def test_total_steps_do_not_grow_when_a_run_resumes(tmp_path):

@@ -206,8 +206,12 @@ def test_missing_frozen_checkpoint_and_broken_record(tmp_path):
     with pytest.raises(UserError, match="frozen_checkpoint: .*neither a checkpoint"):
         make_trainer(model, tmp_path / "a", frozen_checkpoint=str(tmp_path / "no"))
     missing = tmp_path / "checkpoint_5"
-    with pytest.raises(UserError, match="does not exist"):
+    with pytest.raises(UserError, match="there is no checkpoint"):
         make_trainer(model, tmp_path / "b", frozen_checkpoint=str(missing))
+    deeper = tiny.make_model(num_layers=2)
+    checkpoint = save_checkpoint(make_trainer(deeper), tmp_path / "deeper")
+    with pytest.raises(UserError, match="another architecture: .*layers_1"):
+        make_trainer(model, tmp_path / "d", frozen_checkpoint=str(checkpoint))
     trainer = make_trainer(model, tmp_path / "c")
     save_checkpoint(trainer, tmp_path / "c")
     (tmp_path / "c" / trainer_lib.RECORD).write_text("{}")

@@ -21,13 +21,15 @@ SHAPES = {
 TYPES = {name: jnp.int32 for name in SHAPES}
 
 
-def make_model(cls=models.EncoderDecoderModelTNFF, dropout_rate=0.0, **kwargs):
+def make_model(
+    cls=models.EncoderDecoderModelTNFF, dropout_rate=0.0, num_layers=1, **kwargs
+):
     config = network.T5Config(
         vocab_size=VOCAB_SIZE,
         emb_dim=16,
         num_heads=4,
-        num_encoder_layers=1,
-        num_decoder_layers=1,
+        num_encoder_layers=num_layers,
+        num_decoder_layers=num_layers,
         head_dim=8,
         mlp_dim=32,
         mlp_activations=("gelu", "linear"),

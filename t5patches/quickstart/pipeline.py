@@ -113,10 +113,10 @@ class Run:
 
     def checkpoint(self, model: str) -> str:
         """The last checkpoint of a model folder."""
-        from t5patches import data
+        from t5patches import checks
 
         folder = self.path(model)
-        steps = data.checkpoint_steps(folder)
+        steps = checks.checkpoint_steps(folder)
         if not steps:
             raise UserError(
                 f"{folder}: no checkpoint in it, although the stage that makes it was "
