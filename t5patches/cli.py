@@ -106,7 +106,7 @@ def _start_logging() -> None:
 
 
 def _import_tensorflow() -> None:
-    """Imports TensorFlow without its C++ notes on processor and GPU libraries.
+    """Imports TensorFlow without its C++ notes on processor and GPUs.
 
     TensorFlow 2.21 writes them whatever TF_CPP_MIN_LOG_LEVEL says, so they are taken
     off at the file descriptor. If the import fails, what was written is shown.
@@ -118,7 +118,11 @@ def _import_tensorflow() -> None:
     with tempfile.TemporaryFile() as notes:
         os.dup2(notes.fileno(), 2)
         try:
-            import tensorflow  # noqa: F401
+            import tensorflow as tf
+
+            # JAX takes the GPU's memory; TensorFlow, which only reads data, must not.
+            # Looking for GPUs writes notes, too.
+            tf.config.set_visible_devices([], "GPU")
         except BaseException:
             notes.seek(0)
             os.write(kept, notes.read())
