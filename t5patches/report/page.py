@@ -79,7 +79,7 @@ def render(
         '<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; '
         "style-src 'unsafe-inline'; img-src data:\">",
         f"<title>{title}</title><style>{_STYLE}</style></head><body><main>",
-        f"<h1>{title}{f' with {escape(str(method))}' if method else ''}</h1>",
+        f"<h1>{title}{f' with {escape(str(method).upper())}' if method else ''}</h1>",
         f'<p class="lead">{escape(picture.headline(results))}.</p>',
         _cards(results),
         f'<figure><img src="data:image/png;base64,{image}" '

@@ -60,7 +60,9 @@ def _titles(figure: Any, results: Mapping[str, Any]) -> None:
     figure.text(
         0.05,
         0.925,
-        f"A targeted update with {method}" if method else "A targeted update",
+        f"A targeted update with {str(method).upper()}"
+        if method
+        else "A targeted update",
         fontsize=21,
         fontweight="bold",
         color=INK,
