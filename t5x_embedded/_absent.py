@@ -25,6 +25,13 @@ def option(owner: str, name: str, value: Any, hint: str = "") -> NoReturn:
     raise NotImplementedError(f"{text}. {hint}" if hint else text)
 
 
+def refuse(owner: str, **values: Any) -> None:
+    """`option` for the first of the arguments that is set: not None, False or empty."""
+    for name, value in values.items():
+        if value:
+            option(owner, name, value)
+
+
 def module_getattr(module: str, names: Iterable[str]) -> Callable[[str], Any]:
     """Returns a module-level `__getattr__` (PEP 562).
 

@@ -283,7 +283,6 @@ class Adafactor(optimizers.OptimizerDef):
 
         Raises:
             KeyError: an axis has no rule.
-            ValueError: a parameter has rows, columns and something that is neither.
             NotImplementedError: a rule makes an axis a batch of parameters.
         """
         rules = self.hyper_params.logical_factor_rules
@@ -291,10 +290,6 @@ class Adafactor(optimizers.OptimizerDef):
             return
         for path, axes in _flat(param_logical_axes).items():
             dims = [factor_name_to_factordim(rules[axis]) for axis in axes]
-            if {FactorDim.ROW, FactorDim.COLUMN, FactorDim.NONE} <= set(dims):
-                raise ValueError(
-                    f"{path} cannot be factored: its axes {tuple(axes)} are {dims}"
-                )
             if FactorDim.BATCH in dims:
                 raise NotImplementedError(
                     f"{path} has axes {tuple(axes)}: "

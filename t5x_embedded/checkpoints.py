@@ -10,9 +10,8 @@ orbax writes under a temporary name and renames, or, where a rename is not atomi
 restored, so a process may be killed at any moment.
 """
 
-import dataclasses
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -29,24 +28,12 @@ from t5x_embedded import _absent
 _PREFIX = "checkpoint"
 _STATE = "state"
 
-CheckpointerConstructor = Callable[..., "Checkpointer"]
-CheckpointManagerConstructor = Callable[..., "OrbaxCheckpointManagerInterface"]
-# Both take (stored, of the model) nested dicts and return the first, changed.
-SaveStateTransformationFn = Callable[..., Any]
-RestoreStateTransformationFn = Callable[..., Any]
-
-
 __getattr__ = _absent.module_getattr(
     __name__,
-    [
-        "SaveBestCheckpointer",
-        "LazyArray",
-        "LazyAwaitableArray",
-        "LazyThreadPoolArray",
-        "DatasetCheckpointHandler",
-        "all_dataset_checkpoint_steps",
-        "populate_metrics_for_steps",
-    ],
+    "SaveBestCheckpointer LazyArray LazyAwaitableArray LazyThreadPoolArray "
+    "DatasetCheckpointHandler all_dataset_checkpoint_steps populate_metrics_for_steps "
+    "CheckpointerConstructor CheckpointManagerConstructor SaveStateTransformationFn "
+    "RestoreStateTransformationFn get_step_from_checkpoint_dir".split(),
 )
 
 
@@ -63,19 +50,6 @@ def get_local_data(x):
 def get_checkpoint_dir(checkpoints_dir: epath.PathLike, step: int) -> str:
     """`<checkpoints_dir>/checkpoint_<step>`."""
     return str(epath.Path(checkpoints_dir) / f"{_PREFIX}_{step}")
-
-
-def get_step_from_checkpoint_dir(checkpoints_dir: epath.PathLike) -> tuple[str, int]:
-    """Splits `<folder>/checkpoint_<step>` into its folder and step.
-
-    Raises:
-        ValueError: the last part of the path is not `checkpoint_<step>`.
-    """
-    path = epath.Path(checkpoints_dir)
-    found = re.fullmatch(rf"{_PREFIX}_(\d+)", path.name)
-    if found is None:
-        raise ValueError(f"{path} is not the folder of a checkpoint ({_PREFIX}_<step>)")
-    return str(path.parent), int(found.group(1))
 
 
 def is_complete(path: epath.PathLike) -> bool:
@@ -121,22 +95,13 @@ def find_checkpoint(path: epath.PathLike, step: int | None = None) -> str:
 # ---- Reading ----
 
 
-@dataclasses.dataclass(frozen=True)
-class StoredArray:
-    """An array in a checkpoint that has not been read."""
-
-    name: str
-    shape: tuple[int, ...]
-    dtype: Any
-
-
-def stored_arrays(path: epath.PathLike) -> dict[str, StoredArray]:
-    """Names ('target/…', '/'-separated) of a checkpoint's arrays; reads none."""
+def stored_arrays(path: epath.PathLike) -> dict[str, jax.ShapeDtypeStruct]:
+    """A checkpoint's arrays by '/'-separated names ('target/…'); reads none."""
     folder = epath.Path(path) / _STATE
     tree = ocp.PyTreeCheckpointHandler().metadata(folder).tree
     flat = traverse_util.flatten_dict(dict(tree), sep="/")
     return {
-        name: StoredArray(name, tuple(meta.shape), getattr(meta, "dtype", None))
+        name: jax.ShapeDtypeStruct(tuple(meta.shape), meta.dtype)
         for name, meta in flat.items()
         if getattr(meta, "shape", None) is not None
     }
@@ -161,28 +126,18 @@ def _read(path, names: Mapping[str, ocp.RestoreArgs]) -> dict[str, Any]:
 
 
 def load_t5x_checkpoint(
-    path: epath.PathLike,
-    step: int | None = None,
-    state_transformation_fns: Sequence[RestoreStateTransformationFn] = (),
-    remap: bool = True,
-    restore_dtype=None,
-    lazy_parameters: bool = False,
+    path: epath.PathLike, step: int | None = None, restore_dtype=None
 ) -> dict[str, Any]:
     """Reads a checkpoint into nested dicts of NumPy arrays, without a model.
 
     Args:
         path: a checkpoint's folder, or the model folder it is in.
         step: which checkpoint of a model folder; the latest if None.
-        state_transformation_fns: applied to the nested dict, in order.
-        remap: whether to apply them.
         restore_dtype: cast the parameters (`target`) to this, if given.
-        lazy_parameters: not supported.
 
     Raises:
         ValueError: no complete checkpoint is there.
     """
-    if lazy_parameters:
-        _absent.option("checkpoints.load_t5x_checkpoint", "lazy_parameters", True)
     path = find_checkpoint(path, step)
     names = {
         name: ocp.RestoreArgs(
@@ -191,21 +146,10 @@ def load_t5x_checkpoint(
         )
         for name in stored_arrays(path)
     }
-    state = traverse_util.unflatten_dict(_read(path, names), sep="/")
-    for transform in state_transformation_fns if remap else ():
-        state = transform(state, {})
-    return state
+    return traverse_util.unflatten_dict(_read(path, names), sep="/")
 
 
-def restore_train_state(
-    path: epath.PathLike,
-    train_state,
-    partitioner,
-    *,
-    dtype=None,
-    state_transformation_fns: Sequence[RestoreStateTransformationFn] = (),
-    fallback_state: Mapping[str, Any] | None = None,
-):
+def restore_train_state(path: epath.PathLike, train_state, partitioner, dtype=None):
     """Reads a checkpoint into a train state, sharded as the partitioner says.
 
     What the checkpoint has and the train state does not (an optimizer's state, when
@@ -216,66 +160,38 @@ def restore_train_state(
         train_state: a train state of `jax.ShapeDtypeStruct`s.
         partitioner: gives each array its sharding.
         dtype: cast parameters to this; None keeps what was saved.
-        state_transformation_fns: applied to the nested dict of `StoredArray`s, to
-            rename or drop entries.
-        fallback_state: nested dict of arrays for what the checkpoint lacks.
 
     Raises:
         ValueError: an array is missing or has another shape; the first one is named.
     """
-    stored = traverse_util.unflatten_dict(stored_arrays(path), sep="/")
-    for transform in state_transformation_fns:
-        stored = transform(stored, train_state.state_dict())
-    stored = traverse_util.flatten_dict(stored, sep="/")
-    fallback = traverse_util.flatten_dict(dict(fallback_state or {}), sep="/")
+    stored = stored_arrays(path)
+    dtype = jnp.dtype(dtype) if dtype else None
+    axes = traverse_util.flatten_dict(
+        partitioner.get_mesh_axes(train_state).state_dict(), sep="/"
+    )
     wanted = traverse_util.flatten_dict(
         train_state.state_dict(), sep="/", keep_empty_nodes=True
     )
-    shardings = _shardings(train_state, partitioner)
-
     state, to_read = {}, {}
     for name, like in wanted.items():
         if not hasattr(like, "shape"):  # An empty node, or no state at all.
             state[name] = like
             continue
-        source = stored.get(name, fallback.get(name))
-        if source is None:
+        if name not in stored:
             raise ValueError(f"checkpoint {path} has no {name}, which the model needs")
-        if tuple(source.shape) != tuple(like.shape):
+        if stored[name].shape != tuple(like.shape):
             raise ValueError(
-                f"checkpoint {path}: {name} has shape {tuple(source.shape)}, the model "
+                f"checkpoint {path}: {name} has shape {stored[name].shape}, the model "
                 f"needs {tuple(like.shape)}"
             )
-        cast = dtype if name.startswith("target/") else None
-        if isinstance(source, StoredArray):
-            state[name] = source
-            to_read[source.name] = ocp.ArrayRestoreArgs(
-                sharding=shardings[name], dtype=cast
-            )
-        else:
-            array = source if cast is None else source.astype(cast)
-            state[name] = jax.device_put(array, shardings[name])
-
-    arrays = _read(path, to_read)
-    state = {
-        name: arrays[value.name] if isinstance(value, StoredArray) else value
-        for name, value in state.items()
-    }
-    return train_state.restore_state(traverse_util.unflatten_dict(state, sep="/"))
-
-
-def _shardings(train_state, partitioner) -> dict[str, jax.sharding.Sharding]:
-    """The sharding of each entry of a train state, by its '/'-separated name."""
-    axes = traverse_util.flatten_dict(
-        partitioner.get_mesh_axes(train_state).state_dict(), sep="/"
-    )
-    names = traverse_util.flatten_dict(train_state.state_dict(), sep="/")
-    return {
-        name: jax.sharding.NamedSharding(
-            partitioner.mesh, axes.get(name) or jax.sharding.PartitionSpec()
+        to_read[name] = ocp.ArrayRestoreArgs(
+            sharding=jax.sharding.NamedSharding(
+                partitioner.mesh, axes.get(name) or jax.sharding.PartitionSpec()
+            ),
+            dtype=dtype if name.startswith("target/") else None,
         )
-        for name in names
-    }
+    state |= _read(path, to_read)
+    return train_state.restore_state(traverse_util.unflatten_dict(state, sep="/"))
 
 
 # ---- Writing ----
@@ -295,12 +211,8 @@ class OrbaxCheckpointManagerInterface:
         restore_dtype=None,
         keep: int | None = None,
         period: int | None = 1,
-        checkpoint_steps: Sequence[int] | None = None,
-        keep_dataset_checkpoints: int | None = None,
         force_keep_period: int | None = None,
         metric_name_to_monitor: str | None = None,
-        metric_mode: str = "max",
-        keep_checkpoints_without_metrics: bool = True,
     ):
         """Nothing is written, and no folder made, before the first `save`.
 
@@ -313,33 +225,20 @@ class OrbaxCheckpointManagerInterface:
             restore_dtype: cast parameters to this after restoring.
             keep: how many checkpoints to keep; None keeps all.
             period: ignored; the train loop decides when to save.
-            checkpoint_steps: ignored, as `period`.
-            keep_dataset_checkpoints: ignored.
             force_keep_period: never delete checkpoints of multiples of this step.
             metric_name_to_monitor: must be None.
-            metric_mode: ignored.
-            keep_checkpoints_without_metrics: ignored.
         """
-        del period, checkpoint_steps, keep_dataset_checkpoints
-        del metric_mode, keep_checkpoints_without_metrics
-        if dataset_iterator is not None:
-            _absent.option(
-                "utils.SaveCheckpointConfig",
-                "save_dataset",
-                True,
-                "Use a fixed data seed and a get_dataset_fn that skips forward.",
-            )
-        if metric_name_to_monitor is not None:
-            _absent.option(
-                "checkpoints.OrbaxCheckpointManagerInterface",
-                "metric_name_to_monitor",
-                metric_name_to_monitor,
-            )
+        del period
+        _absent.refuse(
+            "checkpoints.OrbaxCheckpointManagerInterface",
+            dataset_iterator=dataset_iterator is not None,
+            metric_name_to_monitor=metric_name_to_monitor,
+        )
         self.directory = epath.Path(directory)
         self._train_state = train_state
         self._partitioner = partitioner
         self._save_dtype = jnp.dtype(save_dtype) if save_dtype else None
-        self._restore_dtype = jnp.dtype(restore_dtype) if restore_dtype else None
+        self._restore_dtype = restore_dtype
         self._options = dict(max_to_keep=keep, keep_period=force_keep_period)
         self._writer: ocp.CheckpointManager | None = None
 
@@ -358,24 +257,12 @@ class OrbaxCheckpointManagerInterface:
             self._writer.close()
             self._writer = None
 
-    def save(
-        self,
-        train_state,
-        state_transformation_fns: Sequence[SaveStateTransformationFn] = (),
-        force: bool = True,
-    ) -> bool:
+    def save(self, train_state) -> bool:
         """Starts saving; the writing goes on in the background.
 
         Returns:
             Whether anything is saved (not if the step is there already).
         """
-        del force  # The train loop decides when.
-        if state_transformation_fns:
-            _absent.option(
-                "utils.SaveCheckpointConfig",
-                "state_transformation_fns",
-                state_transformation_fns,
-            )
         if self._writer is None:
             self._writer = ocp.CheckpointManager(
                 self.directory,
@@ -390,28 +277,18 @@ class OrbaxCheckpointManagerInterface:
         if step in self._writer.all_steps():
             return False
         state = train_state.state_dict()
-        save_args = {
-            group: jax.tree.map(
-                lambda _, d=self._save_dtype if group == "target" else None: (
-                    ocp.SaveArgs(dtype=d)
-                ),
-                tree,
-            )
-            for group, tree in state.items()
-        }
+
+        def args_of(tree, dtype=None):
+            return jax.tree.map(lambda _: ocp.SaveArgs(dtype=dtype), tree)
+
+        save_args = args_of(state)
+        save_args["target"] = args_of(state["target"], self._save_dtype)
         logging.info("Saving checkpoint_%d in %s", step, self.directory)
         item = ocp.args.PyTreeSave(state, save_args=save_args)
         args = ocp.args.Composite(**{_STATE: item})
         return self._writer.save(step, args=args, force=True)
 
-    def restore(
-        self,
-        step: int | None = None,
-        path: epath.PathLike | None = None,
-        fallback_state: Mapping[str, Any] | None = None,
-        state_transformation_fns: Sequence[RestoreStateTransformationFn] = (),
-        lazy_parameters: bool = False,
-    ):
+    def restore(self, step: int | None = None, path: epath.PathLike | None = None):
         """Restores the train state of a step of this folder, or of a path.
 
         Raises:
@@ -419,72 +296,14 @@ class OrbaxCheckpointManagerInterface:
         """
         if step is not None and path is not None:
             raise ValueError("Give `step` or `path`, not both.")
-        if lazy_parameters:
-            _absent.option("checkpoints", "lazy_parameters", True)
         found = find_checkpoint(path if path is not None else self.directory, step)
         return restore_train_state(
-            found,
-            self._train_state,
-            self._partitioner,
-            dtype=self._restore_dtype,
-            state_transformation_fns=state_transformation_fns,
-            fallback_state=fallback_state,
+            found, self._train_state, self._partitioner, self._restore_dtype
         )
 
 
 class Checkpointer:
-    """The checkpoints of a folder, each save finished before it returns."""
+    """The name of T5X's older writer, for gin files: `checkpointer_cls` is ignored."""
 
-    def __init__(
-        self,
-        train_state,
-        partitioner,
-        checkpoints_dir: epath.PathLike,
-        dataset_iterator=None,
-        *,
-        keep: int | None = None,
-        save_dtype=np.float32,
-        restore_dtype=None,
-        keep_dataset_checkpoints: int | None = None,
-    ):
-        """See `OrbaxCheckpointManagerInterface`, which does the work."""
-        del keep_dataset_checkpoints
-        self.checkpoints_dir = str(checkpoints_dir)
-        self._manager = OrbaxCheckpointManagerInterface(
-            checkpoints_dir,
-            train_state,
-            partitioner,
-            dataset_iterator,
-            save_dtype=save_dtype,
-            restore_dtype=restore_dtype,
-            keep=keep,
-        )
-
-    def all_steps(self) -> list[int]:
-        return self._manager.all_steps()
-
-    def latest_step(self) -> int | None:
-        return self._manager.latest_step()
-
-    def save(
-        self,
-        train_state,
-        state_transformation_fns: Sequence[SaveStateTransformationFn] = (),
-        *,
-        concurrent_gb: int = 128,
-    ) -> None:
-        del concurrent_gb
-        self._manager.save(train_state, state_transformation_fns)
-        self._manager.wait_until_finished()
-
-    def restore(
-        self,
-        step: int | None = None,
-        path: epath.PathLike | None = None,
-        state_transformation_fns: Sequence[RestoreStateTransformationFn] = (),
-        fallback_state: Mapping[str, Any] | None = None,
-        lazy_parameters: bool = False,
-    ):
-        return self._manager.restore(
-            step, path, fallback_state, state_transformation_fns, lazy_parameters
-        )
+    def __init__(self, *args, **kwargs):
+        raise NotImplementedError(_absent.message("checkpoints.Checkpointer's methods"))

@@ -126,73 +126,39 @@ def cache_map(
 # Sampling.
 
 
-def _keep_top_k(logits: Array, k: int | Array) -> Array:
-    """Masks all but the k best (more where they tie); a k of 0 masks nothing."""
-    if isinstance(k, int):
-        if not k:
-            return logits
-        worst = lax.top_k(logits, min(k, logits.shape[-1]))[0][..., -1:]
-    else:
-        ranked = jnp.sort(logits, axis=-1, descending=True)
-        rank = jnp.clip(k - 1, 0, logits.shape[-1] - 1)
-        worst = lax.dynamic_index_in_dim(ranked, rank, axis=-1)
-        worst = jnp.where(k > 0, worst, -jnp.inf)
+def _keep_top_k(logits: Array, k: int) -> Array:
+    """Masks all but the k best (more where they tie)."""
+    worst = lax.top_k(logits, min(k, logits.shape[-1]))[0][..., -1:]
     return jnp.where(logits >= worst, logits, NEG_INF_VALUE)
 
 
-def _keep_top_p(logits: Array, p: float | Array) -> Array:
+def _keep_top_p(logits: Array, p: float) -> Array:
     """Masks all but the fewest tokens whose probabilities add up to p."""
     probs = jax.nn.softmax(logits, axis=-1)
     ranked = jnp.sort(probs, axis=-1, descending=True)
     before = jnp.cumsum(ranked, axis=-1) - ranked
     least = jnp.min(jnp.where(before < p, ranked, jnp.inf), axis=-1, keepdims=True)
-    # At p = 0 nothing is needed; T5X then masks nothing.
-    return jnp.where((probs >= least) | (p <= 0.0), logits, NEG_INF_VALUE)
+    return jnp.where(probs >= least, logits, NEG_INF_VALUE)
 
 
-def _at(log_probs: Array, tokens: Array) -> Array:
-    return jnp.take_along_axis(log_probs, tokens[..., None], axis=-1)[..., 0]
-
-
-def _chooser(temperature, topk, topp, rescale_log_probs, num_decodes):
-    """How the next token is taken.
+def _choose(logits, rng, temperature, topk, topp, rescale_log_probs):
+    """Takes the next token.
 
     Returns:
-        A function (logits [batch, vocab], key) → (tokens int32 [batch], their log
-        probabilities float32 [batch]).
+        (tokens int32 [batch], their log probabilities float32 [batch]).
     """
-
-    def greedy(logits, rng, temperature):
-        del rng, temperature
+    if temperature > MIN_TEMPERATURE:
+        scaled = logits / jnp.float32(temperature)
+        scaled = _keep_top_k(scaled, topk) if topk else scaled
+        scaled = _keep_top_p(scaled, topp) if topp else scaled
+        token = jax.random.categorical(rng, scaled).astype(jnp.int32)
+        logits = scaled if rescale_log_probs else logits
+    else:
         token = jnp.argmax(logits, -1).astype(jnp.int32)
         if rescale_log_probs:  # All probability is on the one token.
             return token, jnp.zeros(token.shape, jnp.float32)
-        return token, _at(jax.nn.log_softmax(logits), token)
-
-    def sampled(logits, rng, temperature):
-        scaled = logits / jnp.maximum(temperature, MIN_TEMPERATURE)
-        scaled = _keep_top_k(scaled, topk)
-        if isinstance(topp, jax.core.Tracer) or topp:
-            scaled = _keep_top_p(scaled, topp)
-        token = jax.random.categorical(rng, scaled).astype(jnp.int32)
-        shown = scaled if rescale_log_probs else logits
-        return token, _at(jax.nn.log_softmax(shown), token)
-
-    if not isinstance(temperature, jax.core.Tracer) and np.ndim(temperature) == 0:
-        way = sampled if temperature > MIN_TEMPERATURE else greedy
-        return lambda logits, rng: way(logits, rng, temperature)
-
-    def chosen_at_run_time(logits, rng, temperature):
-        hot = temperature > MIN_TEMPERATURE
-        return lax.cond(hot, sampled, greedy, logits, rng, temperature)
-
-    temperature = jnp.asarray(temperature)
-    if temperature.ndim == 0:
-        return lambda logits, rng: chosen_at_run_time(logits, rng, temperature)
-    rows = jnp.repeat(temperature, num_decodes)
-    return lambda logits, rng: jax.vmap(chosen_at_run_time, (0, None, 0))(
-        logits, rng, rows
-    )
+    log_probs = jax.nn.log_softmax(logits)
+    return token, jnp.take_along_axis(log_probs, token[..., None], axis=-1)[..., 0]
 
 
 def temperature_sample(
@@ -202,12 +168,12 @@ def temperature_sample(
     eos_id: int,
     decode_rng: Array | None = None,
     num_decodes: int = 1,
-    temperature: float | Array = 1.0,
+    temperature: float = 1.0,
     topk: int = 1,
     topp: float = 0.0,
     cache_offset: int = 0,
     initial_index: Array | None = None,
-    max_decode_steps: int | Array | None = None,
+    max_decode_steps: int | None = None,
     max_decode_steps_hard_limit: int | None = None,
     rescale_log_probs: bool = True,
     state_callback_fn: StateCallbackFn | None = None,
@@ -229,13 +195,12 @@ def temperature_sample(
         eos_id: the token that ends a row; 0s follow it.
         decode_rng: a key; None is `jax.random.PRNGKey(0)`.
         num_decodes: decodes per row.
-        temperature: divides the logits; a scalar or float [batch].
+        temperature: divides the logits; a number, not an array.
         topk: sample among this many best tokens; 0 is all.
         topp: sample among the best tokens with at least this probability together;
             0 is all. Not together with `topk`.
-        cache_offset: the caches' batch axis.
-        initial_index: int32 [batch], where each row starts if the cache holds its
-            prompt already; None starts at 0.
+        cache_offset: not supported (scanned layers).
+        initial_index: not supported (a cache that holds the prompt already).
         max_decode_steps: at most this many tokens after the prompt.
         max_decode_steps_hard_limit: at most this many steps of them, if positive.
         rescale_log_probs: whether the log probabilities returned are those after
@@ -248,43 +213,32 @@ def temperature_sample(
         [batch, num_decodes]), the most probable last.
 
     Raises:
+        NotImplementedError: an argument that only T5X has.
         ValueError: both `topk` and `topp` are set, or `max_decode_steps` is more
             than the length.
     """
-    tracer = jax.core.Tracer
-    if not (isinstance(topk, tracer) or isinstance(topp, tracer)) and topk and topp:
+    _absent.refuse(
+        "decoding.temperature_sample",
+        cache_offset=cache_offset,
+        initial_index=initial_index is not None,
+        temperature=np.ndim(temperature) > 0,
+    )
+    if topk and topp:
         raise ValueError(f"only one of topk ({topk}) and topp ({topp}) can be set")
     batch, length = inputs.shape
+    rows = batch * num_decodes
+    if num_decodes > 1:
+        cache = cache_map(lambda x: flat_batch_beam_expand(x, num_decodes), cache)
+        inputs = flat_batch_beam_expand(inputs, num_decodes)
+    last = jnp.full((rows,), length)
     if max_decode_steps is not None:
-        limit = max_decode_steps_hard_limit or 0
-        if limit > 0:
-            max_decode_steps = jnp.minimum(max_decode_steps, limit)
-        if not isinstance(max_decode_steps, tracer) and max_decode_steps > length:
+        if (max_decode_steps_hard_limit or 0) > 0:
+            max_decode_steps = min(max_decode_steps, max_decode_steps_hard_limit)
+        if max_decode_steps > length:
             raise ValueError(
                 f"max_decode_steps is {max_decode_steps}, the length only {length}"
             )
-    if num_decodes > 1:
-        cache = cache_map(
-            lambda x: flat_batch_beam_expand(x, num_decodes, cache_offset),
-            cache,
-            apply_to_index=initial_index is not None,
-        )
-        inputs = flat_batch_beam_expand(inputs, num_decodes)
-        if initial_index is not None:
-            initial_index = flat_batch_beam_expand(initial_index, num_decodes)
-
-    rows = batch * num_decodes
-    last = jnp.full((rows,), length)
-    if max_decode_steps is not None:
         last = jnp.minimum(length, jnp.sum(inputs != 0, axis=1) + max_decode_steps)
-    sequences = jnp.pad(inputs, ((0, 0), (0, 2)))
-    if initial_index is None:
-        index = jnp.zeros((rows,), jnp.int32)
-        token = jnp.zeros((rows, 1), jnp.int32)
-    else:
-        index = initial_index
-        token = jnp.take_along_axis(sequences, index[:, None], axis=1)
-    choose = _chooser(temperature, topk, topp, rescale_log_probs, num_decodes)
     position = jnp.arange(length + 2)
 
     def step(state: SamplingLoopState) -> SamplingLoopState:
@@ -297,7 +251,7 @@ def temperature_sample(
         )
         if logit_callback_fn is not None:
             logits = logit_callback_fn(logits, state)
-        new, log_prob = choose(logits, rng)
+        new, log_prob = _choose(logits, rng, temperature, topk, topp, rescale_log_probs)
 
         # A full row goes on writing 0s behind its last token.
         here = jnp.minimum(state.cur_index, last)
@@ -318,10 +272,16 @@ def temperature_sample(
             log_prob=state.log_prob + jnp.where(free & live, log_prob, 0.0),
         )
 
-    rng = jax.random.PRNGKey(0) if decode_rng is None else decode_rng
-    ended, log_prob = jnp.zeros((rows, 1), bool), jnp.zeros((rows,), jnp.float32)
-    began = (jnp.zeros((), jnp.int32), index, sequences, flax.core.unfreeze(cache))
-    state = SamplingLoopState(*began, token, ended, rng, log_prob)
+    state = SamplingLoopState(
+        step=jnp.zeros((), jnp.int32),
+        cur_index=jnp.zeros((rows,), jnp.int32),
+        sequences=jnp.pad(inputs, ((0, 0), (0, 2))),
+        cache=flax.core.unfreeze(cache),
+        cur_token=jnp.zeros((rows, 1), jnp.int32),
+        ended=jnp.zeros((rows, 1), bool),
+        rng=jax.random.PRNGKey(0) if decode_rng is None else decode_rng,
+        log_prob=jnp.zeros((rows,), jnp.float32),
+    )
     state = lax.while_loop(lambda s: ~jnp.all(s.ended), step, state)
     if state_callback_fn is not None:
         state = state_callback_fn(state)
@@ -370,19 +330,14 @@ class _Beams:
     cache: Any
 
 
-def _pick(x: Array, beams: Array, axis: int = 0) -> Array:
+def _pick(x: Array, beams: Array) -> Array:
     """Takes beams of each row: x[b, beams[b, i]].
 
     Args:
         x: [batch, old beams, …].
         beams: int [batch, new beams].
-        axis: the batch axis of `x`.
     """
-
-    def take(row, i):
-        return jnp.take(row, i, axis=axis, mode="clip")
-
-    return jax.vmap(take, (axis, 0), axis)(x, beams)
+    return jax.vmap(lambda row, i: jnp.take(row, i, axis=0, mode="clip"))(x, beams)
 
 
 def _best(scores: Array, k: int, *others: Array) -> tuple[Array, ...]:
@@ -421,7 +376,7 @@ def beam_search(
         max_decode_step: at most this many steps, if positive.
         min_log_prob: stop when all beams that go on are less probable than this.
         decode_rng: not used; here for the signature that decoding functions share.
-        cache_offset: the caches' batch axis.
+        cache_offset: not supported.
         initial_index: not supported.
 
     Returns:
@@ -431,19 +386,16 @@ def beam_search(
         probabilities.
 
     Raises:
-        NotImplementedError: `initial_index` is given.
+        NotImplementedError: an argument that only T5X has.
     """
     del decode_rng
-    if initial_index is not None:
-        _absent.option("decoding.beam_search", "initial_index", "an array")
+    _absent.refuse(
+        "decoding.beam_search",
+        cache_offset=cache_offset,
+        initial_index=initial_index is not None,
+    )
     batch, k = inputs.shape[0], num_decodes
     length = (max_decode_len or inputs.shape[1]) + 1  # The start token is kept.
-
-    def fold(x):
-        return flatten_beam_dim(x, cache_offset)
-
-    def unfold(x):
-        return unflatten_beam_dim(x, batch, k, cache_offset)
 
     def goes_on(s: _Beams) -> Array:
         penalty = brevity_penalty(alpha, length)
@@ -493,7 +445,7 @@ def beam_search(
             jnp.concatenate([s.done, ends], axis=1),
         )
         cache = cache_map(
-            lambda x: fold(_pick(unfold(x), kept, cache_offset)),
+            lambda x: flatten_beam_dim(_pick(unflatten_beam_dim(x, batch, k), kept)),
             flax.core.unfreeze(cache),
         )
         index = s.index + 1
@@ -504,9 +456,7 @@ def beam_search(
     empty = jnp.zeros((batch, k, length), jnp.int32)
     # One beam to start with: k equal ones would stay equal.
     first = jnp.where(jnp.arange(k) == 0, 0.0, NEG_INF_VALUE)
-    cache = cache_map(
-        lambda x: flat_batch_beam_expand(x, k, cache_offset), flax.core.unfreeze(cache)
-    )
+    cache = cache_map(lambda x: flat_batch_beam_expand(x, k), flax.core.unfreeze(cache))
     live = (jnp.zeros((), jnp.int32), jnp.broadcast_to(first, (batch, k)), empty)
     over = (jnp.full((batch, k), NEG_INF_VALUE), empty, jnp.zeros((batch, k), bool))
     end = lax.while_loop(goes_on, step, _Beams(*live, *over, cache))

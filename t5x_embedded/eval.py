@@ -3,24 +3,15 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
 import seqio
-import tensorflow as tf
 from absl import logging
 from etils import epath
 
-from t5x_embedded import (
-    _absent,
-    checkpoints,
-    gin_utils,
-    models,
-    partitioning,
-    utils,
-)
-from t5x_embedded import train_state as train_state_lib
-from t5x_embedded import trainer as trainer_lib
+from t5x_embedded import _absent, gin_utils, models, partitioning, utils
 
 
 class InferenceEvaluator:
@@ -29,7 +20,7 @@ class InferenceEvaluator:
     def __init__(
         self,
         infer_eval_dataset_cfg: utils.DatasetConfig,
-        inference_evaluator_cls: utils.EvaluatorConstructor,
+        inference_evaluator_cls: Callable[..., seqio.Evaluator],
         model: models.BaseModel,
         partitioner: partitioning.BasePartitioner,
         log_dir: str | None = None,
@@ -112,46 +103,6 @@ class InferenceEvaluator:
         return metrics
 
 
-class _Record:
-    """Which checkpoints were evaluated before: a file of their paths."""
-
-    def __init__(self, path: epath.Path):
-        self._path = path
-
-    def read(self) -> set[str]:
-        return set(self._path.read_text().split()) if self._path.exists() else set()
-
-    def add(self, checkpoint: str) -> None:
-        if jax.process_index() == 0:
-            self._path.write_text("\n".join(_by_step(self.read() | {checkpoint})))
-
-
-def _by_step(paths: Collection[str]) -> list[str]:
-    def step(path):
-        try:
-            return checkpoints.get_step_from_checkpoint_dir(path)[1]
-        except ValueError:
-            return -1
-
-    return sorted(paths, key=lambda path: (step(path), path))
-
-
-def _checkpoints_to_evaluate(cfg: utils.RestoreCheckpointConfig, record: _Record):
-    """Paths to evaluate; of mode 'all', those that were not evaluated before."""
-    valid, paths = utils.get_first_valid_restore_config_and_paths([cfg])
-    if valid is not None and cfg.mode == "all":
-        folders = [cfg.path] if isinstance(cfg.path, str) else cfg.path
-        paths = [
-            checkpoints.get_checkpoint_dir(folder, step)
-            for folder in folders
-            for step in checkpoints.all_steps(folder)
-        ]
-        done = record.read() & set(paths)
-        logging.info("Skipping evaluated checkpoints: %s", _by_step(done))
-        paths = _by_step(set(paths) - done)
-    return paths
-
-
 def evaluate(
     *,
     model: models.BaseTransformerModel,
@@ -159,15 +110,10 @@ def evaluate(
     restore_checkpoint_cfg: utils.RestoreCheckpointConfig,
     partitioner: partitioning.BasePartitioner,
     output_dir: str,
-    inference_evaluator_cls: utils.EvaluatorConstructor = seqio.Evaluator,
-    training_evaluator_cls: type[trainer_lib.Trainer] | None = None,
+    inference_evaluator_cls: Callable[..., seqio.Evaluator] = seqio.Evaluator,
+    training_evaluator_cls: Callable[..., Any] | None = None,
     summarize_config_fn: Callable[..., None] = gin_utils.summarize_gin_config,
-    train_state_initializer_cls: type[
-        utils.TrainStateInitializer
-    ] = utils.TrainStateInitializer,
-    train_eval_get_dataset_fn: utils.GetEvalDatasetCallable = (
-        utils.get_training_eval_datasets
-    ),
+    train_state_initializer_cls: Callable = utils.TrainStateInitializer,
     fallback_init_rng: int | None = None,
     use_orbax: bool = True,
 ) -> None:
@@ -181,11 +127,10 @@ def evaluate(
         partitioner: compiles.
         output_dir: results go to `<output_dir>/inference_eval`.
         inference_evaluator_cls: `seqio.Evaluator`, perhaps with bound arguments.
-        training_evaluator_cls: a trainer, to write teacher-forced metrics too.
+        training_evaluator_cls: not supported.
         summarize_config_fn: writes the configuration.
         train_state_initializer_cls: makes train states.
-        train_eval_get_dataset_fn: the data of `training_evaluator_cls`.
-        fallback_init_rng: seed for what a checkpoint lacks.
+        fallback_init_rng: not supported.
         use_orbax: must be True.
 
     Raises:
@@ -194,6 +139,11 @@ def evaluate(
     """
     if not use_orbax:
         _absent.option("eval.evaluate", "use_orbax", use_orbax)
+    _absent.refuse(
+        "eval.evaluate",
+        training_evaluator_cls=training_evaluator_cls,
+        fallback_init_rng=fallback_init_rng is not None,
+    )
     if dataset_cfg.module:
         utils.import_module(dataset_cfg.module)
     summarize_config_fn(model_dir=output_dir, summary_writer=None, step=0)
@@ -221,62 +171,21 @@ def evaluate(
         initializer.global_train_state_shape,
         partitioner,
     )
-    teacher_forced = _teacher_forced_eval(
-        model, dataset_cfg, partitioner, axes, output_dir,
-        training_evaluator_cls, train_eval_get_dataset_fn,
-    )  # fmt: skip
-
-    record = _Record(folder / f"eval.{dataset_cfg.mixture_or_task_name}.ckpt")
-    for path in _checkpoints_to_evaluate(restore_checkpoint_cfg, record):
+    # The checkpoints that were evaluated before, by an earlier call too.
+    record = folder / f"eval.{dataset_cfg.mixture_or_task_name}.ckpt"
+    cfg = restore_checkpoint_cfg
+    _, paths = utils.get_first_valid_restore_config_and_paths([cfg])
+    for path in paths:
+        done = record.read_text().split() if record.exists() else []
+        if cfg.mode == "all" and path in done:
+            logging.info("%s was evaluated before; skipping it.", path)
+            continue
         state, _ = utils.create_checkpoint_manager_and_restore(
-            initializer,
-            partitioner,
-            restore_checkpoint_cfg,
-            path,
-            None
-            if fallback_init_rng is None
-            else jax.random.PRNGKey(fallback_init_rng),
+            initializer, partitioner, cfg, path
         )
-        teacher_forced(state)
         evaluator.evaluate(state, axes).result()
         utils.sync_global_devices(f"evaluated:{path}")
-        record.add(path)
+        if jax.process_index() == 0:
+            record.write_text("\n".join([*done, path]))
     evaluator.close()
     logging.info("Finished.")
-
-
-def _teacher_forced_eval(
-    model, cfg, partitioner, axes, output_dir, trainer_cls, get_datasets
-) -> Callable[[train_state_lib.TrainState], None]:
-    """A function that writes a trainer's evaluation metrics of a state, or nothing."""
-    if trainer_cls is None:
-        return lambda state: None
-    layout = partitioner.get_data_layout(cfg.batch_size)
-    datasets = get_datasets(
-        cfg,
-        layout.shard_id,
-        layout.num_shards,
-        feature_converter_cls=model.FEATURE_CONVERTER_CLS,
-    )
-    trainer = trainer_cls(
-        model=model,
-        train_state=None,
-        partitioner=partitioner,
-        train_state_axes=axes,
-        eval_names=datasets.keys(),
-        summary_dir=output_dir,
-        rng=jax.random.PRNGKey(0),
-        learning_rate_fn=None,
-        num_microbatches=None,
-    )
-
-    def run(state):
-        trainer.train_state = state
-        trainer.eval(
-            {
-                name: ds.as_numpy_iterator() if isinstance(ds, tf.data.Dataset) else ds
-                for name, ds in datasets.items()
-            }
-        )
-
-    return run

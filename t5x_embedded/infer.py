@@ -22,14 +22,7 @@ import tensorflow as tf
 from absl import logging
 from etils import epath
 
-from t5x_embedded import (
-    _absent,
-    checkpoints,
-    gin_utils,
-    models,
-    partitioning,
-    utils,
-)
+from t5x_embedded import _absent, checkpoints, gin_utils, models, partitioning, utils
 
 # (predictions in the order of the data, auxiliary values by name)
 Inferences = tuple[Sequence[Any], Mapping[str, Any]]
@@ -74,9 +67,8 @@ def write_inferences_to_file(
 ) -> None:
     """Writes predictions beside their inputs, a JSON object per line.
 
-    An object has `inputs` (the features named `*_pretokenized`, unless the arguments
-    say otherwise) and `prediction` (text) or `score`, perhaps `prediction_tokens`
-    (ids up to the first 0) and `aux`.
+    An object has `inputs` (the features named `*_pretokenized`) and `prediction`
+    (text) or `score`, perhaps `prediction_tokens` (ids up to the first 0) and `aux`.
 
     Args:
         path: of the file.
@@ -85,32 +77,27 @@ def write_inferences_to_file(
         mode: 'predict', 'score' or 'predict_with_aux'.
         vocabulary: decodes ids; not needed to score.
         json_encoder_cls: for `json.dumps`.
-        include_all_inputs: write all features.
-        input_fields_to_include: write these features (or their `_pretokenized`).
+        include_all_inputs: not supported.
+        input_fields_to_include: not supported.
         output_ids: write `prediction_tokens`.
 
     Raises:
-        ValueError: an unknown mode, no vocabulary, or both choices of inputs.
+        ValueError: an unknown mode, or no vocabulary.
     """
     if mode not in ("predict", "score", "predict_with_aux"):
         raise ValueError(f"Invalid mode: {mode}")
     if mode != "score" and vocabulary is None:
         raise ValueError(f"Mode {mode!r} needs the vocabulary")
-    if include_all_inputs and input_fields_to_include is not None:
-        raise ValueError("Set include_all_inputs or input_fields_to_include, not both")
-    suffix = "_pretokenized"
-
-    def wanted(field):
-        if include_all_inputs:
-            return True
-        if input_fields_to_include is None:
-            return field.endswith(suffix)
-        return {field, field.removesuffix(suffix)} & set(input_fields_to_include)
-
+    _absent.refuse(
+        "infer.write_inferences_to_file",
+        include_all_inputs=include_all_inputs,
+        input_fields_to_include=input_fields_to_include,
+    )
     predictions, aux = inferences
     with epath.Path(path).open("w") as file:
         for i, example in enumerate(task_ds.as_numpy_iterator()):
-            line = {"inputs": {k: _plain(v) for k, v in example.items() if wanted(k)}}
+            shown = [k for k in example if k.endswith("_pretokenized")]
+            line = {"inputs": {k: _plain(example[k]) for k in shown}}
             if mode == "score":
                 line["score"] = _plain(predictions[i])
             else:
@@ -169,9 +156,7 @@ def infer(
     merge_chunked_results: bool = True,
     write_fn: WriteFn = write_inferences_to_file,
     checkpoint_ds_iter: bool = True,
-    train_state_initializer_cls: type[
-        utils.TrainStateInitializer
-    ] = utils.TrainStateInitializer,
+    train_state_initializer_cls: Callable = utils.TrainStateInitializer,
     fallback_init_rng: int | None = None,
     merge_fn: MergeFn = merge_chunks_to_file,
     summarize_config_fn: Callable[..., None] = gin_utils.summarize_gin_config,
@@ -200,13 +185,13 @@ def infer(
         write_fn: writes a chunk.
         checkpoint_ds_iter: ignored; complete chunks are skipped.
         train_state_initializer_cls: makes train states.
-        fallback_init_rng: seed for what the checkpoint lacks.
+        fallback_init_rng: not supported.
         merge_fn: merges the chunks.
         summarize_config_fn: writes the configuration.
         verify_matching_vocabs_fn: raises if task and model do not match.
         output_vocab_feature_name: whose vocabulary decodes.
         file_extension: of the files.
-        keep_aux_as_numpy: leave auxiliary values NumPy arrays.
+        keep_aux_as_numpy: not supported.
         use_orbax: must be True.
 
     Raises:
@@ -215,6 +200,11 @@ def infer(
     del checkpoint_ds_iter
     if not use_orbax:
         _absent.option("infer.infer", "use_orbax", use_orbax)
+    _absent.refuse(
+        "infer.infer",
+        fallback_init_rng=fallback_init_rng is not None,
+        keep_aux_as_numpy=keep_aux_as_numpy,
+    )
     steps = {
         "predict": model.predict_batch,
         "score": model.score_batch,
@@ -246,22 +236,30 @@ def infer(
 
     provider = seqio.maybe_get_mixture_or_task(dataset_cfg.mixture_or_task_name)
     spec = converter(load(provider), lengths).element_spec
-    initializer, state = _restore(
-        model,
-        spec,
-        dataset_cfg.batch_size,
-        restore_checkpoint_cfg,
+    initializer = train_state_initializer_cls(
+        optimizer_def=None,
+        init_fn=model.get_initial_variables,
+        input_shapes={k: (dataset_cfg.batch_size, *v.shape) for k, v in spec.items()},
+        input_types={k: jnp.dtype(v.dtype.as_numpy_dtype) for k, v in spec.items()},
+        partitioner=partitioner,
+    )
+    if shard_id == 0:
+        utils.log_model_info(
+            str(epath.Path(output_dir) / "model-info.txt"),
+            initializer.global_train_state_shape,
+            partitioner,
+        )
+    state, _ = utils.create_checkpoint_manager_and_restore(
+        initializer,
         partitioner,
-        train_state_initializer_cls,
-        fallback_init_rng,
-        info=epath.Path(output_dir) / "model-info.txt" if shard_id == 0 else None,
+        restore_checkpoint_cfg,
+        checkpoints.find_checkpoint(restore_checkpoint_cfg.path),
     )
     infer_fn = utils.get_infer_fn(
         infer_step=steps[mode],
         batch_size=dataset_cfg.batch_size,
         train_state_axes=initializer.train_state_axes,
         partitioner=partitioner,
-        keep_aux_as_numpy=keep_aux_as_numpy,
     )
 
     for task in seqio.get_subtasks(provider):
@@ -296,29 +294,6 @@ def infer(
     logging.info("Finished.")
 
 
-def _restore(model, spec, batch_size, cfg, partitioner, initializer_cls, seed, info):
-    """(the initializer, the restored inference state)"""
-    initializer = initializer_cls(
-        optimizer_def=None,
-        init_fn=model.get_initial_variables,
-        input_shapes={k: (batch_size, *v.shape) for k, v in spec.items()},
-        input_types={k: jnp.dtype(v.dtype.as_numpy_dtype) for k, v in spec.items()},
-        partitioner=partitioner,
-    )
-    if info is not None:
-        utils.log_model_info(
-            str(info), initializer.global_train_state_shape, partitioner
-        )
-    state, _ = utils.create_checkpoint_manager_and_restore(
-        initializer,
-        partitioner,
-        cfg,
-        checkpoints.find_checkpoint(cfg.path),
-        None if seed is None else jax.random.PRNGKey(seed),
-    )
-    return initializer, state
-
-
 def _infer_chunks(chunks: tf.data.Dataset, infer_fn, write, base: epath.Path) -> None:
     """Runs and writes the chunks that are not complete.
 
@@ -346,7 +321,9 @@ def _infer_chunks(chunks: tf.data.Dataset, infer_fn, write, base: epath.Path) ->
                 continue
             task_ds, model_ds = (tf.data.Dataset.from_tensor_slices(x) for x in chunk)
             rng = jax.random.fold_in(jax.random.PRNGKey(0), number)
-            inferences = _in_order(infer_fn(model_ds.enumerate(), rng))
+            results = infer_fn(model_ds.enumerate(), rng)
+            pairs, aux = results if isinstance(results, tuple) else (results, {})
+            inferences = [prediction for _, prediction in pairs], aux
             if main:
                 written.append(writer.submit(finish, path, inferences, task_ds))
             if written and written[0].done():
@@ -354,12 +331,6 @@ def _infer_chunks(chunks: tf.data.Dataset, infer_fn, write, base: epath.Path) ->
             utils.sync_global_devices(f"{base.name}:chunk{number:05}")
         for future in written:
             future.result()
-
-
-def _in_order(results) -> Inferences:
-    """Splits what an infer_fn returned into predictions and auxiliary values."""
-    pairs, aux = results if isinstance(results, tuple) else (results, {})
-    return [prediction for _, prediction in pairs], aux
 
 
 def _suffixed(path: epath.Path, suffix: str) -> epath.Path:

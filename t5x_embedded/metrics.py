@@ -5,8 +5,7 @@ function; they are filled in afterwards by `set_time_metrics_duration` and
 `set_step_metrics_num_steps`.
 """
 
-import dataclasses
-from collections.abc import Mapping, MutableMapping
+from collections.abc import MutableMapping
 from typing import Any
 
 import flax
@@ -14,6 +13,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from clu import metrics as clu_metrics
+
+from t5x_embedded import _absent
+
+__getattr__ = _absent.module_getattr(
+    __name__, ["create_metrics_dict", "shape_obj_to_defined_obj"]
+)
 
 MetricsMap = MutableMapping[str, clu_metrics.Metric]
 Scalar = int | float | np.number | np.ndarray | jax.Array
@@ -144,30 +149,6 @@ def is_metric_obj(obj: Any) -> bool:
 def is_time_metric(obj: Any) -> bool:
     """Whether `obj` waits for a duration."""
     return isinstance(obj, Time)
-
-
-def create_metrics_dict(float_metrics_dict: Mapping[str, Scalar]) -> MetricsMap:
-    """Wraps numbers as `Sum`s."""
-    return {name: Sum(value) for name, value in float_metrics_dict.items()}
-
-
-def shape_obj_to_defined_obj(obj: clu_metrics.Metric) -> clu_metrics.Metric:
-    """Zeros in place of shapes.
-
-    Args:
-        obj: a metric as `jax.eval_shape` gives it; metrics may be nested.
-
-    Returns:
-        The same metric over zero arrays; fields that are not shapes are kept.
-    """
-
-    def zeros(value):
-        if is_metric_obj(value):
-            return shape_obj_to_defined_obj(value)
-        return jnp.zeros(value.shape, value.dtype) if hasattr(value, "shape") else value
-
-    fields = (field.name for field in dataclasses.fields(obj))
-    return type(obj)(**{name: zeros(getattr(obj, name)) for name in fields})
 
 
 def set_time_metrics_duration(metrics: Any, duration: Scalar) -> Any:

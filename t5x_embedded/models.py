@@ -19,7 +19,7 @@ from t5x_embedded.optimizers import OptimizerDef
 
 __getattr__ = _absent.module_getattr(
     __name__,
-    "DecoderOnlyModel compute_weighted_accuracy compute_metrics "
+    "DecoderOnlyModel compute_weighted_accuracy compute_metrics remove_prefix "
     "TokensIdsToLogitsCallable DecodeFnCallable".split(),
 )
 
@@ -241,9 +241,7 @@ class EncoderDecoderModel(BaseTransformerModel):
         )
         return flax.core.freeze(variables)
 
-    def _compute_logits(
-        self, params, batch, dropout_rng=None, mutable=False, other_variables=None
-    ) -> Any:
+    def _compute_logits(self, params, batch, dropout_rng=None, mutable=False) -> Any:
         """Logits of every target position.
 
         Args:
@@ -251,13 +249,12 @@ class EncoderDecoderModel(BaseTransformerModel):
             batch: model features.
             dropout_rng: a key; None turns dropout off.
             mutable: collections to return beside the logits.
-            other_variables: collections to give the module beside the parameters.
 
         Returns:
             [batch, length, vocab], or (that, the mutable collections).
         """
         return self.module.apply(
-            {**(other_variables or {}), "params": params},
+            {"params": params},
             batch["encoder_input_tokens"],
             batch["decoder_input_tokens"],
             batch["decoder_target_tokens"],
@@ -374,41 +371,31 @@ class EncoderDecoderModel(BaseTransformerModel):
             cache=self._empty_cache(params, batch),
             tokens_to_logits=step,
             num_decodes=num_decodes,
-            cache_offset=1 if getattr(self.module, "scan_layers", False) else 0,
+            cache_offset=0,
             **options,
         )
         if not return_all_decodes:
             decodes, scores = decodes[:, -1], scores[:, -1]
         return decodes, {"scores": scores}
 
-    def score_batch(self, params, batch, return_intermediates=False) -> Any:
+    def score_batch(self, params, batch, return_intermediates=False) -> Array:
         """Log likelihood of the targets.
 
         Args:
             params: the module's parameters.
             batch: model features, with 'decoder_loss_weights'.
-            return_intermediates: also return what the module sowed, with the target
-                tokens, weights and token scores under 'decoder' (1-tuples).
+            return_intermediates: not supported.
 
         Returns:
-            float32 [batch], or (that, intermediates).
+            float32 [batch].
         """
-        targets = batch["decoder_target_tokens"]
-        weights = batch["decoder_loss_weights"]
-        mutable = ["intermediates"] if return_intermediates else False
-        logits = self._compute_logits(params, batch, mutable=mutable)
-        if return_intermediates:
-            logits, sown = logits
-        token_scores = losses.token_log_likelihood(logits, targets) * weights
-        scores = token_scores.sum(-1)
-        if not return_intermediates:
-            return scores
-        intermediates = flax.core.unfreeze(sown.get("intermediates", {}))
-        own = dict(target_tokens=targets, loss_weights=weights)
-        own["token_scores"] = token_scores
-        sown_like = {name: (value,) for name, value in own.items()}
-        intermediates.setdefault("decoder", {}).update(sown_like)
-        return scores, intermediates
+        _absent.refuse(
+            "models.EncoderDecoderModel.score_batch",
+            return_intermediates=return_intermediates,
+        )
+        logits = self._compute_logits(params, batch)
+        scores = losses.token_log_likelihood(logits, batch["decoder_target_tokens"])
+        return jnp.sum(scores * batch["decoder_loss_weights"], axis=-1)
 
 
 def _segments(batch: Batch) -> dict[str, Array]:
@@ -513,16 +500,3 @@ def get_input_vocabulary(model: BaseTransformerModel) -> seqio.Vocabulary:
 def get_output_vocabulary(model: BaseTransformerModel) -> seqio.Vocabulary:
     """The vocabulary of a model's targets (for gin files)."""
     return model.output_vocabulary
-
-
-@jax.vmap
-def remove_prefix(sequence: Array, prefix_length: Array) -> Array:
-    """Shifts the first tokens of every row out, 0s in: [1 2 3 0], 2 → [3 0 0 0].
-
-    Args:
-        sequence: int [batch, length].
-        prefix_length: int [batch].
-    """
-    length = sequence.shape[-1]
-    source = jnp.arange(length) + prefix_length
-    return jnp.where(source < length, sequence[jnp.minimum(source, length - 1)], 0)

@@ -17,7 +17,7 @@ __getattr__ = _absent.module_getattr(
     __name__,
     "MultiOptimizer OptaxWrapper OptaxStatePartitionRules wrap_optax_optimizer chain "
     "adabelief adagrad adam adamw amos dpsgd fromage lamb lars lion noisy_sgd radam "
-    "rmsprop sgd yogi".split(),
+    "rmsprop sgd yogi OptimizerType OptimizerDefType OptimizerStateType".split(),
 )
 
 
@@ -62,24 +62,6 @@ class OptimizerDef:
         """Pairs parameters with a fresh state."""
         return Optimizer(self, self.init_state(target), target)
 
-    def state_dict(self, target: Any, state: OptimizerState) -> dict[str, Any]:
-        """Nested dictionaries of arrays, for a checkpoint."""
-        parts = {"target": target, "state": state}
-        return {k: serialization.to_state_dict(part) for k, part in parts.items()}
-
-    def restore_state(
-        self, opt_target: Any, opt_state: Any, state_dict: Mapping[str, Any]
-    ) -> tuple[Any, OptimizerState]:
-        """The inverse of `state_dict`: (parameters, state) in these ones' structure.
-
-        Raises:
-            ValueError: a parameter or slot is missing or too many.
-        """
-        return (
-            serialization.from_state_dict(opt_target, state_dict["target"], "target"),
-            serialization.from_state_dict(opt_state, state_dict["state"], "state"),
-        )
-
 
 class Optimizer(flax.struct.PyTreeNode):
     """Parameters (`target`), the optimizer's state, and its definition."""
@@ -100,13 +82,18 @@ class Optimizer(flax.struct.PyTreeNode):
         return self.replace(target=params, state=state)
 
     def state_dict(self) -> dict[str, Any]:
-        return self.optimizer_def.state_dict(self.target, self.state)
+        """Nested dictionaries of arrays, for a checkpoint."""
+        parts = {"target": self.target, "state": self.state}
+        return {k: serialization.to_state_dict(part) for k, part in parts.items()}
 
     def restore_state(self, state: Mapping[str, Any]) -> "Optimizer":
-        params, state = self.optimizer_def.restore_state(self.target, self.state, state)
-        return self.replace(target=params, state=state)
+        """The inverse of `state_dict`.
 
-
-OptimizerType = Optimizer
-OptimizerDefType = OptimizerDef
-OptimizerStateType = OptimizerState | Mapping[str, Any]
+        Raises:
+            ValueError: a parameter or slot is missing or too many.
+        """
+        restore = serialization.from_state_dict
+        return self.replace(
+            target=restore(self.target, state["target"], "target"),
+            state=restore(self.state, state["state"], "state"),
+        )

@@ -25,11 +25,11 @@ __getattr__ = _absent.module_getattr(
     __name__,
     "AxisNames LocalChunker LocalChunkInfo bounds_from_last_device get_coords get_mesh "
     "get_cpu_mesh get_gpu_mesh global_mesh_defined BasePjitPartitioner "
-    "PjittedFnWithContext TpuMesh OtherMesh HardwareMesh".split(),
+    "PjittedFnWithContext TpuMesh OtherMesh HardwareMesh PartitionedCallable "
+    "CompiledPartitionedCallable".split(),
 )
 
 LogicalAxisRules = Sequence[tuple[str, str | None]]
-PartitionedCallable = CompiledPartitionedCallable = Callable[..., Any]
 
 
 def _is_spec(x: Any) -> bool:
@@ -101,40 +101,26 @@ def standard_logical_axis_rules(
     return rules + list(additional_rules or ())
 
 
-def default_mesh(
-    num_partitions: int,
-    backend: str | None = None,
-    ici_mesh_shape: Sequence[int] | None = None,
-    dcn_mesh_shape: Sequence[int] | None = None,
-) -> Mesh:
+def default_mesh(num_partitions: int, backend: str | None = None) -> Mesh:
     """A mesh over all devices with axes ('data', 'model').
 
     jax's mesh_utils place the devices, so that 'model', which communicates most, gets
     the fastest links: neighbours in a TPU's torus, devices of one host elsewhere.
-    With both shapes the axes are ('replica', 'data', 'model').
 
     Args:
         num_partitions: devices along 'model'.
         backend: whose devices; None is jax's default.
-        ici_mesh_shape: (replica, data, model) inside a TPU slice.
-        dcn_mesh_shape: the same across slices.
 
     Raises:
         ValueError: the number of devices is no multiple of `num_partitions`.
     """
     devices = jax.devices(backend)
-    on_tpu = devices[0].platform == "tpu"
-    if ici_mesh_shape is not None and dcn_mesh_shape is not None:
-        placed = mesh_utils.create_hybrid_device_mesh(
-            ici_mesh_shape, dcn_mesh_shape, devices, process_is_granule=not on_tpu
-        )
-        return Mesh(placed, ("replica", "data", "model"))
     if len(devices) % num_partitions:
         raise ValueError(
             f"{len(devices)} devices cannot be split into num_partitions="
             f"{num_partitions} equal parts"
         )
-    if on_tpu or jax.process_count() == 1:
+    if devices[0].platform == "tpu" or jax.process_count() == 1:
         shape = len(devices) // num_partitions, num_partitions
         return Mesh(mesh_utils.create_device_mesh(shape, devices), ("data", "model"))
     per_host = len(devices) // jax.process_count()
@@ -203,16 +189,6 @@ class BasePartitioner:
     def data_mesh_size(self) -> int:
         """The number of devices along the batch."""
         return math.prod(self.mesh.shape[axis] for axis in self._data_axes())
-
-    @property
-    def data_shards(self) -> int:
-        """The number of different shares of a batch that processes load."""
-        return self._place(self._data_axes())[1]
-
-    @property
-    def data_shard_id(self) -> int:
-        """Which of them is this process's."""
-        return self._place(self._data_axes())[0]
 
     def get_data_layout(
         self, batch_size: int | None = None, host_index: int | None = None
@@ -310,18 +286,21 @@ class PjitPartitioner(BasePartitioner):
             params_on_devices: False keeps the parameters in host memory between
                 steps; callers decide by it whether to move them.
             backend: whose devices; None is jax's default.
-            ici_mesh_shape: (replica, data, model) inside a TPU slice.
-            dcn_mesh_shape: the same across slices; with both, batches are split over
-                'replica' and 'data'.
+            ici_mesh_shape: not supported.
+            dcn_mesh_shape: not supported.
             logical_axis_rules: None is `standard_logical_axis_rules()`.
 
         Raises:
-            NotImplementedError: `model_parallel_submesh` is given.
+            NotImplementedError: an argument that only T5X has.
             ValueError: `num_partitions` is not.
         """
+        name = "partitioning.PjitPartitioner"
+        _absent.refuse(
+            name, ici_mesh_shape=ici_mesh_shape, dcn_mesh_shape=dcn_mesh_shape
+        )
         if model_parallel_submesh:
             _absent.option(
-                "partitioning.PjitPartitioner",
+                name,
                 "model_parallel_submesh",
                 model_parallel_submesh,
                 f"Pass num_partitions={math.prod(model_parallel_submesh)}",
@@ -330,18 +309,14 @@ class PjitPartitioner(BasePartitioner):
             raise ValueError("num_partitions must be given (1: no model parallelism)")
         self.params_on_devices = params_on_devices
         self._num_partitions, self._backend = num_partitions, backend
-        self._slices = ici_mesh_shape, dcn_mesh_shape
         rules = logical_axis_rules
         rules = standard_logical_axis_rules() if rules is None else rules
-        if None not in self._slices:
-            over = {"batch": ("replica", "data")}
-            rules = [(k, over.get(k, v)) for k, v in rules]
         self.logical_axis_rules = tuple(rules)
         (self._data_axis,) = self._to_mesh(("batch",))
 
     @functools.cached_property
     def mesh(self) -> Mesh:
-        return default_mesh(self._num_partitions, self._backend, *self._slices)
+        return default_mesh(self._num_partitions, self._backend)
 
     def _to_mesh(self, logical_axes: Sequence[str | None]) -> PartitionSpec:
         return flax_partitioning.logical_to_mesh_axes(

@@ -10,69 +10,46 @@ from flax import traverse_util
 from flax.core import FrozenDict
 from flax.linen import partitioning as flax_partitioning
 
-from t5x_embedded import optimizers
+from t5x_embedded import _absent, optimizers
 
-EMPTY_DICT = FrozenDict()
-
-
-def _check_axes(axes: Mapping[str, Any], variables: Mapping[str, Any]) -> None:
-    """Sees that every variable has logical axis names.
-
-    Raises:
-        ValueError: some have not.
-    """
-    names = traverse_util.flatten_dict(flax_partitioning.get_axis_names(axes), sep="/")
-    nameless = traverse_util.flatten_dict(variables, sep="/").keys() - names.keys()
-    if nameless:
-        raise ValueError(f"parameters without axis names: {sorted(nameless)}")
+__getattr__ = _absent.module_getattr(__name__, ["EMPTY_DICT"])
 
 
-def _sort_collections(variables: Mapping[str, Any]) -> dict[str, Any]:
-    """Tells a module's collections apart: parameters, mutables, and names of axes.
+def _split(variables: Mapping[str, Any]) -> tuple[FrozenDict, FrozenDict | None]:
+    """Tells a module's parameters from the names of their axes.
 
     Args:
-        variables: what `module.init` returned; collection `x_axes` names the axes of
-            collection `x`.
-
-    Returns:
-        The fields of a train state that they make up.
+        variables: what `module.init` returned: the collections 'params' and, perhaps,
+            'params_axes'.
 
     Raises:
-        ValueError: a collection has axis names for some of its variables only.
+        NotImplementedError: there are other collections.
+        ValueError: only some of the parameters have axis names.
     """
     variables = flax.core.freeze(variables)
-    axes, values = {}, {}
-    for name, collection in variables.items():
-        base = name.removesuffix("_axes")
-        (values if base == name else axes)[base] = collection
-    for name, names in axes.items():
-        _check_axes(names, values[name])
-    return dict(
-        params=values.pop("params"),
-        params_axes=axes.pop("params", None),
-        flax_mutables=FrozenDict(values),
-        flax_mutables_axes=FrozenDict(axes) or None,
-    )
-
-
-def _mutables_of(state_dict: Mapping[str, Any]) -> FrozenDict:
-    return flax.core.freeze(state_dict.get("flax_mutables", {}))
+    others = sorted(set(variables) - {"params", "params_axes"})
+    if others:
+        raise NotImplementedError(_absent.message(f"train states with {others}"))
+    params, axes = variables["params"], variables.get("params_axes")
+    if axes is not None:
+        names = flax_partitioning.get_axis_names(axes)
+        named = traverse_util.flatten_dict(names, sep="/").keys()
+        nameless = traverse_util.flatten_dict(params, sep="/").keys() - named
+        if nameless:
+            raise ValueError(f"parameters without axis names: {sorted(nameless)}")
+    return params, axes
 
 
 class FlaxOptimTrainState(flax.struct.PyTreeNode):
-    """Parameters with their optimizer, and the module's other variables.
+    """Parameters with their optimizer.
 
     Attributes:
         params_axes: the parameters' logical axis names, as flax's
             `param_with_axes` left them; no arrays.
-        flax_mutables: collections other than the parameters.
-        flax_mutables_axes: their logical axis names.
     """
 
     _optimizer: optimizers.Optimizer
     params_axes: FrozenDict | None = None
-    flax_mutables: FrozenDict = EMPTY_DICT
-    flax_mutables_axes: FrozenDict | None = None
 
     @classmethod
     def create(cls, optimizer_def, model_variables) -> "FlaxOptimTrainState":
@@ -86,17 +63,15 @@ class FlaxOptimTrainState(flax.struct.PyTreeNode):
         Raises:
             ValueError: axis names are missing.
         """
-        fields = _sort_collections(model_variables)
-        params = fields.pop("params")
+        params, axes = _split(model_variables)
         if hasattr(optimizer_def, "set_param_axes"):
-            if fields["params_axes"] is None:
+            if axes is None:
                 raise ValueError(
                     f"{type(optimizer_def).__name__} wants the parameters' axis names, "
                     "but the module gives none (collection 'params_axes')"
                 )
-            names = flax_partitioning.get_axis_names(fields["params_axes"])
-            optimizer_def.set_param_axes(names)
-        return cls(_optimizer=optimizer_def.create(params), **fields)
+            optimizer_def.set_param_axes(flax_partitioning.get_axis_names(axes))
+        return cls(_optimizer=optimizer_def.create(params), params_axes=axes)
 
     step = property(lambda self: self._optimizer.state.step)
     params = property(lambda self: self._optimizer.target)
@@ -104,30 +79,19 @@ class FlaxOptimTrainState(flax.struct.PyTreeNode):
 
     def state_dict(self) -> dict[str, Any]:
         """Nested dictionaries of arrays, for a checkpoint."""
-        tree = self._optimizer.state_dict()
-        if self.flax_mutables:
-            tree["flax_mutables"] = flax.core.unfreeze(self.flax_mutables)
-        return tree
+        return self._optimizer.state_dict()
 
     def restore_state(self, state_dict: Mapping[str, Any]) -> "FlaxOptimTrainState":
         """This state with the contents of a `state_dict`."""
-        return self.replace(
-            _optimizer=self._optimizer.restore_state(state_dict),
-            flax_mutables=_mutables_of(state_dict),
-        )
+        return self.replace(_optimizer=self._optimizer.restore_state(state_dict))
 
-    def apply_gradient(
-        self, grads, learning_rate, flax_mutables=EMPTY_DICT
-    ) -> "FlaxOptimTrainState":
+    def apply_gradient(self, grads, learning_rate) -> "FlaxOptimTrainState":
         """The state one step later."""
         stepped = self._optimizer.apply_gradient(grads, learning_rate=learning_rate)
-        return self.replace(_optimizer=stepped, flax_mutables=flax_mutables)
+        return self.replace(_optimizer=stepped)
 
     def replace_params(self, params: Mapping[str, Any]) -> "FlaxOptimTrainState":
         return self.replace(_optimizer=self._optimizer.replace(target=params))
-
-    def replace_flax_mutables(self, flax_mutables: FrozenDict) -> "FlaxOptimTrainState":
-        return self.replace(flax_mutables=flax_mutables)
 
     def replace_step(self, step: jax.Array) -> "FlaxOptimTrainState":
         moved = self._optimizer.state.replace(step=step)
@@ -145,11 +109,8 @@ class FlaxOptimTrainState(flax.struct.PyTreeNode):
                 f"optimizer {type(self._optimizer.optimizer_def).__name__} has no "
                 "`derive_logical_axes`, which partitioning by axis names needs"
             )
-        names = flax_partitioning.get_axis_names
-        return FlaxOptimTrainState(
-            _optimizer=derive(self._optimizer, names(self.params_axes)),
-            flax_mutables=names(self.flax_mutables_axes or EMPTY_DICT),
-        )
+        names = flax_partitioning.get_axis_names(self.params_axes)
+        return FlaxOptimTrainState(_optimizer=derive(self._optimizer, names))
 
 
 class InferenceState(flax.struct.PyTreeNode):
@@ -158,13 +119,12 @@ class InferenceState(flax.struct.PyTreeNode):
     step: jax.Array | None
     params: FrozenDict
     params_axes: FrozenDict | None = None
-    flax_mutables: FrozenDict = EMPTY_DICT
-    flax_mutables_axes: FrozenDict | None = None
 
     @classmethod
     def create(cls, model_variables: Mapping[str, Any]) -> "InferenceState":
         """A state at step 0; see `FlaxOptimTrainState.create`."""
-        return cls(step=jnp.array(0), **_sort_collections(model_variables))
+        params, axes = _split(model_variables)
+        return cls(step=jnp.array(0), params=params, params_axes=axes)
 
     @property
     def param_states(self) -> FrozenDict:
@@ -175,36 +135,25 @@ class InferenceState(flax.struct.PyTreeNode):
 
     def state_dict(self) -> dict[str, Any]:
         """Nested dictionaries of arrays, for a checkpoint."""
-        tree = {"target": flax.core.unfreeze(self.params), "state": {"step": self.step}}
-        if self.flax_mutables:
-            tree["flax_mutables"] = flax.core.unfreeze(self.flax_mutables)
-        return tree
+        return {"target": flax.core.unfreeze(self.params), "state": {"step": self.step}}
 
     def restore_state(self, state_dict: Mapping[str, Any]) -> "InferenceState":
         """This state with the contents of a `state_dict` (slots are left out)."""
         return self.replace(
             step=state_dict["state"]["step"],
             params=flax.core.freeze(state_dict["target"]),
-            flax_mutables=_mutables_of(state_dict),
         )
 
     def replace_params(self, params: Mapping[str, Any]) -> "InferenceState":
         return self.replace(params=params)
-
-    def replace_flax_mutables(self, flax_mutables: FrozenDict) -> "InferenceState":
-        return self.replace(flax_mutables=flax_mutables)
 
     def replace_step(self, step: jax.Array) -> "InferenceState":
         return self.replace(step=step)
 
     def as_logical_axes(self) -> "InferenceState":
         """This state with axis names instead of arrays; the step has none."""
-        names = flax_partitioning.get_axis_names
-        return InferenceState(
-            step=None,
-            params=names(self.params_axes),
-            flax_mutables=names(self.flax_mutables_axes or EMPTY_DICT),
-        )
+        names = flax_partitioning.get_axis_names(self.params_axes)
+        return InferenceState(step=None, params=names)
 
 
 TrainState = FlaxOptimTrainState | InferenceState

@@ -1,4 +1,4 @@
-"""The trainer: compiled train and eval steps, their metrics, and actions on them.
+"""The trainer: compiled train and eval steps, and their metrics.
 
 A trainer holds the train state. Subclasses of `BaseTrainer` give the two steps as
 partitioned functions of (train state, batch); `Trainer` builds them from the model's
@@ -11,12 +11,10 @@ from __future__ import annotations
 import abc
 import concurrent.futures
 import contextlib
-import enum
 import functools
-import math
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
+from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from typing import Any
 
 import clu.metrics
@@ -27,16 +25,22 @@ from absl import logging
 from clu import metric_writers
 from etils import epath
 
+from t5x_embedded import _absent, models, partitioning, utils
 from t5x_embedded import metrics as metrics_lib
-from t5x_embedded import models, partitioning, utils
 from t5x_embedded import train_state as train_state_lib
 
 BatchType = Mapping[str, jax.Array]
 MetricMapType = MutableMapping[str, clu.metrics.Metric]
 MetricValueMapType = Mapping[str, clu.values.Value]
-LearningRateCallable = Callable[[jax.Array], jax.Array]
-BaseTrainerConstructor = Callable[..., "BaseTrainer"]
+LearningRateCallable = utils.LearningRateCallable
 PartitionSpec = partitioning.PartitionSpec
+
+__getattr__ = _absent.module_getattr(
+    __name__,
+    "WeightMetricsComputer PreemptionError ActionMode BaseAction ActionMapType "
+    "EarlyStoppingAction TerminateOnNanAction BaseTrainerConstructor "
+    "apply_grads".split(),
+)
 
 
 # ---- Metrics ----
@@ -88,11 +92,8 @@ class MetricsManager:
         return self._writer
 
     def write_scalar(self, key: str, val, step: int) -> None:
-        self.write_scalars(step, {key: val})
-
-    def write_scalars(self, step: int, scalars: Mapping[str, Any]) -> None:
         with self._writer_lock:
-            self._writer.write_scalars(int(utils.get_local_data(step)), scalars)
+            self._writer.write_scalars(int(utils.get_local_data(step)), {key: val})
 
     def start_duration_timer(self, block_on=()) -> None:
         """Starts the clock of the next summary.
@@ -138,12 +139,6 @@ class MetricsManager:
         self._pending = [f for f in self._pending if not f.done()] + [future]
         return future
 
-    def flush(self) -> None:
-        for future in self._pending:
-            future.result()
-        with self._writer_lock:
-            self._writer.flush()
-
     def close(self) -> None:
         """Waits for what is being written, closes the writer; may be called again."""
         if self._writer is None:
@@ -153,50 +148,6 @@ class MetricsManager:
         writer.close()
         for future in self._pending:
             future.result()
-
-
-class WeightMetricsComputer:
-    """Norms of parameters, gradients and updates, per parameter."""
-
-    @staticmethod
-    def _make_rms_metrics(name, tree):
-        return _per_weight(name, tree, lambda x: jnp.sqrt(jnp.mean(jnp.square(x))))
-
-    @staticmethod
-    def _make_max_metrics(name, tree):
-        return _per_weight(name, tree, lambda x: jnp.max(jnp.abs(x)))
-
-    def compute_metrics(self, gradients, old_train_state, new_train_state):
-        """Metrics of one update.
-
-        Args:
-            gradients: tree like the parameters.
-            old_train_state: before the update.
-            new_train_state: after it.
-
-        Returns:
-            Dict of metrics, named `<metric>/<parameter>` or `weight_gradient_norm`.
-        """
-        old, new = old_train_state.params, new_train_state.params
-        update = jax.tree.map(jnp.subtract, new, old)
-        relative = jax.tree.map(jnp.divide, update, old)
-        square = sum(jnp.vdot(g, g) for g in jax.tree.leaves(gradients))
-        norm = metrics_lib.AveragePerStep.from_model_output(jnp.sqrt(square))
-        return {
-            **self._make_rms_metrics("weight_rms", new),
-            **self._make_rms_metrics("weight_gradient_rms", gradients),
-            "weight_gradient_norm": norm,
-            **self._make_rms_metrics("weight_update_rms", update),
-            **self._make_rms_metrics("weight_update_divided_by_weight_rms", relative),
-            **self._make_max_metrics("weight_max", new),
-        }
-
-
-def _per_weight(name, tree, measure):
-    return {
-        f"{name}/{key}": metrics_lib.AveragePerStep.from_model_output(measure(value))
-        for key, value in utils.flatten_dict_string_keys(tree).items()
-    }
 
 
 # ---- Steps ----
@@ -213,7 +164,7 @@ def accumulate_grads_microbatched(
     """Gradients and metrics of a batch, summed over microbatches of its rows.
 
     Args:
-        model: has `loss_fn(params, batch, rng[, flax_mutables])`.
+        model: has `loss_fn(params, batch, rng)`.
         train_state: the state.
         batch: arrays of the same number of rows.
         dropout_rng: of the step; as in T5X, all microbatches use the same key.
@@ -221,20 +172,13 @@ def accumulate_grads_microbatched(
         data_partition_spec: sharding of a (micro)batch.
 
     Returns:
-        (gradients, metrics, flax mutables or None)
+        (gradients, metrics, None: T5X has the module's mutable variables here)
     """
     grad_fn = jax.value_and_grad(model.loss_fn, has_aux=True)
-
-    def one(rows, rng, mutables):
-        extra = () if mutables is None else (mutables,)
-        (_, aux), grads = grad_fn(train_state.params, rows, rng, *extra)
-        metrics, mutables = (aux, None) if mutables is None else aux
-        return grads, metrics, mutables
-
-    mutables = train_state.flax_mutables or None
     count = num_microbatches or 1
     if count <= 1:
-        return one(batch, dropout_rng, mutables)
+        (_, metrics), grads = grad_fn(train_state.params, batch, dropout_rng)
+        return grads, metrics, None
 
     size = next(iter(batch.values())).shape[0]
     if size % count:
@@ -242,45 +186,18 @@ def accumulate_grads_microbatched(
     stacked = jax.tree.map(lambda x: x.reshape(count, -1, *x.shape[1:]), batch)
     rng = jax.random.split(dropout_rng)[1]
 
-    def add(carry, rows):
-        total, mutables = carry
+    def add(total, rows):
         rows = jax.tree.map(
             lambda x: partitioning.with_sharding_constraint(x, data_partition_spec),
             rows,
         )
-        grads, metrics, mutables = one(rows, rng, mutables)
-        return (jax.tree.map(jnp.add, total, grads), mutables), metrics
+        (_, metrics), grads = grad_fn(train_state.params, rows, rng)
+        return jax.tree.map(jnp.add, total, grads), metrics
 
     zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, jnp.float32), train_state.params)
-    (grads, mutables), history = jax.lax.scan(add, (zeros, mutables), stacked)
+    grads, history = jax.lax.scan(add, zeros, stacked)
     pieces = (jax.tree.map(lambda x, i=i: x[i], history) for i in range(count))
-    return grads, functools.reduce(_merge, pieces), mutables
-
-
-def apply_grads(
-    train_state: train_state_lib.TrainState,
-    grad_accum,
-    metrics: MetricMapType,
-    learning_rate: jax.Array,
-    weight_metrics_computer: WeightMetricsComputer | None,
-    other_state_variables: Mapping[str, Any] | None = None,
-):
-    """Updates the state with gradients; adds the learning rate to the metrics.
-
-    Returns:
-        (new train state, metrics)
-    """
-    new_state = train_state.apply_gradient(
-        grad_accum, learning_rate=learning_rate, **(other_state_variables or {})
-    )
-    rate = jnp.asarray([learning_rate])
-    metrics["learning_rate"] = clu.metrics.Average.from_model_output(rate)
-    metrics["learning_rate/current"] = clu.metrics.LastValue.from_model_output(rate)
-    if weight_metrics_computer is not None:
-        metrics.update(
-            weight_metrics_computer.compute_metrics(grad_accum, train_state, new_state)
-        )
-    return new_state, metrics
+    return grads, functools.reduce(_merge, pieces), None
 
 
 def train_with_lr(
@@ -290,34 +207,44 @@ def train_with_lr(
     dropout_rng: jax.Array,
     model: models.BaseModel,
     num_microbatches: int | None,
-    weight_metrics_computer: WeightMetricsComputer | None = None,
+    weight_metrics_computer: Any | None = None,
     data_partition_spec: PartitionSpec = PartitionSpec("data"),  # noqa: B008
 ):
-    """One train step: gradients, then the update. Returns (state, metrics)."""
-    grads, metrics, mutables = accumulate_grads_microbatched(
+    """One train step: gradients, then the update.
+
+    Args:
+        train_state: the state.
+        batch: see `accumulate_grads_microbatched`, also for the arguments below.
+        learning_rate: float32 scalar; it is added to the metrics.
+        dropout_rng: of the step.
+        model: gives the loss.
+        num_microbatches: how many.
+        weight_metrics_computer: see `Trainer`.
+        data_partition_spec: sharding of a batch.
+
+    Returns:
+        (new train state, metrics)
+    """
+    grads, metrics, _ = accumulate_grads_microbatched(
         model, train_state, batch, dropout_rng, num_microbatches, data_partition_spec
     )
-    return apply_grads(
-        train_state,
-        grads,
-        metrics,
-        learning_rate,
-        weight_metrics_computer,
-        {"flax_mutables": mutables} if mutables else None,
-    )
+    new_state = train_state.apply_gradient(grads, learning_rate=learning_rate)
+    rate = jnp.asarray([learning_rate])
+    metrics["learning_rate"] = clu.metrics.Average.from_model_output(rate)
+    metrics["learning_rate/current"] = clu.metrics.LastValue.from_model_output(rate)
+    if weight_metrics_computer is not None:
+        metrics |= weight_metrics_computer.compute_metrics(
+            grads, train_state, new_state
+        )
+    return new_state, metrics
 
 
 def eval_step(model: models.BaseModel, train_state, batch: BatchType) -> MetricMapType:
     """The metrics of the model's `eval_fn` on a batch."""
-    extra = (train_state.flax_mutables,) if train_state.flax_mutables else ()
-    return model.eval_fn(train_state.params, batch, *extra)[1]
+    return model.eval_fn(train_state.params, batch)[1]
 
 
 # ---- Trainers ----
-
-
-class PreemptionError(Exception):
-    """Training was interrupted and wants an emergency checkpoint."""
 
 
 class BaseTrainer(abc.ABC):
@@ -351,9 +278,7 @@ class BaseTrainer(abc.ABC):
         self._compiled_train_step = None
         self._compiled_eval_steps: dict[str, Any] = {}
         self._compiled_eval_step_cache: dict[Any, Any] = {}
-        # Reentrant: a subclass's `train` may read the state it is changing.
-        self._train_state_mutex = threading.RLock()
-        self._train_state = train_state
+        self.train_state = train_state
         self._created = time.time()
         self.stop_training = False
         self.train_metrics_manager = MetricsManager("train", summary_dir)
@@ -379,16 +304,6 @@ class BaseTrainer(abc.ABC):
     def _get_step_rng(self, step) -> jax.Array:
         return jax.random.fold_in(self._base_rng, step)
 
-    @property
-    def train_state(self):
-        with self._train_state_mutex:
-            return self._train_state
-
-    @train_state.setter
-    def train_state(self, train_state) -> None:
-        with self._train_state_mutex:
-            self._train_state = train_state
-
     def train(
         self,
         batch_iter: Iterator[BatchType],
@@ -406,17 +321,15 @@ class BaseTrainer(abc.ABC):
             A future of name -> value of the metrics.
         """
         step_fn = self._compiled_train_step or self._partitioned_train_step
-        with self._train_state_mutex:
-            state = self._train_state
-            start = int(state.step if start_step is None else start_step)
-            self.train_metrics_manager.start_duration_timer(block_on=state)
-            metrics = None
-            for step in range(start, start + num_steps):
-                logging.log_every_n_seconds(logging.INFO, "Training: step %d", 10, step)
-                with jax.profiler.StepTraceAnnotation("train", step_num=step):
-                    state, update = step_fn(state, next(batch_iter))
-                    metrics = merge_metrics(metrics, update) if metrics else update
-            self._train_state = state
+        state, metrics = self.train_state, None
+        start = int(state.step if start_step is None else start_step)
+        self.train_metrics_manager.start_duration_timer(block_on=state)
+        for step in range(start, start + num_steps):
+            logging.log_every_n_seconds(logging.INFO, "Training: step %d", 10, step)
+            with jax.profiler.StepTraceAnnotation("train", step_num=step):
+                state, update = step_fn(state, next(batch_iter))
+                metrics = merge_metrics(metrics, update) if metrics else update
+        self.train_state = state
         if metrics is not None:
             uptime = jnp.asarray([time.time() - self._created])
             metrics["timing/uptime"] = clu.metrics.LastValue.from_model_output(uptime)
@@ -517,7 +430,7 @@ class Trainer(BaseTrainer):
         rng: jax.Array,
         learning_rate_fn: LearningRateCallable,
         num_microbatches: int | None,
-        weight_metrics_computer: WeightMetricsComputer | None = None,
+        weight_metrics_computer: Any | None = None,
     ):
         """The arguments are `BaseTrainer`'s and:
 
@@ -531,17 +444,11 @@ class Trainer(BaseTrainer):
             rng: see `BaseTrainer`.
             learning_rate_fn: step -> learning rate.
             num_microbatches: see `accumulate_grads_microbatched`.
-            weight_metrics_computer: more metrics, or None.
+            weight_metrics_computer: its `compute_metrics(gradients, old state, new
+                state)` gives more metrics; or None.
         """
-        super().__init__(
-            model,
-            train_state,
-            partitioner,
-            eval_names,
-            summary_dir,
-            train_state_axes,
-            rng,
-        )
+        base = (model, train_state, partitioner, eval_names, summary_dir)
+        super().__init__(*base, train_state_axes, rng)
         self._learning_rate_fn = learning_rate_fn
         self._num_microbatches = num_microbatches
         self._weight_metrics_computer = weight_metrics_computer
@@ -579,122 +486,3 @@ class Trainer(BaseTrainer):
         return self._partitioner.partition(
             step, in_axis_resources=specs, out_axis_resources=None
         )
-
-
-# ---- Actions ----
-
-
-@enum.unique
-class ActionMode(enum.Enum):
-    """After which part of the loop an action runs."""
-
-    TRAIN = 1
-    TRAIN_EVAL = 2
-    INFER_EVAL = 3
-
-
-class BaseAction(abc.ABC):
-    """Looks at metrics; may end the training."""
-
-    @abc.abstractmethod
-    def run(
-        self,
-        train_state: train_state_lib.TrainState,
-        metrics_by_task: Mapping[str, MetricValueMapType],
-    ) -> bool:
-        """Returns whether training should end.
-
-        Args:
-            train_state: the current state.
-            metrics_by_task: name of the data set -> name of the metric -> value.
-        """
-
-
-ActionMapType = Mapping[ActionMode, Sequence[BaseAction]]
-
-
-def _tracked(action: BaseAction, metrics_by_task, task: str, metric: str):
-    """The number that an action watches, or None with a warning."""
-    value = metrics_by_task.get(task, {}).get(metric)
-    if isinstance(value, clu.values.Scalar):
-        value = value.value
-    elif not isinstance(value, float):
-        known = {name: sorted(values) for name, values in metrics_by_task.items()}
-        logging.warning(
-            "%s not run: %s of %s is %s; there are %s",
-            type(action).__name__,
-            metric,
-            task,
-            "missing" if value is None else f"a {type(value).__name__}",
-            known,
-        )
-        return None
-    return float(value)
-
-
-class EarlyStoppingAction(BaseAction):
-    """Ends training when a metric has not improved `patience` times running."""
-
-    def __init__(
-        self,
-        metric: tuple[str, str],
-        mode: str,
-        patience: int = 3,
-        atol: float = 0.0,
-        rtol: float = 0.0,
-    ):
-        """See the class.
-
-        Args:
-            metric: (name of the data set, name of the metric).
-            mode: 'min' if smaller is better, 'max' if larger is.
-            patience: length of the history that must show no improvement.
-            atol: an improvement is at least `atol + rtol * abs(previous)`.
-            rtol: see `atol`.
-        """
-        if mode not in ("min", "max"):
-            raise ValueError(f"mode must be 'min' or 'max': {mode!r}")
-        if atol < 0 or rtol < 0:
-            raise ValueError(f"atol and rtol must not be negative: {atol}, {rtol}")
-        self._task, self._metric = metric
-        self._sign = 1.0 if mode == "min" else -1.0
-        self._patience = patience
-        self._atol, self._rtol = atol, rtol
-        self._history: list[float] = []
-
-    def _improved(self, previous: float, current: float) -> bool:
-        margin = self._atol + self._rtol * abs(previous)
-        return self._sign * current < self._sign * previous - margin
-
-    def run(self, train_state, metrics_by_task) -> bool:
-        value = _tracked(self, metrics_by_task, self._task, self._metric)
-        if value is None:
-            return False
-        self._history = [*self._history, value][-self._patience :]
-        steps = zip(self._history[:-1], self._history[1:], strict=True)
-        stop = len(self._history) == self._patience and not any(
-            self._improved(previous, current) for previous, current in steps
-        )
-        if stop:
-            logging.warning("%s stopped improving: %s", self._metric, self._history)
-        return stop
-
-
-class TerminateOnNanAction(BaseAction):
-    """Ends training when a metric is not finite."""
-
-    def __init__(self, task: str, metric: str = "loss"):
-        """See the class.
-
-        Args:
-            task: name of the data set.
-            metric: name of the metric.
-        """
-        self._task, self._metric = task, metric
-
-    def run(self, train_state, metrics_by_task) -> bool:
-        value = _tracked(self, metrics_by_task, self._task, self._metric)
-        if value is None or math.isfinite(value):
-            return False
-        logging.warning("%s of %s is %s", self._metric, self._task, value)
-        return True

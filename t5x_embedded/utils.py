@@ -7,12 +7,9 @@ and what the train, infer and eval loops share.
 from __future__ import annotations
 
 import dataclasses
-import functools
 import importlib
 import inspect
-import re
 import time
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -26,45 +23,30 @@ import tensorflow as tf
 from absl import logging
 from etils import epath
 from flax import traverse_util
-from flax.linen import partitioning as flax_partitioning
 from jax.experimental import multihost_utils
 
-from t5x_embedded import (
-    _absent,
-    checkpoints,
-    models,
-    partitioning,
-    state_utils,
-)
+from t5x_embedded import _absent, checkpoints, models, partitioning
 from t5x_embedded import train_state as train_state_lib
 
 get_local_data = checkpoints.get_local_data
 TensorBoardLogger = seqio.TensorBoardLogger
-
-EvaluatorConstructor = Callable[..., seqio.Evaluator]
-GetDatasetCallable = Callable[..., Any]
-GetEvalDatasetCallable = Callable[..., Mapping[str, tf.data.Dataset]]
-InferFnCallable = Callable[..., Any]
 LearningRateCallable = Callable[[jax.Array], jax.Array]
 
 __getattr__ = _absent.module_getattr(
     __name__,
-    [
-        "LegacyCheckpointManager",
-        "LegacyCheckpointer",
-        "create_orbax_checkpoint_manager",
-        "get_deterministic_dataset",
-        "run_main",
-    ],
+    "LegacyCheckpointManager LegacyCheckpointer create_orbax_checkpoint_manager "
+    "get_deterministic_dataset run_main override_params_axes_names get_fallback_state "
+    "get_zeros_batch_like_spec EvaluatorConstructor GetDatasetCallable "
+    "GetEvalDatasetCallable InferFnCallable".split(),
 )
 
 
 # ---- Configurations ----
 
 
-def _check_dtype(owner: str, dtype: str | None, allowed: Sequence[str]) -> None:
-    if dtype is not None and dtype not in allowed:
-        raise ValueError(f"{owner}.dtype must be None or one of {allowed}: {dtype!r}")
+def _check_choice(name: str, value: Any, allowed: Sequence[str | None]) -> None:
+    if value not in allowed:
+        raise ValueError(f"{name} must be one of {list(allowed)}: {value!r}")
 
 
 @dataclasses.dataclass
@@ -74,13 +56,10 @@ class SaveCheckpointConfig:
     Attributes:
         dtype: of saved parameters, 'float32' or 'bfloat16'; None leaves them.
         period: steps between checkpoints.
-        checkpoint_steps: further steps to save at.
         keep: how many of the latest to keep; None keeps all.
-        keep_dataset_checkpoints: ignored.
-        save_dataset: must be False.
         checkpointer_cls: ignored, as T5X with orbax does.
-        state_transformation_fns: must be empty.
         checkpoint_manager_cls: what writes them.
+        checkpoint_steps: must not be given, nor must those below.
     """
 
     dtype: str | None = "float32"
@@ -89,16 +68,19 @@ class SaveCheckpointConfig:
     keep: int | None = None
     keep_dataset_checkpoints: int | None = None
     save_dataset: bool = False
-    checkpointer_cls: checkpoints.CheckpointerConstructor = checkpoints.Checkpointer
-    state_transformation_fns: Sequence[Callable] = dataclasses.field(
-        default_factory=list
-    )
-    checkpoint_manager_cls: checkpoints.CheckpointManagerConstructor = (
-        checkpoints.OrbaxCheckpointManagerInterface
-    )
+    checkpointer_cls: Callable = checkpoints.Checkpointer
+    state_transformation_fns: Sequence[Callable] = ()
+    checkpoint_manager_cls: Callable = checkpoints.OrbaxCheckpointManagerInterface
 
     def __post_init__(self):
-        _check_dtype("SaveCheckpointConfig", self.dtype, ("float32", "bfloat16"))
+        name = "utils.SaveCheckpointConfig"
+        _check_choice(f"{name}.dtype", self.dtype, (None, "float32", "bfloat16"))
+        _absent.refuse(
+            name,
+            checkpoint_steps=self.checkpoint_steps,
+            save_dataset=self.save_dataset,
+            state_transformation_fns=self.state_transformation_fns,
+        )
 
 
 @dataclasses.dataclass
@@ -108,15 +90,11 @@ class RestoreCheckpointConfig:
     Attributes:
         path: a checkpoint's folder (mode 'specific'), or model folders.
         mode: 'specific'; 'latest' or 'all' checkpoints of the folders.
-        assignment_map: (regex of the model's name, template of the stored name or
-            None) pairs; see `state_utils.apply_assignment_map`.
         strict: kept for T5X; what a checkpoint has too much is never read.
-        fallback_to_scratch: initialise what the checkpoint lacks.
         dtype: of restored parameters; None keeps what was saved.
-        restore_dataset: must be False.
-        checkpointer_cls: used by `TrainStateInitializer.from_checkpoints`.
-        state_transformation_fns: applied to the stored names after `assignment_map`.
+        checkpointer_cls: ignored, as T5X with orbax does.
         checkpoint_manager_cls: must equal that of the save configuration.
+        assignment_map: must not be given, nor must the others.
     """
 
     path: str | Sequence[str] | None
@@ -126,25 +104,22 @@ class RestoreCheckpointConfig:
     fallback_to_scratch: bool = False
     dtype: str | None = None
     restore_dataset: bool = False
-    checkpointer_cls: checkpoints.CheckpointerConstructor = checkpoints.Checkpointer
+    checkpointer_cls: Callable = checkpoints.Checkpointer
     state_transformation_fns: Sequence[Callable] = ()
-    checkpoint_manager_cls: checkpoints.CheckpointManagerConstructor = (
-        checkpoints.OrbaxCheckpointManagerInterface
-    )
+    checkpoint_manager_cls: Callable = checkpoints.OrbaxCheckpointManagerInterface
 
     def __post_init__(self):
-        if self.mode not in ("specific", "latest", "all"):
-            raise ValueError(
-                "RestoreCheckpointConfig.mode must be 'specific', 'latest' or 'all': "
-                f"{self.mode!r}"
-            )
-        dtypes = ("float32", "bfloat16", "float16")
-        _check_dtype("RestoreCheckpointConfig", self.dtype, dtypes)
-        if self.assignment_map is not None:
-            rename = functools.partial(
-                state_utils.apply_assignment_map, assignment_map=self.assignment_map
-            )
-            self.state_transformation_fns = (rename, *self.state_transformation_fns)
+        name = "utils.RestoreCheckpointConfig"
+        _check_choice(f"{name}.mode", self.mode, ("specific", "latest", "all"))
+        dtypes = (None, "float32", "bfloat16", "float16")
+        _check_choice(f"{name}.dtype", self.dtype, dtypes)
+        _absent.refuse(
+            name,
+            assignment_map=self.assignment_map,
+            fallback_to_scratch=self.fallback_to_scratch,
+            restore_dataset=self.restore_dataset,
+            state_transformation_fns=self.state_transformation_fns,
+        )
 
 
 @dataclasses.dataclass
@@ -221,11 +196,6 @@ def import_module(module: str) -> None:
     importlib.import_module(module)
 
 
-def get_zeros_batch_like_spec(batch_spec) -> dict[str, jax.Array]:
-    """A batch of zeros of the shapes and dtypes given."""
-    return {k: jnp.zeros(spec.shape, spec.dtype) for k, spec in batch_spec.items()}
-
-
 def get_zeros_batch_like_dataset(dataset, batch_size: int | None = None):
     """A batch of zeros like those of a data set, or with `batch_size` rows."""
     zeros = {}
@@ -236,61 +206,20 @@ def get_zeros_batch_like_dataset(dataset, batch_size: int | None = None):
     return zeros
 
 
-def override_params_axes_names(
-    model_variables,
-    params_axes_names_override: Sequence[tuple[str, tuple[str, ...]]] = (),
-):
-    """Replaces the logical axis names of parameters.
-
-    Args:
-        model_variables: has the collections 'params' and 'params_axes'.
-        params_axes_names_override: (regex over 'a/b/kernel', axis names) pairs; the
-            first that matches a name wins.
-
-    Raises:
-        ValueError: 'params_axes' is missing, or a rank differs.
-    """
-    if "params_axes" not in model_variables:
-        raise ValueError("The variables have no 'params_axes' to override.")
-    variables = flax.core.unfreeze(model_variables)
-    axes = traverse_util.flatten_dict(variables["params_axes"], sep="/")
-    for name, value in traverse_util.flatten_dict(variables["params"], sep="/").items():
-        for pattern, names in params_axes_names_override:
-            if not re.fullmatch(pattern, name):
-                continue
-            if len(names) != value.ndim:
-                raise ValueError(f"{name} has {value.ndim} axes, not {names}")
-            axes[f"{name}_axes"] = flax_partitioning.AxisMetadata(names=names)
-            break
-    variables["params_axes"] = traverse_util.unflatten_dict(axes, sep="/")
-    return flax.core.freeze(variables)
-
-
 def log_model_info(log_file: str | None, full_train_state, partitioner) -> None:
     """Writes names, shapes and shardings of a train state to a file and the log."""
     if jax.process_index() != 0:
         return
     shapes = full_train_state.state_dict()
-    names = partitioner.get_logical_axes(full_train_state).state_dict()
     specs = partitioner.get_mesh_axes(full_train_state).state_dict()
 
     def describe(group):
-        logical = traverse_util.flatten_dict(names[group], sep="/")
         mesh = traverse_util.flatten_dict(specs[group], sep="/")
         for name, array in traverse_util.flatten_dict(shapes[group], sep="/").items():
-            if not hasattr(array, "shape"):
-                yield f"Variable    {name:80} None"
-                continue
-            axes = logical.get(name)
-            if axes is not None and len(axes) == len(array.shape):
-                pairs = zip(axes, array.shape, strict=True)
-                shape = "({})".format(", ".join(f"{a}={n}" for a, n in pairs))
-            else:
-                shape = str(array.shape)
-            spec = mesh.get(name)
+            size, shape = getattr(array, "size", 0), getattr(array, "shape", None)
             yield (
-                f"Variable    {name:80} size {array.size:<12} shape {shape:40} "
-                f"partition spec {tuple(spec) if spec is not None else None}"
+                f"Variable    {name:80} size {size:<12} shape {shape!s:40} "
+                f"partition spec {mesh.get(name)}"
             )
 
     total = sum(x.size for x in jax.tree.leaves(shapes["target"]))
@@ -408,23 +337,6 @@ def get_first_valid_restore_config_and_paths(
     return None, []
 
 
-def get_fallback_state(restore_cfg, init_fn, init_rng):
-    """`init_fn(init_rng)` if the configuration falls back to scratch, else None.
-
-    Raises:
-        ValueError: it does, but nothing is renamed or dropped, or there is no key.
-    """
-    if restore_cfg is None or not restore_cfg.fallback_to_scratch:
-        return None
-    if not restore_cfg.state_transformation_fns:
-        raise ValueError(
-            "`fallback_to_scratch` needs `assignment_map` or `state_transformation_fns`"
-        )
-    if init_rng is None:
-        raise ValueError("`fallback_to_scratch` needs a key (`fallback_init_rng`)")
-    return init_fn(init_rng)
-
-
 class TrainStateInitializer:
     """Makes train states, from scratch or from checkpoints, sharded from the start.
 
@@ -476,30 +388,16 @@ class TrainStateInitializer:
         )
         return initialize(init_rng)
 
-    def fallback_state(self, cfg: RestoreCheckpointConfig | None, init_rng):
-        """What a checkpoint's gaps are filled with, or None; nested dict."""
-        return get_fallback_state(
-            cfg, lambda rng: self.from_scratch(rng).state_dict(), init_rng
-        )
-
     def from_checkpoints(
         self, restore_cfgs, ds_iter=None, init_rng=None
     ) -> Iterator[tuple[Any, str]]:
         """Yields (train state, path) for the checkpoints of the first valid config."""
-        del ds_iter  # Data iterators are not restored.
+        del ds_iter, init_rng  # Data iterators are not restored, gaps not filled.
         cfg, paths = get_first_valid_restore_config_and_paths(restore_cfgs)
         for path in paths:
-            logging.info("Initializing parameters from checkpoint %s", path)
-            checkpointer = cfg.checkpointer_cls(
-                train_state=self.global_train_state_shape,
-                partitioner=self._partitioner,
-                checkpoints_dir="",
-                restore_dtype=jnp.dtype(cfg.dtype) if cfg.dtype else None,
-            )
-            state = checkpointer.restore(
-                path=path,
-                state_transformation_fns=cfg.state_transformation_fns,
-                fallback_state=self.fallback_state(cfg, init_rng),
+            shapes = self.global_train_state_shape
+            state = checkpoints.restore_train_state(
+                checkpoints.find_checkpoint(path), shapes, self._partitioner, cfg.dtype
             )
             yield state, path
 
@@ -525,7 +423,7 @@ def create_checkpoint_manager_and_restore(
     partitioner: partitioning.BasePartitioner,
     restore_checkpoint_cfg: RestoreCheckpointConfig | None,
     restore_path: str | None,
-    fallback_init_rng,
+    fallback_init_rng=None,
     save_checkpoint_cfg: SaveCheckpointConfig | None = None,
     model_dir: str | None = None,
     ds_iter=None,
@@ -538,43 +436,36 @@ def create_checkpoint_manager_and_restore(
         partitioner: the same as the initializer's.
         restore_checkpoint_cfg: how to restore, or None.
         restore_path: the checkpoint's folder, or None for nothing to restore.
-        fallback_init_rng: key for what the checkpoint lacks.
+        fallback_init_rng: ignored; a checkpoint must have everything.
         save_checkpoint_cfg: how to save, or None.
-        model_dir: where to save; the folder of the restore configuration if None.
-        ds_iter: not saved or restored unless a configuration asks for it.
+        model_dir: where to save, or None for nowhere.
+        ds_iter: ignored; data iterators are not saved.
         use_orbax: ignored; checkpoints are orbax's.
 
     Returns:
         (the train state, or None if there was nothing to restore; the manager)
     """
+    del fallback_init_rng, ds_iter, use_orbax
     save, restore = save_checkpoint_cfg, restore_checkpoint_cfg
-    wants_data = (save and save.save_dataset) or (restore and restore.restore_dataset)
     manager_cls = (restore or save).checkpoint_manager_cls
     if save and restore and save.checkpoint_manager_cls is not manager_cls:
         raise ValueError(
             "`checkpoint_manager_cls` must be the same to save and restore"
         )
-    options = {"save_dtype": save.dtype, "keep": save.keep} if save else {}
+    options = {}
+    if save:
+        options = dict(save_dtype=save.dtype, keep=save.keep, period=save.period)
     manager = manager_cls(
-        directory=model_dir or restore.path,
+        directory=model_dir or restore_path,
         train_state=train_state_initializer.global_train_state_shape,
         partitioner=partitioner,
-        dataset_iterator=ds_iter if wants_data else None,
         restore_dtype=restore.dtype if restore else None,
-        period=save.period if save else None,
         **options,
     )
     if restore is None or not restore_path:
         return None, manager
     logging.info("Initializing parameters from checkpoint %s", restore_path)
-    state = manager.restore(
-        path=restore_path,
-        state_transformation_fns=restore.state_transformation_fns,
-        fallback_state=train_state_initializer.fallback_state(
-            restore, fallback_init_rng
-        ),
-    )
-    return state, manager
+    return manager.restore(path=restore_path), manager
 
 
 # ---- Data sets ----
@@ -590,30 +481,16 @@ def _provider(cfg: DatasetConfig):
 def get_vocabulary(cfg: DatasetConfig) -> tuple[seqio.Vocabulary, seqio.Vocabulary]:
     """The vocabularies of a task's inputs and targets.
 
-    A task without both has one vocabulary, which counts for both.
-
     Raises:
-        ValueError: it has none, or several that differ.
+        ValueError: it has not both features.
     """
     if cfg.module:
-        warnings.warn(
-            "DatasetConfig.module is deprecated: import the module in the gin file",
-            DeprecationWarning,
-            stacklevel=2,
-        )
         import_module(cfg.module)
     features = _provider(cfg).output_features
-    if {"inputs", "targets"} <= set(features):
-        return features["inputs"].vocabulary, features["targets"].vocabulary
-    every = [f.vocabulary for f in features.values()]
-    real = [v for v in every if not isinstance(v, seqio.PassThroughVocabulary)]
-    candidates = real or every
-    if not candidates or any(v != candidates[0] for v in candidates):
-        raise ValueError(
-            f"{cfg.mixture_or_task_name}: without 'inputs' and 'targets', all features "
-            f"must have the same vocabulary: {candidates}"
-        )
-    return candidates[0], candidates[0]
+    missing = {"inputs", "targets"} - set(features)
+    if missing:
+        raise ValueError(f"{cfg.mixture_or_task_name} has no feature {missing}")
+    return features["inputs"].vocabulary, features["targets"].vocabulary
 
 
 def verify_matching_vocabs(cfg: DatasetConfig, model: models.BaseTransformerModel):
@@ -648,8 +525,9 @@ def get_dataset(
     Raises:
         ValueError: the batch size is not a multiple of the shards.
     """
-    if continue_from_last_checkpoint:
-        raise ValueError("`continue_from_last_checkpoint` is not supported here.")
+    _absent.refuse(
+        "utils.get_dataset", continue_from_last_checkpoint=continue_from_last_checkpoint
+    )
     if cfg.module:
         import_module(cfg.module)
     if cfg.batch_size % num_shards:
@@ -685,9 +563,6 @@ def get_training_eval_datasets(
     num_shards: int,
     eval_steps: int,
     feature_converter_cls: Callable[..., seqio.FeatureConverter],
-    deterministic: bool = False,
-    model_dir: str | None = None,
-    start_step: int = 0,
 ) -> dict[str, tf.data.Dataset]:
     """`eval_steps` batches of each task of a mixture, and of the mixture itself.
 
@@ -695,9 +570,6 @@ def get_training_eval_datasets(
     sharded, so that files of uneven size do not matter. Tasks without the split are
     left out.
     """
-    del model_dir, start_step
-    if deterministic:
-        _absent.option("utils.get_training_eval_datasets", "deterministic", True)
     if cfg.batch_size % num_shards:
         raise ValueError(
             f"Batch size {cfg.batch_size} is not a multiple of {num_shards} shards"
@@ -798,14 +670,12 @@ def _infer_batches(ds, batch_size: int, shard_id: int, num_shards: int):
     Row r of the data goes to shard r mod num_shards, so that all shards see the same
     number of batches, and the padding is in the last of them.
     """
-    local = batch_size // num_shards
     for indices, batch in ds.batch(batch_size).as_numpy_iterator():
         real = len(indices)
         indices, batch = _pad_rows((indices, batch), batch_size)
         indices = np.where(np.arange(batch_size) < real, indices, -1)
         mine = slice(shard_id, None, num_shards)
         indices, batch = jax.tree.map(lambda x, s=mine: x[s], (indices, batch))
-        assert len(indices) == local
         yield indices, batch
 
 
@@ -814,41 +684,31 @@ def get_infer_fn(
     batch_size: int,
     train_state_axes,
     partitioner: partitioning.BasePartitioner,
-    keep_aux_as_numpy: bool = False,
-) -> InferFnCallable:
+) -> Callable[..., Any]:
     """Compiles a model's inference step and loops it over a data set.
 
     Args:
         infer_step: `model.predict_batch`, `predict_batch_with_aux` or `score_batch`:
-            (params, batch[, rng][, flax_mutables]) -> arrays of batch_size rows, or
+            (params, batch[, rng]) -> arrays of batch_size rows, or
             (such arrays, dict of such arrays).
         batch_size: rows of the global batch.
         train_state_axes: partition specs of the train state.
         partitioner: compiles the step.
-        keep_aux_as_numpy: leave the dict's values NumPy arrays.
 
     Returns:
         A function (enumerated tf.data.Dataset of unbatched model features, train
         state, rng=None) -> list of (index, prediction as nested lists) in the order
         of the data, or (that list, dict of auxiliary lists).
     """
-    accepted = inspect.signature(infer_step).parameters
+    takes_rng = "rng" in inspect.signature(infer_step).parameters
 
-    def step(params, batch, rng, indices, flax_mutables):
-        optional = {"rng": rng, "flax_mutables": flax_mutables}
-        known = {k: v for k, v in optional.items() if k in accepted}
-        return indices, infer_step(params, batch, **known)
+    def step(params, batch, rng, indices):
+        return indices, infer_step(params, batch, **{"rng": rng} if takes_rng else {})
 
     data_spec = partitioner.data_partition_spec
     partitioned_step = partitioner.partition(
         step,
-        in_axis_resources=(
-            train_state_axes.params,
-            data_spec,
-            None,
-            data_spec,
-            train_state_axes.flax_mutables,
-        ),
+        in_axis_resources=(train_state_axes.params, data_spec, None, data_spec),
         out_axis_resources=(None, None),
     )
     layout = partitioner.get_data_layout(batch_size)
@@ -872,7 +732,6 @@ def get_infer_fn(
                     jax.tree.map(to_global, batch),
                     step_rng,
                     to_global(indices),
-                    train_state.flax_mutables,
                 )
             )
         if not results:
@@ -883,21 +742,10 @@ def get_infer_fn(
         real = np.flatnonzero(indices >= 0)
         order = real[np.argsort(indices[real])]
         outputs = jax.tree.map(lambda x: x[order], outputs)
-        return _as_lists(indices[order], outputs, keep_aux_as_numpy)
+        aux = None
+        if isinstance(outputs, tuple):
+            outputs, aux = outputs
+        pairs = list(zip(indices[order].tolist(), outputs.tolist(), strict=True))
+        return pairs if aux is None else (pairs, jax.tree.map(np.ndarray.tolist, aux))
 
     return infer_fn
-
-
-def _as_lists(indices, outputs, keep_aux_as_numpy: bool):
-    """[(index, prediction)], and a dict of lists if the step had auxiliary values."""
-    aux = None
-    if isinstance(outputs, tuple) and len(outputs) == 2:
-        if isinstance(outputs[1], Mapping):
-            outputs, aux = outputs
-    leaves, structure = jax.tree.flatten(outputs)
-    rows = zip(*(leaf.tolist() for leaf in leaves), strict=True)
-    predictions = [jax.tree.unflatten(structure, row) for row in rows]
-    pairs = list(zip(indices.tolist(), predictions, strict=True))
-    if aux is None:
-        return pairs
-    return pairs, jax.tree.map(list if keep_aux_as_numpy else np.ndarray.tolist, aux)

@@ -134,51 +134,12 @@ def test_another_architecture_names_the_first_difference(saved):
         manager(deeper, saved.parent).restore(path=str(saved))
 
 
-def test_assignment_map_renames_and_falls_back_to_scratch(state, saved):
-    deeper = toy.initializer(toy.model(num_decoder_layers=2))
-    first = "decoder/layers_0/mlp/wi/kernel"
-    rules = [
-        (r"(.*)decoder/layers_1/mlp/(.*)", r"\1decoder/layers_0/mlp/\2"),
-        (r".*decoder/layers_1/.*", None),
-    ]
-    config = utils.RestoreCheckpointConfig(
-        str(saved), mode="specific", assignment_map=rules, fallback_to_scratch=True
-    )
-    restored = deeper.from_checkpoint([config], init_rng=jax.random.PRNGKey(7))
-    old = utils.flatten_dict_string_keys(state.params)
-    new = utils.flatten_dict_string_keys(restored.params)
-    np.testing.assert_array_equal(new[first], old[first])
-    np.testing.assert_array_equal(new[first.replace("s_0", "s_1")], old[first])
-    scratch = deeper.from_scratch(jax.random.PRNGKey(7))
-    attention = "decoder/layers_1/self_attention/query/kernel"
-    np.testing.assert_array_equal(
-        new[attention], utils.flatten_dict_string_keys(scratch.params)[attention]
-    )
-
-
-def test_assignment_map_refuses_rules_that_do_nothing(saved):
-    config = utils.RestoreCheckpointConfig(
-        str(saved), mode="specific", assignment_map=[("nothing/.*", None)]
-    )
-    with pytest.raises(ValueError, match="nothing"):
-        toy.initializer().from_checkpoint([config])
-
-
 def test_load_without_a_model(state, saved):
     loaded = checkpoints.load_t5x_checkpoint(saved.parent, restore_dtype=jnp.bfloat16)
     assert int(loaded["state"]["step"]) == 3
     flat = utils.flatten_dict_string_keys(loaded["target"])
     for name, value in utils.flatten_dict_string_keys(state.params).items():
         np.testing.assert_array_equal(flat[name], value.astype(jnp.bfloat16))
-
-
-def test_checkpointer_saves_at_once(initializer, state, tmp_path):
-    checkpointer = checkpoints.Checkpointer(
-        initializer.global_train_state_shape, toy.partitioner(), str(tmp_path)
-    )
-    checkpointer.save(state)
-    assert checkpointer.all_steps() == [0]
-    assert_same(checkpointer.restore(), state)
 
 
 @pytest.mark.parametrize("mode", ["latest", "all"])
@@ -198,3 +159,30 @@ def test_what_only_t5x_has_is_refused(initializer, tmp_path):
         manager(initializer, tmp_path, dataset_iterator=iter([]))
     with pytest.raises(AttributeError, match="T5X does"):
         _ = checkpoints.SaveBestCheckpointer
+    with pytest.raises(NotImplementedError, match="Checkpointer.*T5X does"):
+        checkpoints.Checkpointer(None, None, str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("config", "option"),
+    [
+        (utils.RestoreCheckpointConfig, {"assignment_map": [("a", None)]}),
+        (utils.RestoreCheckpointConfig, {"fallback_to_scratch": True}),
+        (utils.RestoreCheckpointConfig, {"state_transformation_fns": [dict]}),
+        (utils.RestoreCheckpointConfig, {"restore_dataset": True}),
+        (utils.SaveCheckpointConfig, {"save_dataset": True}),
+        (utils.SaveCheckpointConfig, {"checkpoint_steps": [3]}),
+        (utils.SaveCheckpointConfig, {"state_transformation_fns": [dict]}),
+    ],
+)
+def test_options_that_only_t5x_has(config, option):
+    path = {"path": "x"} if config is utils.RestoreCheckpointConfig else {}
+    with pytest.raises(NotImplementedError, match=f"{next(iter(option))}=.*T5X does"):
+        config(**path, **option)
+
+
+def test_modes_and_types_are_checked():
+    with pytest.raises(ValueError, match="mode must be one of.*'newest'"):
+        utils.RestoreCheckpointConfig("x", mode="newest")
+    with pytest.raises(ValueError, match="dtype must be one of.*'int8'"):
+        utils.SaveCheckpointConfig(dtype="int8")

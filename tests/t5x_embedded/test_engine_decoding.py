@@ -101,15 +101,6 @@ def test_maximum_of_steps_counts_after_each_prompt():
         sample(tokens, chain, max_decode_steps=10)
 
 
-def test_starting_behind_a_prompt_gives_what_reading_it_gives():
-    tokens = inputs(length=9, prompt=(9,)).at[1, 2].set(9)
-    read, _ = sample(tokens, chain, temperature=0.0)
-    behind, _ = sample(
-        tokens, chain, temperature=0.0, initial_index=jnp.array([1, 2], jnp.int32)
-    )
-    np.testing.assert_array_equal(behind, read)
-
-
 def test_samples_follow_the_distribution():
     sample_ = functools.partial(
         jax.jit(
@@ -150,22 +141,14 @@ def test_decodes_are_sorted_by_log_probability():
         np.testing.assert_allclose(log_prob, expected, rtol=1e-4)
 
 
-def test_temperature_by_row_and_at_run_time():
-    hot_and_cold = jnp.array([5.0, 0.0])
-    decodes, _ = jax.jit(
-        lambda t: sample(inputs(), temperature=t, topk=0, num_decodes=3)
-    )(hot_and_cold)
-    assert decodes[1].tolist() == [by_hand(6)[0]] * 3
-    assert decodes[0].tolist() != decodes[1].tolist()
-    one, _ = jax.jit(lambda t: sample(inputs(), temperature=t))(0.0)
-    assert one[0, 0].tolist() == by_hand(6)[0]
-
-
-def test_top_k_at_run_time():
-    logits = jnp.array([[1.0, 5.0, 3.0, 4.0]])
-    mask = jax.jit(decoding._keep_top_k)
-    kept = lambda k: np.flatnonzero(mask(logits, k)[0] > -1e6).tolist()
-    assert (kept(2), kept(0), kept(9)) == ([1, 3], [0, 1, 2, 3], [0, 1, 2, 3])
+def test_what_only_t5x_does_is_refused():
+    with pytest.raises(NotImplementedError, match="temperature.*T5X does"):
+        sample(inputs(), temperature=jnp.array([5.0, 0.0]))
+    behind = {"initial_index": jnp.array([1, 1])}
+    for decode in (decoding.temperature_sample, decoding.beam_search):
+        for name, value in (behind | {"cache_offset": 1}).items():
+            with pytest.raises(NotImplementedError, match=f"{name}.*T5X does"):
+                decode(inputs(), cache(), markov, EOS, **{name: value})
 
 
 def test_logit_callback():
@@ -228,32 +211,21 @@ def test_beams_keep_a_prompt():
     assert all(row[:2] == [4, 2] and EOS in row for row in ended)
 
 
-def test_beam_search_does_not_start_behind_a_prompt():
-    with pytest.raises(NotImplementedError, match="initial_index.*T5X does"):
-        decoding.beam_search(
-            inputs(), cache(), markov, EOS, initial_index=jnp.array([1, 1])
-        )
-
-
-@pytest.mark.parametrize("axis", [0, 1])
-def test_caches_with_another_batch_axis(axis):
-    """A cache that carries each row's history; scanned layers lead with their axis."""
+def test_caches_follow_their_beams():
+    """A cache that carries each row's history."""
     history = lambda rows: jnp.zeros((rows, 6), jnp.int32)
-    lift = (lambda x: x) if axis == 0 else (lambda x: x[None])
 
     def model(state):
-        kept = state.cache["past"] if axis == 0 else state.cache["past"][0]
+        kept = state.cache["past"]
         kept = jnp.roll(kept, 1, axis=1).at[:, 0].set(state.cur_token[:, 0])
         # The second last token matters: a cache of the wrong beam would show.
         logits = jnp.asarray(TABLE, jnp.float32)
         logits = logits[kept[:, 0]] + 0.7 * logits[kept[:, 1]]
         index = state.cache["cache_index"] + 1
-        return logits, {"past": lift(kept), "cache_index": index}
+        return logits, {"past": kept, "cache_index": index}
 
-    start = {"past": lift(history(2)), "cache_index": jnp.array(0)}
-    got = decoding.beam_search(
-        inputs(), start, model, EOS, num_decodes=3, cache_offset=axis
-    )
+    start = {"past": history(2), "cache_index": jnp.array(0)}
+    got = decoding.beam_search(inputs(), start, model, EOS, num_decodes=3)
     first = {"past": history(2), "cache_index": jnp.array(0)}
 
     def plain(state):

@@ -71,20 +71,17 @@ def test_decoder_params_and_prompts():
         )
 
 
-def test_scores_and_intermediates():
+def test_scores():
     model, params, batch = tiny()
-    scores, found = model.score_batch(params, batch, return_intermediates=True)
+    scores = model.score_batch(params, batch)
     logits = model._compute_logits(params, batch)
     picked = jnp.take_along_axis(
         jax.nn.log_softmax(logits), batch["decoder_target_tokens"][..., None], -1
     )[..., 0]
     expected = picked * batch["decoder_loss_weights"]
     np.testing.assert_allclose(scores, expected.sum(-1), rtol=1e-5)
-    (token_scores,) = found["decoder"]["token_scores"]
-    np.testing.assert_allclose(token_scores, expected, rtol=1e-5)
-    (weights,) = found["decoder"]["loss_weights"]
-    np.testing.assert_array_equal(weights, batch["decoder_loss_weights"])
-    assert found["decoder"]["target_tokens"][0] is batch["decoder_target_tokens"]
+    with pytest.raises(NotImplementedError, match="return_intermediates.*T5X does"):
+        model.score_batch(params, batch, return_intermediates=True)
 
 
 def test_dropout_follows_its_key():
@@ -137,13 +134,10 @@ def test_metrics_of_packed_batches():
     assert value("accuracy") == 1
 
 
-def test_vocabularies_and_prefixes():
+def test_vocabularies():
     model, *_ = tiny()
     assert models.get_input_vocabulary(model) is model.input_vocabulary
     assert models.get_output_vocabulary(model) is model.output_vocabulary
-    rows = jnp.array([[1, 2, 3, 0], [4, 5, 6, 7]])
-    cut = models.remove_prefix(rows, jnp.array([2, 0]))
-    assert cut.tolist() == [[3, 0, 0, 0], [4, 5, 6, 7]]
 
 
 def test_missing_names_point_to_t5x():

@@ -7,44 +7,27 @@ import shutil
 import jax
 import numpy as np
 import pytest
+import seqio
+import tensorflow as tf
 
 from t5x_embedded import checkpoints, infer, train, trainer, utils
 from t5x_embedded import eval as t5x_eval
 from tests.t5x_embedded import toy
 
 
-class Recorder(trainer.BaseAction):
-    """Keeps the metrics that it sees; stops at the `stop_at`th time."""
-
-    def __init__(self, stop_at=None):
-        self.seen, self._stop_at = [], stop_at
-
-    def run(self, train_state, metrics_by_task):
-        self.seen.append((int(train_state.step), metrics_by_task))
-        return len(self.seen) == self._stop_at
-
-
 @pytest.fixture(scope="module")
-def recorder():
-    return Recorder()
-
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory, recorder):
-    """8 steps, saved every 4 and at 6, with both evaluations."""
+def run(tmp_path_factory):
+    """8 steps, saved every 4, with both evaluations."""
     folder = tmp_path_factory.mktemp("run")
-    config = utils.CheckpointConfig(
-        save=utils.SaveCheckpointConfig(period=4, checkpoint_steps=[6])
-    )
-    modes = ("TRAIN", "TRAIN_EVAL", "INFER_EVAL")
     step, state = train.train(
         **toy.train_arguments(
             folder,
-            checkpoint_cfg=config,
             train_eval_dataset_cfg=toy.dataset("validation"),
             infer_eval_dataset_cfg=toy.dataset("validation"),
+            inference_evaluator_cls=functools.partial(
+                seqio.Evaluator, logger_cls=[seqio.TensorBoardLogger]
+            ),
             concurrent_metrics=False,
-            actions={mode: [recorder] for mode in modes},
             stats_period=3,
         )
     )
@@ -64,24 +47,31 @@ def assert_same(a, b):
 
 
 def test_checkpoints_and_events_are_where_t5x_puts_them(run):
-    assert checkpoints.all_steps(run) == [0, 4, 6, 8]
+    assert checkpoints.all_steps(run) == [0, 4, 8]
     assert list(run.glob("train/events.*"))
     assert list(run.glob(f"training_eval/{toy.TASK}/events.*"))
     assert "Total number of parameters" in (run / "model-info.txt").read_text()
 
 
-def test_actions_see_each_kind_of_metric_at_its_steps(run, recorder):
-    kinds = {"train": [], toy.TASK: []}
-    for step, metrics in recorder.seen:
-        for name in metrics:
-            kinds[name].append(step)
-    assert kinds["train"] == [3, 4, 6, 8]
-    # Teacher forcing, then inference, after steps 4 and 8.
-    assert kinds[toy.TASK] == [4, 4, 8, 8]
-    losses = [m["train"]["loss"].value for _, m in recorder.seen if "train" in m]
-    assert losses[-1] < losses[0]
-    inferred = [m[toy.TASK] for _, m in recorder.seen if toy.TASK in m][1]
-    assert 0.0 <= inferred["accuracy"] <= 1.0
+def scalars(folder):
+    """Tag -> {step: value}, of TensorBoard events."""
+    found = {}
+    for path in folder.glob("events.*"):
+        for event in tf.compat.v1.train.summary_iterator(str(path)):
+            for value in event.summary.value:
+                if value.tensor.dtype == tf.float32.as_datatype_enum:
+                    number = float(tf.make_ndarray(value.tensor))
+                    found.setdefault(value.tag, {})[event.step] = number
+    return found
+
+
+def test_metrics_are_written_at_their_steps(run):
+    losses = scalars(run / "train")["loss"]
+    assert sorted(losses) == [3, 4, 7, 8]
+    assert losses[8] < losses[3]
+    assert sorted(scalars(run / "training_eval" / toy.TASK)["loss"]) == [4, 8]
+    inferred = scalars(run / "inference_eval" / toy.TASK)["eval/accuracy"]
+    assert sorted(inferred) == [4, 8] and 0.0 <= inferred[8] <= 1.0
 
 
 def test_a_resumed_run_ends_like_an_unbroken_one_bit_for_bit(run, tmp_path):
@@ -99,7 +89,13 @@ def test_nothing_is_done_twice(run):
     assert sorted(p.name for p in run.iterdir()) == before
 
 
-def test_an_action_stops_the_run_and_the_state_is_saved(run, tmp_path):
+def test_a_trainer_that_wants_to_stop_is_saved_and_ends_the_run(run, tmp_path):
+    class Stopping(trainer.Trainer):
+        def train(self, batch_iter, num_steps, start_step=None):
+            self.stop_training = start_step + num_steps >= 6
+            return super().train(batch_iter, num_steps, start_step)
+
+    settings = toy.trainer_cls().keywords
     arguments = toy.train_arguments(
         tmp_path,
         checkpoint_cfg=utils.CheckpointConfig(
@@ -108,10 +104,9 @@ def test_an_action_stops_the_run_and_the_state_is_saved(run, tmp_path):
                 str(run / "checkpoint_4"), mode="specific"
             ),
         ),
+        trainer_cls=functools.partial(Stopping, **settings),
         total_steps=12,
         stats_period=1,
-        concurrent_metrics=False,
-        actions={"TRAIN": [Recorder(stop_at=2)]},
     )
     step, _ = train.train(**arguments)
     assert step == 6
@@ -124,8 +119,8 @@ def test_arguments_that_do_not_fit(run, tmp_path):
             train.train(**toy.train_arguments(tmp_path, **kwargs))
 
     refuses("multiples", infer_eval_dataset_cfg=toy.dataset(), eval_period=3)
-    refuses("actions are of", actions={"EVAL": []})
-    refuses("T5X does", NotImplementedError, use_orbax=False)
+    for option in ({"use_orbax": False}, {"actions": {"TRAIN": [1]}}, {"gc_period": 2}):
+        refuses(f"{next(iter(option))}=.*T5X does", NotImplementedError, **option)
     with pytest.raises(ValueError, match="at step 8 already"):
         train.train(**toy.train_arguments(run, total_steps=5))
 

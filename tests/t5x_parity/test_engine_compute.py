@@ -195,11 +195,6 @@ def markov(state):
         ("temperature_sample", {"temperature": 0.8, "topk": 0, "num_decodes": 5}),
         ("temperature_sample", {"topk": 3, "max_decode_steps": 2, "num_decodes": 2}),
         ("temperature_sample", {"topk": 0, "topp": 0.7, "num_decodes": 4}),
-        ("temperature_sample", {"temperature": np.array([0.0, 2.0, 0.5]), "topk": 4}),
-        (
-            "temperature_sample",
-            {"initial_index": np.array([0, 2, 1]), "num_decodes": 2},
-        ),
         ("beam_search", {"num_decodes": 4}),
         ("beam_search", {"num_decodes": 3, "alpha": 0.0, "max_decode_len": 4}),
         ("beam_search", {"num_decodes": 2, "alpha": 2.0, "max_decode_step": 3}),
