@@ -45,6 +45,7 @@ setuptools.setup(
         "sacrebleu>=2.4",
         "sentencepiece>=0.2.3",
         "seqio>=0.0.20",
+        "tensorboard",  # clu imports it and does not require it
         "tensorflow>=2.21",
         "tensorflow-datasets",
         "tqdm",
