@@ -28,7 +28,7 @@ NEG_INF_VALUE = -1.0e7
 # At and below this temperature sampling is greedy.
 MIN_TEMPERATURE = np.array(1e-4)
 # Cache entries that have no batch axis.
-_UNBATCHED = ("cached_bias", "position_embedder_index")
+_UNBATCHED = ("cache_index", "cached_bias", "position_embedder_index")
 
 
 @flax.struct.dataclass
@@ -106,20 +106,15 @@ def unflatten_beam_dim(
     return x.reshape(shape)
 
 
-def cache_map(
-    fn: Callable[[Array], Array], cache: Any, apply_to_index: bool = False
-) -> Any:
+def cache_map(fn: Callable[[Array], Array], cache: Any) -> Any:
     """Applies `fn` to the entries of a cache that have a batch axis.
 
     Args:
         fn: from array to array.
         cache: nested dictionaries; entries are told apart by name.
-        apply_to_index: whether 'cache_index' has a batch axis: it has when decoding
-            began at a different position in each row.
     """
-    skip = _UNBATCHED if apply_to_index else (*_UNBATCHED, "cache_index")
     return jax.tree_util.tree_map_with_path(
-        lambda path, x: x if path[-1].key in skip else fn(x), cache
+        lambda path, x: x if path[-1].key in _UNBATCHED else fn(x), cache
     )
 
 

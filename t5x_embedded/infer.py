@@ -215,8 +215,6 @@ def infer(
     output_dir = re.sub(r"(?<!:)/{2,}", "/", str(output_dir))
     if shard_id == 0:
         summarize_config_fn(model_dir=output_dir, summary_writer=None, step=0)
-    if dataset_cfg.module:
-        utils.import_module(dataset_cfg.module)
     if verify_matching_vocabs_fn is not None:
         verify_matching_vocabs_fn(dataset_cfg, model)
 
@@ -234,7 +232,7 @@ def infer(
             seed=dataset_cfg.seed,
         )
 
-    provider = seqio.maybe_get_mixture_or_task(dataset_cfg.mixture_or_task_name)
+    provider = utils.get_provider(dataset_cfg)
     spec = converter(load(provider), lengths).element_spec
     initializer = train_state_initializer_cls(
         optimizer_def=None,

@@ -137,7 +137,7 @@ class _Run:
             self.compiled_eval = True
         self.trainer.eval(
             {
-                name: ds.as_numpy_iterator() if isinstance(ds, tf.data.Dataset) else ds
+                name: ds.as_numpy_iterator()
                 for name, ds in self.train_eval_datasets.items()
             }
         )

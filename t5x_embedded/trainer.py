@@ -64,7 +64,7 @@ def merge_metrics(a: MetricMapType, b: MetricMapType) -> MetricMapType:
 
 
 class MetricsManager:
-    """Writes summaries of metrics to TensorBoard and the log, on process 0."""
+    """Writes summaries of metrics to the log, on process 0 to TensorBoard too."""
 
     def __init__(self, name: str, summary_dir: str | None = None):
         """Opens the writer.
@@ -74,12 +74,12 @@ class MetricsManager:
             summary_dir: where the events go; None writes to the log only.
         """
         self.summary_dir = str(epath.Path(summary_dir) / name) if summary_dir else None
-        if jax.process_index() == 0:
-            self._writer = metric_writers.create_default_writer(
-                summary_dir, collection=name, asynchronous=True
-            )
-        else:
-            self._writer = metric_writers.MultiWriter([])
+        self._writer = metric_writers.create_default_writer(
+            summary_dir,
+            just_logging=jax.process_index() > 0,
+            collection=name,
+            asynchronous=True,
+        )
         self._writer_lock = threading.Lock()
         # One worker: summaries are written in the order they were asked for.
         self._pool = concurrent.futures.ThreadPoolExecutor(1, f"metrics-{name}")

@@ -471,8 +471,10 @@ def create_checkpoint_manager_and_restore(
 # ---- Data sets ----
 
 
-def _provider(cfg: DatasetConfig):
-    """The task or mixture of a configuration."""
+def get_provider(cfg: DatasetConfig) -> seqio.Task | seqio.Mixture:
+    """The task or mixture of a configuration, whose module is imported first."""
+    if cfg.module:
+        import_module(cfg.module)
     if isinstance(cfg.mixture_or_task_name, seqio.DatasetProviderBase):
         return cfg.mixture_or_task_name
     return seqio.get_mixture_or_task(cfg.mixture_or_task_name)
@@ -484,9 +486,7 @@ def get_vocabulary(cfg: DatasetConfig) -> tuple[seqio.Vocabulary, seqio.Vocabula
     Raises:
         ValueError: it has not both features.
     """
-    if cfg.module:
-        import_module(cfg.module)
-    features = _provider(cfg).output_features
+    features = get_provider(cfg).output_features
     missing = {"inputs", "targets"} - set(features)
     if missing:
         raise ValueError(f"{cfg.mixture_or_task_name} has no feature {missing}")
@@ -528,8 +528,6 @@ def get_dataset(
     _absent.refuse(
         "utils.get_dataset", continue_from_last_checkpoint=continue_from_last_checkpoint
     )
-    if cfg.module:
-        import_module(cfg.module)
     if cfg.batch_size % num_shards:
         raise ValueError(
             f"Batch size {cfg.batch_size} is not a multiple of {num_shards} shards"
@@ -537,7 +535,7 @@ def get_dataset(
     seed = cfg.seed
     if seed is None:  # The processes must agree on it.
         seed = int(multihost_utils.broadcast_one_to_all(np.int32(time.time())))
-    provider = _provider(cfg)
+    provider = get_provider(cfg)
     multihost_assert_equal(np.array(seed), "The processes have different data seeds")
     logging.info("Data of %r, seed %d", provider.name, seed)
     return seqio.get_dataset(
@@ -589,7 +587,7 @@ def get_training_eval_datasets(
         mine = mine.take(eval_steps)
         return mine.cache() if cfg.use_memory_cache else mine
 
-    provider = _provider(cfg)
+    provider = get_provider(cfg)
     tasks = [t for t in seqio.get_subtasks(provider) if cfg.split in t.splits]
     datasets = {task.name: batches(task.name) for task in tasks}
     if isinstance(provider, seqio.Mixture):
