@@ -176,7 +176,7 @@ def evaluate(
     cfg = restore_checkpoint_cfg
     _, paths = utils.get_first_valid_restore_config_and_paths([cfg])
     for path in paths:
-        done = record.read_text().split() if record.exists() else []
+        done = record.read_text().splitlines() if record.exists() else []
         if cfg.mode == "all" and path in done:
             logging.info("%s was evaluated before; skipping it.", path)
             continue
@@ -186,6 +186,6 @@ def evaluate(
         evaluator.evaluate(state, axes).result()
         utils.sync_global_devices(f"evaluated:{path}")
         if jax.process_index() == 0:
-            record.write_text("\n".join([*done, path]))
+            record.write_text("\n".join(dict.fromkeys([*done, path])))
     evaluator.close()
     logging.info("Finished.")

@@ -156,12 +156,11 @@ class DataLayout:
 class BasePartitioner:
     """What trainers and scripts ask of a partitioner; `PjitPartitioner` is the one.
 
-    A subclass sets `mesh`, `params_on_devices` and `_data_axis` (the mesh axes of a
-    batch), and has `partition`, `get_logical_axes` and `get_mesh_axes`.
+    A subclass sets `mesh` and `_data_axis` (the mesh axes of a batch), and has
+    `partition`, `get_logical_axes` and `get_mesh_axes`.
     """
 
     mesh: Mesh
-    params_on_devices: bool = True
     _data_axis: Any = "data"
 
     @property
@@ -190,20 +189,15 @@ class BasePartitioner:
         """The number of devices along the batch."""
         return math.prod(self.mesh.shape[axis] for axis in self._data_axes())
 
-    def get_data_layout(
-        self, batch_size: int | None = None, host_index: int | None = None
-    ) -> DataLayout:
+    def get_data_layout(self, batch_size: int | None = None) -> DataLayout:
         """Which share of each batch this process loads.
 
         Args:
             batch_size: of all processes together; None is one example per device.
-            host_index: not supported (nor is it in T5X).
 
         Raises:
             ValueError: the batch cannot be split evenly.
         """
-        if host_index is not None:
-            raise NotImplementedError("get_data_layout takes no host_index")
         if not self._data_axes():  # The rules do not split batches.
             return DataLayout(batch_size, 0, 1, jax.process_index() == 0)
         batch_size = int(batch_size or self.data_mesh_size)
@@ -216,21 +210,6 @@ class BasePartitioner:
         others = [a for a in self.mesh.axis_names if a not in self._data_axes()]
         replica, _ = self._place(others)
         return DataLayout(batch_size, shard, num_shards, replica == 0)
-
-    def move_params_to_devices(
-        self, train_state: TrainState, train_state_axes: TrainState
-    ) -> TrainState:
-        """Puts a state where its mesh axes say.
-
-        Args:
-            train_state: in host memory, or on devices in any layout.
-            train_state_axes: as `get_mesh_axes` gives it.
-        """
-        if jax.process_count() > 1:
-            return host_local_array_to_global_array(
-                train_state, self.mesh, train_state_axes
-            )
-        return jax.device_put(train_state, _shardings(self.mesh, train_state_axes))
 
     def compile(self, partitioned_fn: Any, *args) -> Callable[..., Any]:
         """Compiles ahead of the first call.
@@ -283,8 +262,7 @@ class PjitPartitioner(BasePartitioner):
             num_partitions: devices that share one copy of the model; the others are
                 data parallel. On CPUs too, where T5X ignores it.
             model_parallel_submesh: not supported.
-            params_on_devices: False keeps the parameters in host memory between
-                steps; callers decide by it whether to move them.
+            params_on_devices: must be True.
             backend: whose devices; None is jax's default.
             ici_mesh_shape: not supported.
             dcn_mesh_shape: not supported.
@@ -298,6 +276,8 @@ class PjitPartitioner(BasePartitioner):
         _absent.refuse(
             name, ici_mesh_shape=ici_mesh_shape, dcn_mesh_shape=dcn_mesh_shape
         )
+        if not params_on_devices:
+            _absent.option(name, "params_on_devices", params_on_devices)
         if model_parallel_submesh:
             _absent.option(
                 name,
@@ -307,7 +287,6 @@ class PjitPartitioner(BasePartitioner):
             )
         if not num_partitions:
             raise ValueError("num_partitions must be given (1: no model parallelism)")
-        self.params_on_devices = params_on_devices
         self._num_partitions, self._backend = num_partitions, backend
         rules = logical_axis_rules
         rules = standard_logical_axis_rules() if rules is None else rules

@@ -75,7 +75,7 @@ for num_partitions in (1, 2, 8):
     before = state()
     axes = p.get_mesh_axes(before)
     assert axes.params["wi"] == P(None, "model") and axes.step is None
-    before = p.move_params_to_devices(before, axes)
+    before = p.partition(lambda x: x, (axes,), axes)(before)
     assert before.params["wi"].sharding.spec == P(None, "model")
     fn = p.partition(step, (axes, p.data_partition_spec), (axes, None),
                      donate_argnums=(0,))
@@ -136,7 +136,7 @@ for num_partitions in (2, 4):
     if num_partitions == 4:  # A process has half of every parameter that is split.
         parts = jax.tree.map(half, before.state_dict(), axes.state_dict())
         before = before.restore_state(parts)
-    before = p.move_params_to_devices(before, axes)
+    before = partitioning.host_local_array_to_global_array(before, p.mesh, axes)
     assert before.params["wi"].shape == (8, 16)
     _, value = p.partition(step, (axes, p.data_partition_spec), (axes, None))(before, x)
     print("RESULT", layout.shard_id, layout.num_shards,
@@ -185,8 +185,6 @@ def test_one_device():
     assert p.get_data_layout().batch_size == 1
     double = p.partition(lambda x, n: x * n, (p.data_partition_spec,), None, 1)
     np.testing.assert_array_equal(double(np.arange(3.0), 2), [0, 2, 4])
-    with pytest.raises(NotImplementedError, match="host_index"):
-        p.get_data_layout(4, host_index=1)
 
 
 def test_compile_takes_anything_that_lowers():
