@@ -52,3 +52,19 @@ def module_getattr(module: str, names: Iterable[str]) -> Callable[[str], Any]:
         raise AttributeError(f"module {module!r} has no attribute {name!r}")
 
     return lookup
+
+
+def instance_getattr(owner: str, names: str) -> Callable[[Any, str], Any]:
+    """Returns a class's `__getattr__`, as `module_getattr` does for a module.
+
+    Args:
+        owner: the class as T5X calls it, e.g. 'utils.TrainStateInitializer'.
+        names: attributes of T5X's class that are missing here, separated by blanks.
+    """
+
+    def lookup(self, name: str) -> NoReturn:
+        if name in names.split():
+            raise AttributeError(message(f"{owner}.{name}"))
+        raise AttributeError(f"{type(self).__name__!r} has no attribute {name!r}")
+
+    return lookup

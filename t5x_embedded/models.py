@@ -1,7 +1,6 @@
 """Models: a Flax module with its vocabularies, loss, metrics, decoding and scoring."""
 
 import abc
-import dataclasses
 import functools
 from collections.abc import Callable, Mapping, MutableMapping
 from typing import Any
@@ -20,7 +19,7 @@ from t5x_embedded.optimizers import OptimizerDef
 __getattr__ = _absent.module_getattr(
     __name__,
     "DecoderOnlyModel compute_weighted_accuracy compute_metrics remove_prefix "
-    "TokensIdsToLogitsCallable DecodeFnCallable".split(),
+    "TokensIdsToLogitsCallable DecodeFnCallable DecoderParams".split(),
 )
 
 Array = jax.Array
@@ -151,14 +150,6 @@ class BaseTransformerModel(BaseModel):
         return compute_base_metrics(logits, targets, mask, loss, z_loss, segment_ids)
 
 
-@dataclasses.dataclass(frozen=True)
-class DecoderParams:
-    """Defaults of `EncoderDecoderModel.predict_batch_with_aux`."""
-
-    return_all_decodes: bool = False
-    num_decodes: int = 1
-
-
 _ENCODER_DECODER_EXTRAS = (
     "encoder_segment_ids",
     "decoder_segment_ids",
@@ -183,7 +174,7 @@ class EncoderDecoderModel(BaseTransformerModel):
         label_smoothing: float = 0.0,
         z_loss: float = 0.0,
         loss_normalizing_factor: LossNormalizingFactor = None,
-        default_decoder_params: DecoderParams | None = None,
+        default_decoder_params: Any = None,
     ):
         """Sets up the model.
 
@@ -197,8 +188,11 @@ class EncoderDecoderModel(BaseTransformerModel):
             label_smoothing: see BaseTransformerModel.
             z_loss: see BaseTransformerModel.
             loss_normalizing_factor: see BaseTransformerModel.
-            default_decoder_params: how many decodes to make and to return.
+            default_decoder_params: not supported; `predict_batch_with_aux` takes them.
         """
+        _absent.refuse(
+            "models.EncoderDecoderModel", default_decoder_params=default_decoder_params
+        )
         super().__init__(
             module,
             input_vocabulary,
@@ -211,7 +205,6 @@ class EncoderDecoderModel(BaseTransformerModel):
         )
         if feature_converter_cls is not None:
             self.FEATURE_CONVERTER_CLS = feature_converter_cls
-        self._default_decoder_params = default_decoder_params or DecoderParams()
 
     def get_initial_variables(
         self, rng, input_shapes, input_types=None
@@ -312,8 +305,8 @@ class EncoderDecoderModel(BaseTransformerModel):
         batch: Batch,
         rng: Array | None = None,
         decoder_params: MutableMapping[str, Any] | None = None,
-        return_all_decodes: bool | None = None,
-        num_decodes: int | None = None,
+        return_all_decodes: bool = False,
+        num_decodes: int = 1,
         prompt_with_targets: bool = False,
     ) -> tuple[Array, Mapping[str, Array]]:
         """Decodes.
@@ -336,11 +329,6 @@ class EncoderDecoderModel(BaseTransformerModel):
         Raises:
             ValueError: a key is given twice.
         """
-        defaults = self._default_decoder_params
-        if return_all_decodes is None:
-            return_all_decodes = defaults.return_all_decodes
-        if num_decodes is None:
-            num_decodes = defaults.num_decodes
         options = {"eos_id": self.output_vocabulary.eos_id or 1}
         options.update(decoder_params or {})
         if rng is not None:

@@ -162,6 +162,10 @@ class BasePartitioner:
 
     mesh: Mesh
     _data_axis: Any = "data"
+    __getattr__ = _absent.instance_getattr(
+        "partitioning.BasePartitioner",
+        "params_on_devices move_params_to_devices data_shards data_shard_id",
+    )
 
     @property
     def data_partition_spec(self) -> PartitionSpec:

@@ -40,6 +40,11 @@ def _split(variables: Mapping[str, Any]) -> tuple[FrozenDict, FrozenDict | None]
     return params, axes
 
 
+_mutables = _absent.instance_getattr(
+    "train_state.TrainState", "flax_mutables flax_mutables_axes replace_flax_mutables"
+)
+
+
 class FlaxOptimTrainState(flax.struct.PyTreeNode):
     """Parameters with their optimizer.
 
@@ -73,6 +78,7 @@ class FlaxOptimTrainState(flax.struct.PyTreeNode):
             optimizer_def.set_param_axes(flax_partitioning.get_axis_names(axes))
         return cls(_optimizer=optimizer_def.create(params), params_axes=axes)
 
+    __getattr__ = _mutables
     step = property(lambda self: self._optimizer.state.step)
     params = property(lambda self: self._optimizer.target)
     param_states = property(lambda self: self._optimizer.state.param_states)
@@ -119,6 +125,7 @@ class InferenceState(flax.struct.PyTreeNode):
     step: jax.Array | None
     params: FrozenDict
     params_axes: FrozenDict | None = None
+    __getattr__ = _mutables
 
     @classmethod
     def create(cls, model_variables: Mapping[str, Any]) -> "InferenceState":

@@ -87,6 +87,10 @@ class MetricsManager:
         self._started: float | None = None
         self._last_ready = 0.0
 
+    __getattr__ = _absent.instance_getattr(
+        "trainer.MetricsManager", "flush write_scalars"
+    )
+
     @property
     def summary_writer(self) -> metric_writers.MetricWriter:
         return self._writer

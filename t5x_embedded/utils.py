@@ -10,7 +10,7 @@ import dataclasses
 import importlib
 import inspect
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import clu.data.dataset_iterator as clu_data
@@ -338,7 +338,9 @@ def get_first_valid_restore_config_and_paths(
 
 
 class TrainStateInitializer:
-    """Makes train states, from scratch or from checkpoints, sharded from the start.
+    """Knows the shapes of train states; makes them from scratch, sharded.
+
+    `create_checkpoint_manager_and_restore` makes them from checkpoints.
 
     Attributes:
         global_train_state_shape: a train state of `jax.ShapeDtypeStruct`s.
@@ -388,34 +390,10 @@ class TrainStateInitializer:
         )
         return initialize(init_rng)
 
-    def from_checkpoints(
-        self, restore_cfgs, ds_iter=None, init_rng=None
-    ) -> Iterator[tuple[Any, str]]:
-        """Yields (train state, path) for the checkpoints of the first valid config."""
-        del ds_iter, init_rng  # Data iterators are not restored, gaps not filled.
-        cfg, paths = get_first_valid_restore_config_and_paths(restore_cfgs)
-        for path in paths:
-            shapes = self.global_train_state_shape
-            state = checkpoints.restore_train_state(
-                checkpoints.find_checkpoint(path), shapes, self._partitioner, cfg.dtype
-            )
-            yield state, path
-
-    def from_checkpoint(self, ckpt_cfgs, *, ds_iter=None, init_rng=None):
-        """The train state of the only checkpoint there is, or None.
-
-        Raises:
-            ValueError: there are several.
-        """
-        found = list(self.from_checkpoints(ckpt_cfgs, ds_iter, init_rng))
-        if len(found) > 1:
-            raise ValueError(f"Expected one checkpoint: {[p for _, p in found]}")
-        return found[0][0] if found else None
-
-    def from_checkpoint_or_scratch(self, ckpt_cfgs, *, init_rng, ds_iter=None):
-        """`from_checkpoint`, or `from_scratch` where there is none."""
-        restored = self.from_checkpoint(ckpt_cfgs, ds_iter=ds_iter, init_rng=init_rng)
-        return restored or self.from_scratch(init_rng)
+    __getattr__ = _absent.instance_getattr(
+        "utils.TrainStateInitializer",
+        "from_checkpoint from_checkpoints from_checkpoint_or_scratch",
+    )
 
 
 def create_checkpoint_manager_and_restore(

@@ -58,8 +58,11 @@ def test_round_trip_is_exact_parameters_and_optimizer(initializer, state, saved)
 
 def test_an_inference_state_takes_the_parameters_only(model, state, saved):
     initializer = toy.initializer(model, optimizer=False)
-    restored = initializer.from_checkpoint(
-        [utils.RestoreCheckpointConfig(str(saved), mode="specific")]
+    restored, _ = utils.create_checkpoint_manager_and_restore(
+        initializer,
+        toy.partitioner(),
+        utils.RestoreCheckpointConfig(str(saved), mode="specific"),
+        str(saved),
     )
     assert int(restored.step) == 3
     jax.tree.map(
@@ -161,6 +164,8 @@ def test_what_only_t5x_has_is_refused(initializer, tmp_path):
         _ = checkpoints.SaveBestCheckpointer
     with pytest.raises(NotImplementedError, match="Checkpointer.*T5X does"):
         checkpoints.Checkpointer(None, None, str(tmp_path))
+    with pytest.raises(AttributeError, match="Initializer.from_checkpoint; T5X does"):
+        initializer.from_checkpoint([])
 
 
 @pytest.mark.parametrize(

@@ -152,6 +152,14 @@ def test_other_collections_are_refused():
             make(made)
 
 
+def test_attributes_that_only_t5x_has():
+    for state in (create(), train_state.InferenceState.create(variables())):
+        with pytest.raises(AttributeError, match="flax_mutables; T5X does"):
+            _ = state.flax_mutables
+        with pytest.raises(AttributeError, match="has no attribute 'flux'"):
+            _ = state.flux
+
+
 def test_axis_names_are_needed():
     with pytest.raises(ValueError, match="without axis names: .*layer/scale"):
         create(variables(axes={k: AXES[k] for k in ("wide", "narrow")}))
