@@ -61,7 +61,7 @@ class SelfDistillationTrainer(t5x_trainer.Trainer):
         rng: jax.Array,
         learning_rate_fn: Callable[[jax.Array], jax.Array],
         num_microbatches: int | None,
-        weight_metrics_computer: t5x_trainer.WeightMetricsComputer | None = None,
+        weight_metrics_computer: Any = None,
         orig_train_state: train_state_lib.TrainState | None = None,
         frozen_checkpoint: str | None = None,
     ):
@@ -77,7 +77,7 @@ class SelfDistillationTrainer(t5x_trainer.Trainer):
           rng: key for dropout, folded with the step.
           learning_rate_fn: step -> learning rate.
           num_microbatches: None, 0 or 1 for a single pass.
-          weight_metrics_computer: T5X's, optional.
+          weight_metrics_computer: T5X's `WeightMetricsComputer`, optional.
           orig_train_state: a train state with the frozen parameters.
           frozen_checkpoint: a checkpoint with the frozen parameters, or a folder of
             checkpoints, of which the latest is taken.
