@@ -182,9 +182,10 @@ SHAPES = {  # emb_dim, heads, head_dim, layers, mlp_dim
 
 
 @pytest.fixture
-def clean_gin():
+def clean_gin(monkeypatch):
     gin.clear_config()
-    gin.add_config_file_search_path(str(GIN))
+    # Gin has no way to take a search path back.
+    monkeypatch.setattr(gin.config, "_LOCATION_PREFIXES", ["", str(GIN)])
     yield
     gin.clear_config()
 
