@@ -8,6 +8,7 @@ checks work on both engines and read no arrays.
 from __future__ import annotations
 
 import difflib
+import os
 import re
 import tokenize
 import traceback
@@ -170,6 +171,12 @@ def _near(name: str, known: Iterable[str]) -> str:
 # ---- Checkpoints ----
 
 
+def absolute(path: epath.PathLike) -> epath.Path:
+    """The path without the working folder's help, as orbax wants it; URLs stay."""
+    text = os.fspath(path)
+    return epath.Path(text if "://" in text else os.path.abspath(text))
+
+
 def checkpoint_steps(folder: epath.PathLike) -> list[int]:
     """Steps of the complete checkpoints, `checkpoint_<step>`, of a folder, ascending.
 
@@ -262,7 +269,7 @@ def stored_shapes(path: epath.PathLike) -> dict[str, tuple[int, ...]] | None:
     import orbax.checkpoint as ocp
     from flax import traverse_util
 
-    state = epath.Path(path) / "state"
+    state = absolute(path) / "state"
     if not state.is_dir():
         return None
     try:

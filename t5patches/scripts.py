@@ -287,6 +287,7 @@ def _entry(function: Callable[..., Any]) -> Callable[..., Any]:
             if parameter.default is not parameter.empty
         }
         arguments = {**defaults, **kwargs}
+        _make_paths_absolute(arguments)
         _check(function.__name__, arguments)
         with _showing_progress(watch.description, function.__name__, arguments):
             return function(**arguments)
@@ -295,6 +296,28 @@ def _entry(function: Callable[..., Any]) -> Callable[..., Any]:
     entry.__signature__ = signature
     entry.watch = watch
     return entry
+
+
+def _make_paths_absolute(arguments: dict[str, Any]) -> None:
+    """Lets paths be relative to the working folder, which orbax does not."""
+    from t5patches import checks
+
+    def absolute(value):
+        if not value:
+            return value
+        if isinstance(value, str):
+            return os.fspath(checks.absolute(value))
+        return [os.fspath(checks.absolute(path)) for path in value]
+
+    for name in ("model_dir", "output_dir"):
+        if name in arguments:
+            arguments[name] = absolute(arguments[name])
+    train_cfg = arguments.get("checkpoint_cfg")
+    restore = (
+        train_cfg.restore if train_cfg else arguments.get("restore_checkpoint_cfg")
+    )
+    if restore is not None:
+        restore.path = absolute(restore.path)
 
 
 def _check(name: str, arguments: dict[str, Any]) -> None:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import functools
 import json
-import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -225,7 +224,7 @@ def find_frozen_params(
             return _copy(train_state.params)
         return _restore(_resolve(frozen_checkpoint), train_state, partitioner)
 
-    folder = _absolute(model_dir)
+    folder = checks.absolute(model_dir)
     resumed = bool(checks.checkpoint_steps(folder))
     record = _read_record(folder) if resumed else None
     checkpoint = _resolve(frozen_checkpoint) if frozen_checkpoint else None
@@ -254,14 +253,9 @@ def find_frozen_params(
     return params
 
 
-def _absolute(path: str) -> epath.Path:
-    """A path that means the same in another working folder; URLs stay."""
-    return epath.Path(path if "://" in str(path) else os.path.abspath(path))
-
-
 def _resolve(path: str) -> str:
     """The path of one checkpoint: itself, or the latest of a folder of them."""
-    path = _absolute(path)
+    path = checks.absolute(path)
     try:
         step = checks.checkpoint_step(path)
     except UserError as error:

@@ -94,6 +94,16 @@ def test_inference_counts_examples(run, tmp_path, monkeypatch):
     assert len(counted) >= 20
 
 
+def test_paths_may_be_relative(run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "model").symlink_to(run)
+    scripts.run("infer", infer_arguments("model/checkpoint_3", "out"))
+    assert any((tmp_path / "out").glob("*-predict.jsonl-00000-of-00001"))
+    initial = "--gin.INITIAL_CHECKPOINT_PATH='model/checkpoint_3'"
+    scripts.run("train", train_arguments("more", "--gin.TRAIN_STEPS=4", initial))
+    assert (tmp_path / "more" / "checkpoint_4").is_dir()
+
+
 def test_evaluation(run, tmp_path):
     scripts.run(
         "eval",
