@@ -77,10 +77,11 @@ def kill_when(options, folder, pattern):
 
 def parameters(run, model):
     import jax
-    from t5x import checkpoints
+    import orbax.checkpoint as ocp
+    from etils import epath
 
-    restored = checkpoints.load_t5x_checkpoint(run.checkpoint(model))
-    return jax.tree.leaves(restored["target"])
+    state = epath.Path(run.checkpoint(model)) / "state"
+    return jax.tree.leaves(ocp.PyTreeCheckpointHandler().restore(state)["target"])
 
 
 def test_files_and_results(whole):
