@@ -14,7 +14,7 @@ test: $(VENV)/installed
 	$(BIN)/python -m pytest
 
 lint: $(VENV)/installed
-	$(BIN)/pip install --quiet --disable-pip-version-check ".[dev]"
+	$(BIN)/pip install --quiet --disable-pip-version-check -c requirements.lock -e ".[dev]"
 	$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/pyright
 
 $(VENV)/installed: setup.py pyproject.toml requirements.lock

@@ -129,7 +129,7 @@ class Run:
         from t5patches import scripts
 
         root = epath.Path(scripts.gin_root())
-        parts = (f"{GIN}/*", "runs/*", "models/*tiny", f"methods/{self.method}")
+        parts = (f"{GIN}/*", "runs/*", "tasks/*", "models/*", f"methods/{self.method}")
         gin_files = [
             os.fspath(path)
             for part in parts
