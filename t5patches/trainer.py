@@ -23,7 +23,7 @@ from t5x import metrics as t5x_metrics
 from t5x import train_state as train_state_lib
 from t5x import trainer as t5x_trainer
 
-from t5patches import checks, models, train_step
+from t5patches import checks, models, records, train_step
 from t5patches.errors import UserError
 
 PyTree = Any
@@ -288,9 +288,7 @@ def _write_record(folder: epath.Path, checkpoint: str) -> None:
         "checkpoint": str(path.relative_to(folder) if inside else path),
         "step": checks.checkpoint_step(path),
     }
-    temporary = folder / (RECORD + ".tmp")
-    temporary.write_text(json.dumps(record) + "\n")
-    temporary.replace(folder / RECORD)
+    records.write_json(folder / RECORD, record)
 
 
 def _parameters_only(train_state) -> train_state_lib.InferenceState:

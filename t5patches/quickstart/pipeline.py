@@ -265,8 +265,6 @@ def annotate(run: Run) -> dict[str, Any]:
 
 def update(run: Run) -> dict[str, Any]:
     """Updates the fine-tuned model on its own annotated generations."""
-    from t5patches import data
-
     _script(
         run,
         "train",
@@ -278,7 +276,6 @@ def update(run: Run) -> dict[str, Any]:
         ],
         MODEL_DIR=run.path("updated"),
         INITIAL_CHECKPOINT_PATH=run.checkpoint("finetuned"),
-        FIRST_STEP=data.checkpoint_step(run.checkpoint("finetuned")),
         FILES={
             split: run.annotated(split) + "-*.tfrecord"
             for split in ("train", "validation")

@@ -7,9 +7,6 @@ from collections.abc import Iterable
 from t5patches import records
 from t5patches.errors import UserError
 
-BYTES = 256  # pieces that spell what no other piece does
-SPECIAL = 3  # padding, EOS, unknown
-
 
 def train(texts: Iterable[str], path: str | os.PathLike, size: int) -> int:
     """Trains a vocabulary with T5's special ids: padding 0, EOS 1, unknown 2.

@@ -6,7 +6,7 @@ import io
 from collections.abc import Mapping
 from typing import Any
 
-INK, QUIET, GRID = "#1f2933", "#52606d", "#e4e7eb"
+INK, QUIET = "#1f2933", "#52606d"
 BEFORE, AFTER = "#cf3f3f", "#1f8a70"
 SAME, SAME_ALL = "#2c5a97", "#5f88bd"
 _WIDTH, _HEIGHT, _DPI = 12.0, 5.0, 200
