@@ -22,11 +22,13 @@ from __future__ import annotations
 
 import contextlib
 import glob as globlib
+import gzip
 import hashlib
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from etils import epath
@@ -35,6 +37,8 @@ from t5patches.errors import UserError
 
 PathLike = str | os.PathLike
 Row = dict[str, Any]
+# What a reader does with a wrong line: raise the error, or note it and go on.
+OnError = Callable[[UserError], None]
 
 # Model vocabularies are padded to a multiple of this (T5: 32,100 pieces, 32,128 ids),
 # so a model can generate ids that its tokenizer does not know.
@@ -56,29 +60,40 @@ def shard_path(prefix: PathLike, index: int, count: int, suffix: str = ".jsonl")
     return f"{os.fspath(prefix)}-{index:05d}-of-{count:05d}{suffix}"
 
 
-def expand(spec: PathLike | Sequence[PathLike], suffix: str = ".jsonl") -> list[str]:
+def raise_error(error: UserError) -> None:
+    """The `OnError` that stops at the first error."""
+    raise error
+
+
+def expand(
+    spec: PathLike | Sequence[PathLike],
+    suffix: str = ".jsonl",
+    on_error: OnError = raise_error,
+) -> list[str]:
     """Returns the files that `spec` names, in order, and checks shard sets.
 
     Args:
       spec: a file; a glob pattern; the prefix of a sharded set (`dir/name` for
         `dir/name-00000-of-00016.jsonl` and its siblings); or a list of these.
-      suffix: how the files of a prefix end.
+      suffix: how the files of a prefix end; they may end in `.gz` besides.
+      on_error: takes the error of a missing shard, then the others are returned.
 
     Raises:
       UserError: nothing matches, or a shard of a set is missing.
     """
     if not isinstance(spec, str | os.PathLike):
-        return [path for part in spec for path in expand(part, suffix)]
+        return [path for part in spec for path in expand(part, suffix, on_error)]
     text = os.fspath(spec)
     if any(mark in text for mark in "*?["):
         paths = _glob(text)
     elif epath.Path(text).is_file():
         return [text]
     else:
-        paths = _glob(f"{_escape(text)}-[0-9]*-of-[0-9]*{suffix}")
+        pattern = f"{_escape(text)}-[0-9]*-of-[0-9]*{suffix}"
+        paths = _glob(pattern) or _glob(f"{pattern}.gz")
     if not paths:
         raise UserError(f"{text}: no such file; give a file, a pattern or a prefix")
-    _check_no_shard_missing(paths)
+    _check_no_shard_missing(paths, on_error)
     return paths
 
 
@@ -97,18 +112,19 @@ def _glob(pattern: str) -> list[str]:
     return sorted(os.fspath(path) for path in folder.glob("/".join(parts[fixed:])))
 
 
-def _check_no_shard_missing(paths: Sequence[str]) -> None:
+def _check_no_shard_missing(paths: Sequence[str], on_error: OnError) -> None:
     sets: dict[tuple[str, int, str], set[int]] = {}
     for path in paths:
         if match := _SHARD.match(path):
             key = (match["stem"], int(match["count"]), path[match.end() :])
             sets.setdefault(key, set()).add(int(match["index"]))
     for (stem, count, suffix), found in sets.items():
-        missing = sorted(set(range(count)) - found)
-        if missing:
-            raise UserError(
-                f"{shard_path(stem, missing[0], count, suffix)}: shard is missing "
-                f"({len(found)} of {count} are there); run the step that writes it"
+        for index in sorted(set(range(count)) - found):
+            on_error(
+                UserError(
+                    f"{shard_path(stem, index, count, suffix)}: shard is missing "
+                    f"({len(found)} of {count} are there); run the step that writes it"
+                )
             )
 
 
@@ -320,26 +336,50 @@ def _shorten(value: Any, length: int = 60) -> str:
 # --------------------------------------------------------------------------- reading
 
 
-def read_lines(path: PathLike) -> Iterator[tuple[int, str]]:
-    """Yields (line number from 1, line) of a UTF-8 text file.
+def read_lines(
+    path: PathLike, on_error: OnError = raise_error
+) -> Iterator[tuple[int, str]]:
+    """Yields (line number from 1, line) of a UTF-8 text file, gzipped if `*.gz`.
+
+    Args:
+      path: the file.
+      on_error: takes the error of a line; if it returns, reading goes on after it.
 
     Raises:
-      UserError: the file is missing or a line is not UTF-8.
+      UserError: the file is missing, a line is not UTF-8, or the gzip file is broken.
     """
     text = os.fspath(path)
-    try:
-        file = epath.Path(text).open("rb")
-    except (FileNotFoundError, IsADirectoryError) as error:
-        raise UserError(f"{text}: no such file") from error
-    with file:
-        for number, raw in enumerate(file, start=1):
-            try:
-                yield number, raw.decode("utf-8-sig" if number == 1 else "utf-8")
-            except UnicodeDecodeError as error:
-                raise UserError(
+    for number, raw in _raw_lines(text, on_error):
+        try:
+            line = raw.decode("utf-8-sig" if number == 1 else "utf-8")
+        except UnicodeDecodeError as error:
+            on_error(
+                UserError(
                     f"{text}:{number}: not UTF-8 ({error.reason} at byte "
                     f"{error.start}); save the file as UTF-8"
-                ) from error
+                )
+            )
+        else:
+            yield number, line
+
+
+def _raw_lines(path: str, on_error: OnError) -> Iterator[tuple[int, bytes]]:
+    try:
+        raw = epath.Path(path).open("rb")
+    except (FileNotFoundError, IsADirectoryError) as error:
+        raise UserError(f"{path}: no such file") from error
+    number = 0
+    with raw, gzip.open(raw) if path.endswith(".gz") else raw as file:
+        try:
+            for number, line in enumerate(file, start=1):
+                yield number, line
+        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+            on_error(
+                UserError(
+                    f"{path}:{number + 1}: the gzip file is broken off or damaged "
+                    f"here ({error}); make it or copy it again"
+                )
+            )
 
 
 def read_json(path: PathLike) -> Row:
@@ -358,28 +398,42 @@ def read_json(path: PathLike) -> Row:
     return value
 
 
-def read_jsonl(path: PathLike) -> Iterator[tuple[int, Row]]:
+def read_jsonl(
+    path: PathLike, on_error: OnError = raise_error
+) -> Iterator[tuple[int, Row]]:
     """Yields (line number, object) of a JSON-lines file; blank lines are passed over.
+
+    Args:
+      path: the file.
+      on_error: takes the error of a line; if it returns, reading goes on after it.
 
     Raises:
       UserError: naming file and line, if a line is not a JSON object.
     """
-    for number, line in read_lines(path):
+    for number, line in read_lines(path, on_error):
         if not line.strip():
             continue
-        where = f"{os.fspath(path)}:{number}"
         try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise UserError(
-                f"{where}: not valid JSON ({error.msg} at column {error.colno}); "
-                "each line must be one JSON object"
-            ) from error
-        except RecursionError as error:
-            raise UserError(f"{where}: JSON is nested too deeply") from error
-        if not isinstance(row, dict):
-            raise UserError(f"{where}: a JSON {type(row).__name__}, but {_FORMAT_HINT}")
-        yield number, row
+            row = _json_object(line, f"{os.fspath(path)}:{number}")
+        except UserError as error:
+            on_error(error)
+        else:
+            yield number, row
+
+
+def _json_object(line: str, where: str) -> Row:
+    try:
+        row = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise UserError(
+            f"{where}: not valid JSON ({error.msg} at column {error.colno}); "
+            "each line must be one JSON object"
+        ) from error
+    except (RecursionError, ValueError) as error:  # Too deep; numbers too long.
+        raise UserError(f"{where}: not readable JSON ({error})") from error
+    if not isinstance(row, dict):
+        raise UserError(f"{where}: a JSON {type(row).__name__}, but {_FORMAT_HINT}")
+    return row
 
 
 def read_predictions(

@@ -1,0 +1,194 @@
+"""The entity annotator: names, numbers and dates that the input does not mention."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+from t5patches import records
+from t5patches.annotate import occurrence
+from t5patches.annotate.alignment import Span
+from t5patches.errors import UserError
+
+PIPELINE = "en_core_web_sm"
+BATCH_SIZE = 256
+
+# What is not marked of an entity: an article before it, a possessive after it.
+_ARTICLE = re.compile(r"(?:the|an?)\s+|\s+", re.IGNORECASE)
+_POSSESSIVE = re.compile(r"(?:['’ʼ]s?|\s)+$", re.IGNORECASE)
+# spaCy's components that entities do not depend on.
+_NOT_NEEDED = frozenset(
+    "tagger parser morphologizer lemmatizer trainable_lemmatizer attribute_ruler "
+    "senter sentencizer entity_linker textcat textcat_multilabel".split()
+)
+
+
+class EntityAnnotator:
+    """Marks the entities of a text that do not occur in its input.
+
+    Entities are those of a spaCy pipeline; `t5patches.annotate.occurrence` says what
+    'occur' means. The label is the entity's. An article before an entity and a
+    possessive 's after it are not marked.
+    """
+
+    def __init__(
+        self,
+        nlp: Any,
+        labels: Sequence[str] | None = None,
+        batch_size: int = BATCH_SIZE,
+    ):
+        """Takes a spaCy pipeline.
+
+        Args:
+          nlp: the pipeline; components that entities do not need are switched off.
+          labels: entities to consider; all if None.
+          batch_size: texts that go through the pipeline together.
+
+        Raises:
+          UserError: the pipeline finds no entities, or none with one of `labels`.
+        """
+        found = _entity_labels(nlp)
+        for label in labels or ():
+            if found and label not in found:
+                raise UserError(
+                    f"{_name(nlp)}: has no entities {label!r}; it has "
+                    f"{', '.join(sorted(found))}"
+                )
+        _switch_off(nlp)
+        self.nlp = nlp
+        self.labels = None if labels is None else sorted(set(labels))
+        self.batch_size = batch_size
+        # A pipeline with a path is loaded anew in another process.
+        self._source: str | None = None
+
+    @property
+    def digest(self) -> str:
+        """Tells pipelines and labels apart."""
+        parts: dict[str, Any] = {
+            key: self.nlp.meta.get(key) for key in ("lang", "name", "version")
+        }
+        if self.nlp.path is not None:
+            files = sorted(p for p in pathlib.Path(self.nlp.path).rglob("*"))
+            parts["files"] = records.file_digest([p for p in files if p.is_file()])
+        return records.fingerprint({**parts, "labels": self.labels})
+
+    def __call__(self, text: str, inputs: str) -> list[Span]:
+        """Returns the entities of `text` that do not occur in `inputs`."""
+        return self._unsupported(self.nlp(text), occurrence.Text(inputs))
+
+    def pipe(self, pairs: Iterable[tuple[str, str]]) -> Iterator[list[Span]]:
+        """Does what a call does for many (text, inputs), in batches."""
+        contexts = ((text, occurrence.Text(inputs)) for text, inputs in pairs)
+        for doc, inputs in self.nlp.pipe(
+            contexts, as_tuples=True, batch_size=self.batch_size
+        ):
+            yield self._unsupported(doc, inputs)
+
+    def _unsupported(self, doc: Any, inputs: occurrence.Text) -> list[Span]:
+        spans = []
+        for entity in doc.ents:
+            if self.labels is not None and entity.label_ not in self.labels:
+                continue
+            start, end = _trim(entity.text)
+            text = entity.text[start:end]
+            if text and not inputs.has(text, entity.label_):
+                first = entity.start_char
+                spans.append((first + start, first + end, entity.label_))
+        return spans
+
+    def __reduce__(self):
+        if self._source is None:
+            return EntityAnnotator, (self.nlp, self.labels, self.batch_size)
+        return load, (self._source, self.labels, self.batch_size)
+
+
+def _trim(text: str) -> tuple[int, int]:
+    article = _ARTICLE.match(text)
+    start = article.end() if article else 0
+    possessive = _POSSESSIVE.search(text, start)
+    return start, possessive.start() if possessive else len(text)
+
+
+def _entity_components(nlp: Any) -> list[str]:
+    return [
+        name
+        for name in nlp.pipe_names
+        if any(part.startswith("doc.ents") for part in nlp.get_pipe_meta(name).assigns)
+    ]
+
+
+def _entity_labels(nlp: Any) -> set[str]:
+    components = _entity_components(nlp)
+    if not components:
+        raise UserError(
+            f"{_name(nlp)}: has no component that finds entities (it has: "
+            f"{', '.join(nlp.pipe_names) or 'none'}); give a pipeline with 'ner'"
+        )
+    return {
+        label
+        for name in components
+        for label in getattr(nlp.get_pipe(name), "labels", ())
+    }
+
+
+def _switch_off(nlp: Any) -> None:
+    """Disables what entities do not depend on: with en_core_web_sm, all but NER."""
+    factories = {name: nlp.get_pipe_meta(name).factory for name in nlp.pipe_names}
+    if {"entity_ruler", "span_ruler"} & set(factories.values()):
+        return  # Rules may ask for any attribute of a word.
+    off = {name for name, factory in factories.items() if factory in _NOT_NEEDED}
+    for name, factory in factories.items():
+        listeners = getattr(nlp.get_pipe(name), "listening_components", None)
+        shares = factory in ("tok2vec", "transformer") and listeners is not None
+        if shares and off.issuperset(listeners):
+            off.add(name)
+    nlp.disable_pipes(*off) if off else None
+
+
+def _name(nlp: Any) -> str:
+    return os.fspath(nlp.path) if nlp.path else f"{nlp.meta['lang']}_{nlp.meta['name']}"
+
+
+def load_pipeline(name: str | os.PathLike) -> Any:
+    """Returns a spaCy pipeline by its name or path.
+
+    Raises:
+      UserError: spaCy or the pipeline is missing or does not load.
+    """
+    try:
+        import spacy
+    except ImportError as error:
+        raise UserError(
+            "spaCy is not installed; install it with `pip install spacy`"
+        ) from error
+    text = os.fspath(name)
+    is_path = os.path.exists(text)
+    if not is_path and (os.sep in text or not spacy.util.is_package(text)):
+        hint = "" if os.sep in text else f" with `python -m spacy download {text}`"
+        raise UserError(
+            f"{text}: no such spaCy pipeline; install it{hint} or give the folder "
+            "of one"
+        )
+    try:
+        return spacy.load(text)
+    except Exception as error:  # Its own and those of what the pipeline is made of.
+        raise UserError(f"{text}: spaCy cannot load it: {error}") from error
+
+
+def load(
+    pipeline: str | os.PathLike = PIPELINE,
+    labels: Sequence[str] | None = None,
+    batch_size: int = BATCH_SIZE,
+) -> EntityAnnotator:
+    """Returns the annotator with a spaCy pipeline by name or path.
+
+    Raises:
+      UserError: the pipeline is missing, does not load, finds no entities, or none with
+        one of `labels`.
+    """
+    annotator = EntityAnnotator(load_pipeline(pipeline), labels, batch_size)
+    annotator._source = os.fspath(pipeline)
+    return annotator
