@@ -218,6 +218,7 @@ def pair_mask(
     query_segments: jax.Array | None = None,
     key_segments: jax.Array | None = None,
     causal: bool = False,
+    prefix: jax.Array | None = None,
 ) -> jax.Array:
     """Which query may attend to which key.
 
@@ -228,6 +229,8 @@ def pair_mask(
         in a packed sequence.
       key_segments: int [batch, k_length].
       causal: whether keys after the query are hidden.
+      prefix: bool [batch, length], positions that nevertheless see each other, in
+        self-attention.
 
     Returns:
       bool [batch, 1, q_length, k_length].
@@ -236,7 +239,10 @@ def pair_mask(
     if query_segments is not None:
         mask &= query_segments[:, :, None] == key_segments[:, None, :]
     if causal:
-        mask &= np.tri(mask.shape[1], mask.shape[2], dtype=bool)
+        visible = np.tri(mask.shape[1], mask.shape[2], dtype=bool)
+        if prefix is not None:
+            visible = visible | (prefix[:, :, None] & prefix[:, None, :])
+        mask &= visible
     return mask[:, None]
 
 
@@ -255,7 +261,7 @@ def attend(
       query: [batch, q_length, heads, head_dim].
       key: [batch, k_length, heads, head_dim].
       value: [batch, k_length, heads, head_dim].
-      bias: [1, heads, q_length, k_length].
+      bias: [1, heads, q_length, k_length]; [batch, …] where there is no gradient.
       mask: bool, broadcasts to [batch, heads, q_length, k_length]; no gradient.
       key_multiplier: dropout of the attention weights, [batch, heads, k_length, 1]. T5
         shares it among the queries, so that it may act on the values.
@@ -345,6 +351,7 @@ class Attention(nn.Module):
         *,
         deterministic: bool,
         decode: bool = False,
+        prefill_lengths: jax.Array | None = None,
     ) -> jax.Array:
         """Lets every position of `x` attend to `memory`.
 
@@ -356,6 +363,9 @@ class Attention(nn.Module):
           deterministic: no dropout.
           decode: self-attention through the cache. Without a cache one is made, of the
             length of `x`; with one, `x` is the next position, [batch, 1, features].
+          prefill_lengths: int [batch]; self-attention over the whole length, after
+            which so many positions of each row are in the cache, and the next one to
+            decode is row by row another.
 
         Returns:
           [batch, q_length, features] in `dtype`.
@@ -378,7 +388,11 @@ class Attention(nn.Module):
         query = project("query", x, query_init)
         key = project("key", memory)
         value = project("value", memory)
-        if decode:
+        if prefill_lengths is not None:
+            if decode:
+                raise ValueError("a cache is either filled (prefill) or decoded from")
+            self._fill_cache(key, value, prefill_lengths)
+        elif decode:
             key, value, bias, mask = self._through_cache(key, value, bias, mask)
 
         multiplier = None
@@ -392,18 +406,33 @@ class Attention(nn.Module):
         mixed = mixed.reshape(*x.shape[:-1], width)
         return product(mixed, out.astype(self.dtype))
 
-    def _through_cache(self, key, value, bias, mask):
-        """Appends a position to the cache: (keys, values, its bias, its mask).
+    def _cache(self, key, value):
+        """T5X's layout, which its decoding functions tile and reorder for beams.
 
-        T5X's layout, which its decoding functions tile and reorder for beams:
-        `cached_*` [batch, heads, head_dim, length], and `cache_index`, a scalar.
+        `cached_*` [batch, heads, head_dim, length], and `cache_index`, the next
+        position: a scalar, or after a prefill [batch].
         """
         batch, length, heads, head_dim = key.shape
-        filled = self.has_variable("cache", "cached_key")
         shape = (batch, heads, head_dim, length)
-        keys = self.variable("cache", "cached_key", jnp.zeros, shape, key.dtype)
-        values = self.variable("cache", "cached_value", jnp.zeros, shape, value.dtype)
-        index = self.variable("cache", "cache_index", jnp.zeros, (), jnp.int32)
+        return (
+            self.variable("cache", "cached_key", jnp.zeros, shape, key.dtype),
+            self.variable("cache", "cached_value", jnp.zeros, shape, value.dtype),
+            self.variable("cache", "cache_index", jnp.zeros, (), jnp.int32),
+        )
+
+    def _fill_cache(self, key, value, lengths):
+        """Puts the first positions of each row into the cache.
+
+        Those behind them are put there, too: each is overwritten before it is read.
+        """
+        keys, values, index = self._cache(key, value)
+        keys.value, values.value = (jnp.moveaxis(x, 1, -1) for x in (key, value))
+        index.value = lengths.astype(jnp.int32)
+
+    def _through_cache(self, key, value, bias, mask):
+        """Appends a position to the cache: (keys, values, its bias, its mask)."""
+        filled = self.has_variable("cache", "cached_key")
+        keys, values, index = self._cache(key, value)
         if not filled:
             return key, value, bias, mask
         if key.shape != (keys.value.shape[0], 1, *keys.value.shape[1:3]):
@@ -418,12 +447,16 @@ class Attention(nn.Module):
                 f"the cache has {length} positions but the position bias "
                 f"{bias.shape[-1]}: pass the cache's length as max_decode_length"
             )
+        place = index.value.reshape(-1, 1, 1, 1)
         positions = jnp.arange(length)
-        here = positions == index.value
+        here = positions == place
         keys.value = jnp.where(here, jnp.moveaxis(key, 1, -1), keys.value)
         values.value = jnp.where(here, jnp.moveaxis(value, 1, -1), values.value)
-        bias = lax.dynamic_slice_in_dim(bias, index.value, 1, axis=-2)
-        mask = positions <= index.value
+        if index.value.ndim:  # Rows are at different positions.
+            bias = bias.at[0, :, index.value].get(mode="clip")[:, :, None]
+        else:
+            bias = lax.dynamic_slice_in_dim(bias, index.value, 1, axis=-2)
+        mask = positions <= place
         index.value = index.value + 1
         keys, values = (jnp.moveaxis(cached.value, -1, 1) for cached in (keys, values))
         return keys, values, bias, mask
@@ -471,3 +504,22 @@ class Mlp(nn.Module):
         )
         wo = kernel("wo", (self.width, features), ("mlp", "embed"))
         return product(hidden, wo.astype(self.dtype))
+
+
+def logits(x: jax.Array, vocab_size: int, table: jax.Array | None = None) -> jax.Array:
+    """Logits of a decoder's output, for use inside a compact method.
+
+    Args:
+      x: [batch, length, features].
+      vocab_size: number of logits.
+      table: the embedding table [vocab, features] where it makes the logits; otherwise
+        `logits_dense` does, which is declared here.
+
+    Returns:
+      [batch, length, vocab_size], float32.
+    """
+    x, features = x.astype(jnp.float32), x.shape[-1]
+    if table is not None:
+        return product(x * features**-0.5, table.T)
+    weight = kernel("logits_dense", (features, vocab_size), ("embed", "vocab"))
+    return product(x, weight)

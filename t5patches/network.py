@@ -183,18 +183,7 @@ class Stack(nn.Module):
         x = layers.Dropout(cfg.dropout_rate, (-2,) if self.decoder else ())(
             x, deterministic
         )
-        return self._logits(x, logits_table) if self.decoder else x
-
-    def _logits(self, x, logits_table):
-        """Logits [batch, length, vocab], float32, of the decoder's output x."""
-        cfg = self.config
-        x = x.astype(jnp.float32)
-        if logits_table is not None:
-            return layers.product(x * cfg.emb_dim**-0.5, logits_table.T)
-        shape = (cfg.emb_dim, cfg.vocab_size)
-        return layers.product(
-            x, layers.kernel("logits_dense", shape, ("embed", "vocab"))
-        )
+        return layers.logits(x, cfg.vocab_size, logits_table) if self.decoder else x
 
 
 class Transformer(nn.Module):

@@ -1,0 +1,216 @@
+"""A decoder-only transformer with T5X's parameters and interface.
+
+Parameter tree, logical axes, dropout masks and the calls that fill and read the cache
+are those of T5X's `examples/decoder_only`, so that its checkpoints load and its
+`DecoderOnlyModel` drives this network. It is T5's decoder without the encoder: relative
+positions, normed residual layers, and, with `decoder_causal_attention`, a prefix that
+sees itself in both directions (a prefix language model).
+
+References:
+  Raffel et al, Exploring the Limits of Transfer Learning, section 3.2,
+  https://arxiv.org/abs/1910.10683
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from flax import struct
+
+from t5patches import layers
+
+
+@struct.dataclass
+class TransformerConfig:
+    """Shape and numerics of a decoder-only transformer.
+
+    Attributes:
+      vocab_size: rows of the embedding table.
+      dtype: of the activations; parameters and logits are float32.
+      emb_dim: size of a token's vector.
+      num_heads: attention heads of a layer.
+      num_layers: number of layers.
+      head_dim: size of a head.
+      mlp_dim: size of the feed-forward layers.
+      mlp_activations: names in flax.linen, or functions; see `layers.Mlp`.
+      dropout_rate: of every dropout.
+      logits_via_embedding: whether the embedding table also makes the logits.
+      float32_attention_logits: see `layers.attend`.
+    """
+
+    vocab_size: int
+    dtype: Any = jnp.float32
+    emb_dim: int = 512
+    num_heads: int = 8
+    num_layers: int = 6
+    head_dim: int = 64
+    mlp_dim: int = 2048
+    mlp_activations: Sequence[str] = ("relu",)
+    dropout_rate: float = 0.1
+    logits_via_embedding: bool = False
+    float32_attention_logits: bool = False
+
+
+class Layer(nn.Module):
+    """Self-attention and feed-forward, each added to what it was given, normed."""
+
+    config: TransformerConfig
+
+    @nn.compact
+    def __call__(
+        self,
+        x: jax.Array,
+        bias: jax.Array,
+        mask: jax.Array | None,
+        *,
+        deterministic: bool,
+        decode: bool,
+        prefill_lengths: jax.Array | None,
+    ) -> jax.Array:
+        """Maps x [batch, length, emb_dim] to its shape; see `layers.Attention`."""
+        cfg = self.config
+
+        def dropout(name, update):
+            return layers.Dropout(cfg.dropout_rate, name=name)(update, deterministic)
+
+        normed = layers.rms_norm("pre_self_attention_layer_norm", x, cfg.dtype)
+        attended = layers.Attention(
+            num_heads=cfg.num_heads,
+            head_dim=cfg.head_dim,
+            dtype=cfg.dtype,
+            dropout_rate=cfg.dropout_rate,
+            float32_logits=cfg.float32_attention_logits,
+            name="self_attention",
+        )(
+            normed,
+            normed,
+            bias,
+            mask,
+            deterministic=deterministic,
+            decode=decode,
+            prefill_lengths=prefill_lengths,
+        )
+        x = x + dropout("post_self_attention_dropout", attended)
+        normed = layers.rms_norm("pre_mlp_layer_norm", x, cfg.dtype)
+        mlp = layers.Mlp(
+            cfg.mlp_dim, cfg.mlp_activations, cfg.dropout_rate, cfg.dtype, name="mlp"
+        )(normed, deterministic=deterministic)
+        return x + dropout("post_mlp_dropout", mlp)
+
+
+class Decoder(nn.Module):
+    """The network. Tokens are int arrays [batch, length], 0 is padding."""
+
+    config: TransformerConfig
+
+    @nn.compact
+    def __call__(
+        self,
+        decoder_input_tokens: jax.Array,
+        decoder_target_tokens: jax.Array,
+        decoder_segment_ids: jax.Array | None = None,
+        decoder_positions: jax.Array | None = None,
+        decoder_causal_attention: jax.Array | None = None,
+        *,
+        enable_dropout: bool = True,
+        decode: bool = False,
+        max_decode_length: int | None = None,
+        prefill: bool | None = None,
+        prefill_lengths: jax.Array | None = None,
+    ) -> jax.Array:
+        """Scores targets.
+
+        To generate after prompts of different lengths, the cache is made by a call with
+        `decode` over the whole length, filled by one with `prefill`, and then read and
+        extended by calls with `decode`, a token of each row at a time.
+
+        Args:
+          decoder_input_tokens: [batch, length], the targets shifted right.
+          decoder_target_tokens: [batch, length], to see which are padding.
+          decoder_segment_ids: [batch, length] where packed.
+          decoder_positions: unused: the positions are relative.
+          decoder_causal_attention: [batch, length], 1 where the prefix is, whose
+            positions see each other whatever their order; None: there is no such.
+          enable_dropout: needs an rng named `dropout`.
+          decode: through the `cache` collection.
+          max_decode_length: length of the cache, where `decode`.
+          prefill: whether to fill the cache with the first positions of each row.
+          prefill_lengths: [batch], how many; by default those that the first position
+            sees.
+
+        Returns:
+          Logits [batch, length, vocab_size], float32.
+
+        Raises:
+          ValueError: packing while decoding, or tokens that are not [batch, length].
+        """
+        del decoder_positions
+        cfg = self.config
+        if decoder_input_tokens.ndim != 2:
+            raise ValueError(
+                "decoder_input_tokens: expected [batch, length], got shape "
+                f"{decoder_input_tokens.shape}"
+            )
+        if decode and decoder_segment_ids is not None:
+            raise ValueError("packed examples (segment ids) cannot be decoded")
+        mask = None
+        if not decode:
+            valid, segments = decoder_target_tokens > 0, decoder_segment_ids
+            prefix = decoder_causal_attention
+            prefix = None if prefix is None else prefix > 0
+            mask = layers.pair_mask(
+                valid, valid, segments, segments, causal=True, prefix=prefix
+            )
+        if prefill and prefill_lengths is None:
+            prefill_lengths = jnp.sum(mask[:, 0, 0], axis=-1)
+
+        length = decode and max_decode_length or decoder_input_tokens.shape[1]
+        distances = layers.Weight(
+            "rel_embedding",
+            (cfg.num_heads, layers.NUM_BUCKETS),
+            ("heads", "relpos_buckets"),
+            layers.distance_init,
+            name="relpos_bias",
+        )().astype(cfg.dtype)
+        bias = layers.position_bias(distances, length, bidirectional=False)
+        table = layers.Weight(
+            "embedding",
+            (cfg.vocab_size, cfg.emb_dim),
+            ("vocab", "embed"),
+            nn.initializers.normal(1.0),
+            name="token_embedder",
+        )()
+
+        def dropout(name, x):
+            return layers.Dropout(cfg.dropout_rate, name=name)(x, not enable_dropout)
+
+        x = layers.embed(table, decoder_input_tokens, cfg.dtype)
+        x = dropout("input_dropout", x)
+        for i in range(cfg.num_layers):
+            x = Layer(cfg, name=f"layers_{i}")(
+                x,
+                bias,
+                mask,
+                deterministic=not enable_dropout,
+                decode=decode,
+                prefill_lengths=prefill_lengths if prefill else None,
+            )
+        x = dropout("output_dropout", layers.rms_norm("decoder_norm", x, cfg.dtype))
+        return layers.logits(
+            x, cfg.vocab_size, table if cfg.logits_via_embedding else None
+        )
+
+
+class DecoderWrapper(nn.Module):
+    """`Decoder` under the name `decoder`, where T5X's checkpoints have it."""
+
+    config: TransformerConfig
+
+    def setup(self):
+        self.decoder = Decoder(self.config)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> jax.Array:
+        """See `Decoder`."""
+        return self.decoder(*args, **kwargs)
