@@ -1,0 +1,134 @@
+"""Batches, and the compiled losses, that the tests of the losses share."""
+
+import functools
+import types
+
+import jax
+import jax.numpy as jnp
+import loss_reference
+import numpy as np
+
+from t5patches import losses
+
+METHODS = tuple(loss_reference.TABLE)
+
+
+def make_batch(seed, batch=2, length=5, vocab=11, scale=3.0, ids=0):
+    """Random logits, targets and annotation.
+
+    Args:
+      seed: of the random numbers.
+      batch: examples.
+      length: positions.
+      vocab: tokens.
+      scale: standard deviation of the logits.
+      ids: k of `negative_token_ids`, about half of which are 0.
+
+    Returns:
+      logits, frozen: float32 [batch, length, vocab]; targets: int32 [batch, length];
+      weights: int32 [batch, length] of −1, 0 and 1; negative_token_ids: int32
+      [batch, length, k], or None without `ids`.
+    """
+    rng = np.random.default_rng(seed)
+    shape = batch, length
+    logits, frozen = rng.normal(size=(2, *shape, vocab)).astype(np.float32) * scale
+    targets = rng.integers(vocab, size=shape).astype(np.int32)
+    weights = rng.integers(-1, 2, size=shape).astype(np.int32)
+    drawn = rng.integers(vocab, size=(*shape, ids)) * rng.integers(
+        2, size=(*shape, ids)
+    )
+    return types.SimpleNamespace(
+        logits=logits,
+        frozen=frozen,
+        targets=targets,
+        weights=weights,
+        negative_token_ids=drawn.astype(np.int32) if ids else None,
+    )
+
+
+def value_and_grad(name, batch, dtype=jnp.float32, **options):
+    """The loss and its gradient with respect to the logits, as NumPy arrays.
+
+    Args:
+      name: of the method.
+      batch: as `make_batch` gives it.
+      dtype: of both models' logits.
+      **options: numbers, of `losses.targeted_loss`.
+    """
+    frozen = jnp.asarray(batch.frozen, dtype) if losses.METHODS[name].frozen else None
+    value, gradient = _value_and_grad(
+        name,
+        tuple(options.items()),
+        jnp.asarray(batch.logits, dtype),
+        frozen,
+        batch.targets,
+        batch.weights,
+        batch.negative_token_ids,
+    )
+    assert value.dtype == jnp.float32 and gradient.dtype == dtype
+    return float(value), np.asarray(gradient, np.float64)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _value_and_grad(name, options, logits, frozen, targets, weights, ids):
+    def loss(logits):
+        method = losses.METHODS[name]
+        return losses.targeted_loss(
+            method,
+            logits,
+            frozen,
+            targets,
+            weights,
+            negative_token_ids=ids,
+            **dict(options),
+        )[0]
+
+    return jax.value_and_grad(loss)(logits)
+
+
+def token_terms(name, batch, **options):
+    """`losses.token_terms` of a batch, float32."""
+    method = losses.METHODS[name]
+    return losses.token_terms(
+        method,
+        jnp.asarray(batch.logits),
+        jnp.asarray(batch.frozen) if method.frozen else None,
+        jnp.asarray(batch.targets),
+        jnp.asarray(batch.weights),
+        negative_token_ids=batch.negative_token_ids,
+        **options,
+    )
+
+
+def reference(name, batch, logits=None, **options):
+    """The loss by `loss_reference`, float64."""
+    return loss_reference.loss(
+        name,
+        batch.logits if logits is None else logits,
+        batch.frozen,
+        batch.targets,
+        batch.weights,
+        negative_token_ids=batch.negative_token_ids,
+        **options,
+    )
+
+
+def reference_gradient(name, batch, **options):
+    """The gradient of the reference's formula, by JAX in 64 bits.
+
+    `loss_reference.finite_differences` gives the same (there is a test of it) at a
+    cost that grows with the square of the vocabulary.
+    """
+    with jax.enable_x64(True):
+        logits = jnp.asarray(np.asarray(batch.logits, np.float64))
+        gradient = jax.grad(
+            lambda z: reference(name, batch, logits=z, xp=jnp, **options)
+        )(logits)
+        return np.asarray(gradient)
+
+
+def assert_close_gradients(actual, expected, tolerance=1e-5):
+    """Every entry within `tolerance` of the largest of its position."""
+    allowed = tolerance * np.abs(expected).max(-1, keepdims=True)
+    excess = np.abs(actual - expected) - allowed
+    assert np.all(excess <= 0), f"beyond the tolerance by up to {excess.max():.3g}"

@@ -1,0 +1,216 @@
+"""The losses as the table of the method family states them, in float64 NumPy.
+
+Written from the table and the paper (arXiv 2406.13660, sections 3 and 4), token by
+token and by index, with none of the devices of `t5patches.losses`: the unwanted
+tokens are left out of a sum rather than masked in it. `plain` formulas take the
+array module as `xp`, so that jax.numpy in 64 bits differentiates the same text.
+
+`upstream_token_losses` has the numbers of google/t5patches, for `upstream_values`.
+"""
+
+import itertools
+
+import numpy as np
+
+# At unwanted tokens, at the others.
+TABLE = {
+    "nl": ("log likelihood", "cross entropy"),
+    "ul": ("unlikelihood", "cross entropy"),
+    "tnff": ("forward", "forward"),
+    "tnrr": ("reverse", "reverse"),
+    "tnrf": ("reverse", "forward"),
+    "tnfll": ("forward", "cross entropy"),
+    "tnrll": ("reverse", "cross entropy"),
+}
+TARGETED = ("tnff", "tnrr", "tnrf", "tnfll", "tnrll")
+
+
+def log_sum_exp(z, xp=np):
+    largest = z.max()
+    return largest + xp.log(xp.exp(z - largest).sum())
+
+
+def log_softmax(z, xp=np):
+    return z - log_sum_exp(z, xp)
+
+
+def softmax(z):
+    """Along the last axis, float64."""
+    z = np.asarray(z, np.float64)
+    exps = np.exp(z - z.max(-1, keepdims=True))
+    return exps / exps.sum(-1, keepdims=True)
+
+
+def unwanted_tokens(target, weight, negative_ids=()):
+    """The set of tokens that must not be at this position, sorted; [] if none."""
+    if weight == 0:
+        return []
+    unwanted = {int(i) for i in negative_ids if i != 0}
+    if weight < 0:
+        unwanted.add(int(target))
+    return sorted(unwanted)
+
+
+def p_new(frozen, unwanted, epsilon=0.0):
+    """p_o without `unwanted`, renormalised; those at `epsilon`, the rest scaled."""
+    frozen = np.asarray(frozen, np.float64)
+    others = np.setdiff1d(np.arange(len(frozen)), unwanted)
+    result = np.full(len(frozen), float(epsilon))
+    result[others] = softmax(frozen[others]) * (1 - epsilon * len(unwanted))
+    return result
+
+
+def term(kind, logits, frozen, target, unwanted, epsilon, threshold, xp=np):
+    """One token's term of the loss, without alpha and weight.
+
+    Args:
+      kind: an entry of `TABLE`'s rows.
+      logits: [vocab] of the model.
+      frozen: [vocab] of the original model, or None where `kind` needs none.
+      target: the token at this position.
+      unwanted: the unwanted tokens at this position.
+      epsilon: floor of the reverse KL's target at unwanted tokens.
+      threshold: NL's, of the log-probability.
+      xp: numpy or jax.numpy.
+    """
+    log_p = log_softmax(logits, xp)
+    others = np.setdiff1d(np.arange(len(logits)), unwanted)
+    if kind == "cross entropy":
+        return -log_p[target]
+    if kind == "log likelihood":
+        return xp.maximum(log_sum_exp(log_p[np.array(unwanted)], xp), threshold)
+    if kind == "unlikelihood":
+        return -log_sum_exp(log_p[others], xp)
+    log_new = log_softmax(np.asarray(frozen, np.float64)[others])
+    if kind == "forward":
+        return -(np.exp(log_new) * log_p[others]).sum()
+    log_q = log_new + np.log1p(-epsilon * len(unwanted))
+    result = (xp.exp(log_p[others]) * (log_p[others] - log_q)).sum()
+    for token in unwanted:
+        result = result + xp.exp(log_p[token]) * (log_p[token] - np.log(epsilon))
+    return result
+
+
+def token_losses(
+    name,
+    logits,
+    frozen,
+    targets,
+    weights,
+    *,
+    epsilon=1e-6,
+    threshold=-10.3,
+    negative_token_ids=None,
+    xp=np,
+):
+    """{(batch, position): (loss, log Z, whether unwanted)}, padding left out."""
+    if xp is np:
+        logits = np.asarray(logits, np.float64)
+    negative, positive = TABLE[name]
+    result = {}
+    for index in itertools.product(*map(range, np.shape(targets))):
+        if weights[index] == 0:
+            continue
+        ids = () if negative_token_ids is None else negative_token_ids[index]
+        unwanted = unwanted_tokens(targets[index], weights[index], ids)
+        kind = negative if unwanted else positive
+        row = None if frozen is None else frozen[index]
+        z, target = logits[index], targets[index]
+        loss = term(kind, z, row, target, unwanted, epsilon, threshold, xp)
+        result[index] = loss, log_sum_exp(z, xp), bool(unwanted)
+    return result
+
+
+def loss(
+    name,
+    logits,
+    frozen,
+    targets,
+    weights,
+    *,
+    alpha=1.0,
+    z_loss=0.0,
+    loss_normalizing_factor=None,
+    xp=np,
+    **options,
+):
+    """The loss of a batch: Σ |weight| · (alpha or 1) · term + z-loss, normalised."""
+    total = 0.0
+    tokens = token_losses(name, logits, frozen, targets, weights, xp=xp, **options)
+    for index, (value, log_z, unwanted) in tokens.items():
+        factor = alpha if unwanted else 1.0
+        weight = abs(float(weights[index]))
+        total = total + weight * (factor * value + z_loss * log_z**2)
+    return total / (loss_normalizing_factor or 1.0)
+
+
+def finite_differences(function, logits, step=1e-5):
+    """The gradient of a float64 function of `logits`, by central differences."""
+    gradient = np.zeros(np.shape(logits))
+    for index in np.ndindex(*gradient.shape):
+        ends = []
+        for sign in (1, -1):
+            moved = np.array(logits, np.float64)
+            moved[index] += sign * step
+            ends.append(function(moved))
+        gradient[index] = (ends[0] - ends[1]) / (2 * step)
+    return gradient
+
+
+def upstream_target(name, frozen, target, weight):
+    """The distribution that google/t5patches' targeted losses compare with, [vocab].
+
+    Where the term is a reverse KL in either column, 1e-6 is added to every entry.
+    """
+    if weight < 0:
+        result = p_new(frozen, [target])
+    elif name in ("tnfll", "tnrll"):
+        result = np.eye(len(frozen))[target]
+    else:
+        result = softmax(frozen)
+    if name not in ("tnff", "tnfll"):
+        result = result + 1e-6
+    return result / result.sum()
+
+
+def upstream_token_losses(name, logits, frozen, targets, weights, alpha=1e4):
+    """Each token's loss as google/t5patches computes it, float64, alpha included.
+
+    Args:
+      name: a key of `TABLE`.
+      logits: [batch, length, vocab].
+      frozen: [batch, length, vocab], or None for NL and UL.
+      targets: [batch, length] ids.
+      weights: [batch, length] of −1, 0 and 1.
+      alpha: weight of unwanted tokens.
+
+    Returns:
+      float64 [batch, length].
+    """
+    result = np.zeros(np.shape(targets))
+    for index in np.ndindex(*result.shape):
+        weight, target = float(weights[index]), targets[index]
+        log_p = log_softmax(np.asarray(logits[index], np.float64))
+        if weight == 0:
+            continue
+        factor = alpha if weight < 0 else 1.0
+        if name == "nl":
+            # The clamp is from above: on good tokens, never on unwanted ones.
+            result[index] = min(-log_p[target] * weight * factor, 10.3)
+            continue
+        if name == "ul":
+            p = min(np.exp(log_p[target]), 1 - 1e-7)
+            value = -np.log1p(-p) if weight < 0 else -log_p[target]
+        else:
+            aim = upstream_target(name, frozen[index], target, weight)
+            if name == "tnrr" or (name in ("tnrf", "tnrll") and weight < 0):
+                value = (np.exp(log_p) * (log_p - np.log(aim))).sum()
+            else:
+                value = -(aim * log_p).sum()
+        result[index] = factor * value
+    return result
+
+
+def total_variation(p, q):
+    """½ Σ |p − q| along the last axis, float64."""
+    return 0.5 * np.abs(np.asarray(p, np.float64) - q).sum(-1)
