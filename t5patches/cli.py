@@ -212,98 +212,14 @@ def _with_generate_gin(argv: list[str]) -> list[str]:
 
 
 def _annotate(argv: list[str]) -> None:
-    parser = _parser(
-        "annotate",
-        "Marks what is unwanted in predictions.\n\n"
-        "annotators:\n"
-        "  phrases   every occurrence of a phrase of a list",
-    )
-    parser.add_argument("annotator", choices=["phrases"], help="which annotator")
-    parser.epilog = "`t5patches annotate phrases --help` says what it reads and writes."
-    _annotate_phrases(argv[1:]) if argv[:1] == ["phrases"] else parser.parse_args(argv)
+    from t5patches.annotate import command
+
+    command.annotate(argv, _parser, _prepare)
 
 
-def _annotate_phrases(argv: list[str]) -> None:
-    parser = _parser(
-        "annotate phrases",
-        """\
-Marks every occurrence of a phrase in predictions: whole words, whatever the case.
-
-reads   predictions (JSON lines with inputs, prediction, target_tokens, id, or what
-        T5X's inference writes) and a list of phrases
-writes  to the output folder, a shard for each file of predictions:
-        annotated-00000-of-00001.jsonl     annotated predictions
-        annotated-00000-of-00001.tfrecord  the same for training
-        stats.json                         how much is unwanted, by label, and what
-                                           the feature lengths would cut off
-
-Typed again, it skips the shards that are there.""",
-    )
-    add = parser.add_argument
-    add("--phrases", required=True, help="text file, a phrase per line, # for comments")
-    add(
-        "--predictions",
-        required=True,
-        nargs="+",
-        metavar="FILE",
-        help="files, patterns, or the prefix of a sharded set",
-    )
-    add("--output", required=True, metavar="FOLDER", help="a folder of its own")
-    add(
-        "--vocabulary",
-        required=True,
-        metavar="FILE",
-        help="the model's SentencePiece file, or 'bytes' for ByT5",
-    )
-    add(
-        "--extra-ids",
-        type=_natural,
-        default=0,
-        metavar="N",
-        help="sentinel ids after the vocabulary (T5: 100; default: %(default)s)",
-    )
-    add(
-        "--only-annotated",
-        action="store_true",
-        help="keep only predictions with something unwanted",
-    )
-    for name in ("inputs", "targets"):
-        add(
-            f"--{name}-length",
-            type=_natural,
-            metavar="N",
-            help=f"length of {name} in training; what it cuts off is counted",
-        )
-    args = parser.parse_args(argv)
+def _prepare() -> None:
     _start_logging()
     _import_tensorflow()
-    from t5patches import annotate, records
-    from t5patches.annotate import phrases
-
-    annotator = phrases.load(args.phrases)
-    lengths = {"inputs": args.inputs_length, "targets": args.targets_length}
-    stats = annotate.annotate_files(
-        args.predictions,
-        annotator,
-        args.output,
-        records.load_vocabulary(args.vocabulary, args.extra_ids),
-        settings={"annotator": "phrases", "phrases": annotator.digest},
-        only_annotated=args.only_annotated,
-        feature_lengths={name: n for name, n in lengths.items() if n is not None},
-    )
-    print(
-        f"{stats['examples']:,} predictions, "
-        f"{100 * stats['share_with_unwanted']:.1f} % with something unwanted "
-        f"({stats['unwanted_tokens']:,} of {stats['tokens']:,} tokens); "
-        f"{stats['written']:,} written to {args.output}"
-    )
-
-
-def _natural(text: str) -> int:
-    value = int(text)
-    if value < 0:
-        raise argparse.ArgumentTypeError(f"{text} is negative")
-    return value
 
 
 # ------------------------------------------------------------------- evaluate, report

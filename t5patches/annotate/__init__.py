@@ -2,18 +2,23 @@
 
 An annotator is a function `annotator(text, inputs) -> [(start, end, label)]`: spans of
 characters of `text`, a model's output for `inputs`. `annotate_files` runs one over
-predictions.
+predictions. `phrases.load`, `entities.load`, `toxicity.load` and `custom.load` return
+those of the command line.
 """
 
 from t5patches.annotate.alignment import align, token_ranges
-from t5patches.annotate.job import Annotator, annotate_files, annotate_row
+from t5patches.annotate.annotator import Annotator, annotate_text, annotate_texts
+from t5patches.annotate.job import Job, annotate_files, annotate_row
 from t5patches.annotate.phrases import PhraseAnnotator
 
 __all__ = [
     "Annotator",
+    "Job",
     "PhraseAnnotator",
     "align",
     "annotate_files",
     "annotate_row",
+    "annotate_text",
+    "annotate_texts",
     "token_ranges",
 ]

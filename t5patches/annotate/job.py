@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import collections
+import contextlib
+import dataclasses
+import itertools
 import json
 import os
+import pickle
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent import futures
 from typing import Any
 
 from absl import logging
@@ -13,11 +18,16 @@ from etils import epath
 
 from t5patches import progress, records
 from t5patches.annotate.alignment import DecodingMismatch, Span, align
+from t5patches.annotate.annotator import Annotator, annotate_text, annotate_texts
 from t5patches.errors import UserError
 
-Annotator = Callable[[str, str], list[Span]]
-
 NAME = "annotated"
+SKIPPED = "skipped.txt"
+# Lines that an annotator gets, or a process is sent, at a time.
+CHUNK = 256
+
+_SUFFIXES = (".jsonl", ".tfrecord", ".stats.json")
+_Located = tuple[str, records.Row]  # `file:line` and a prediction.
 
 
 def annotate_row(
@@ -32,17 +42,19 @@ def annotate_row(
 
     Raises:
       DecodingMismatch: `target_tokens` do not decode to `prediction`.
-      UserError: the annotator returned something that is no span of the text.
+      UserError: the annotator raised or returned something that is no span of the text.
     """
-    text = row["prediction"]
-    spans = annotator(text, row["inputs"])
-    for start, end, _ in spans:
-        if not 0 <= start < end <= len(text):
-            raise UserError(
-                f"the annotator returned ({start}, {end}), which is no span of the "
-                f"{len(text)} characters of 'prediction'"
-            )
-    marks = align(row["target_tokens"], text, spans, vocabulary)
+    spans = annotate_text(annotator, row["prediction"], row["inputs"])
+    return _with_spans(row, spans, vocabulary)
+
+
+def _with_spans(
+    row: records.Row, spans: Sequence[Span], vocabulary: Any
+) -> records.Row:
+    try:
+        marks = align(row["target_tokens"], row["prediction"], spans, vocabulary)
+    except DecodingMismatch as error:
+        raise DecodingMismatch(f"field 'target_tokens': {error}") from error
     return {
         **row,
         "annotations": [
@@ -50,6 +62,24 @@ def annotate_row(
         ],
         "target_annotations": marks,
     }
+
+
+def annotate_rows(
+    chunk: Sequence[_Located], annotator: Annotator, vocabulary: Any
+) -> list[records.Row | UserError]:
+    """Returns each prediction annotated, or the error, which names its `file:line`."""
+    pairs = [(row["prediction"], row["inputs"]) for _, row in chunk]
+    results: list[records.Row | UserError] = []
+    for (where, row), spans in zip(
+        chunk, annotate_texts(annotator, pairs), strict=True
+    ):
+        try:
+            if isinstance(spans, UserError):
+                raise spans
+            results.append(_with_spans(row, spans, vocabulary))
+        except UserError as error:
+            results.append(UserError(f"{where}: {error}"))
+    return results
 
 
 def annotate_files(
@@ -61,12 +91,15 @@ def annotate_files(
     settings: Mapping[str, Any],
     only_annotated: bool = False,
     feature_lengths: Mapping[str, int] | None = None,
+    on_error: str = "stop",
+    processes: int = 1,
 ) -> dict[str, Any]:
     """Annotates predictions; a shard of input becomes a shard of output.
 
     Writes `annotated-00000-of-00016.jsonl` (annotated predictions), `.tfrecord` (what
-    training reads) and `.stats.json` of each shard, and `stats.json` of all. A call
-    with the same settings skips the shards that are there; with others it refuses.
+    training reads) and `.stats.json` of each shard, `stats.json` of all, and, if
+    something was skipped, `skipped.txt`. A call with the same settings skips the shards
+    that are there; with others it refuses.
 
     Args:
       predictions: files as `records.expand` takes them.
@@ -78,6 +111,9 @@ def annotate_files(
       only_annotated: keep only predictions with an unwanted id.
       feature_lengths: lengths of `inputs` and `targets` in training; what they would
         cut off is counted.
+      on_error: 'stop' raises at the first wrong line; 'skip' leaves out wrong lines and
+        missing shards and lists them.
+      processes: how many share the work; the annotator must be picklable if several.
 
     Returns:
       The statistics, as in `stats.json`.
@@ -86,55 +122,258 @@ def annotate_files(
       UserError: naming file, line and field of a wrong prediction, or if the folder
         holds another job's results.
     """
-    paths = records.expand(predictions)
-    lengths = dict(feature_lengths or {})
-    folder = records.claim_folder(
+    job = Job.start(
+        predictions,
+        annotator,
         output_dir,
-        {
-            "step": "annotate",
-            **settings,
-            "predictions": [records.file_digest(path) for path in paths],
-            "vocabulary": vocabulary_digest(vocabulary),
-            "only_annotated": only_annotated,
-            "feature_lengths": lengths,
-        },
+        vocabulary,
+        settings=settings,
+        only_annotated=only_annotated,
+        feature_lengths=feature_lengths,
+        on_error=on_error,
     )
-    totals = Statistics(lengths)
-    for index, path in enumerate(paths):
-        prefix = os.fspath(folder / NAME)
-        outputs = {
-            suffix: records.shard_path(prefix, index, len(paths), suffix)
-            for suffix in (".jsonl", ".tfrecord", ".stats.json")
+    with _chunk_runner(job, processes) as run_chunks:
+        for index in range(len(job.paths)):
+            job.run_shard(index, run_chunks)
+    return job.finish()
+
+
+# Annotates chunks of a file, in order.
+_RunChunks = Callable[
+    [Iterator[Sequence[_Located]]], Iterator[list[records.Row | UserError]]
+]
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """A set of files to annotate, whose shards can be done anywhere, in any order.
+
+    Attributes:
+      paths: the files.
+      missing: errors of shards that are missing, if they are skipped.
+      annotator, vocabulary, only_annotated, feature_lengths: as in `annotate_files`.
+      folder: the output folder.
+      skips: whether wrong lines are left out.
+    """
+
+    paths: list[str]
+    missing: list[str]
+    annotator: Annotator
+    folder: str
+    vocabulary: Any
+    only_annotated: bool
+    feature_lengths: dict[str, int]
+    skips: bool
+
+    @classmethod
+    def start(
+        cls,
+        predictions: records.PathLike | Sequence[records.PathLike],
+        annotator: Annotator,
+        output_dir: records.PathLike,
+        vocabulary: Any,
+        *,
+        settings: Mapping[str, Any],
+        only_annotated: bool = False,
+        feature_lengths: Mapping[str, int] | None = None,
+        on_error: str = "stop",
+    ) -> Job:
+        """Checks the files and claims the output folder; see `annotate_files`."""
+        if on_error not in ("stop", "skip"):
+            raise ValueError(f"on_error must be 'stop' or 'skip', not {on_error!r}")
+        missing: list[UserError] = []
+        skips = on_error == "skip"
+        paths = records.expand(
+            predictions, on_error=missing.append if skips else records.raise_error
+        )
+        if not any(_has_a_line(path, skips) for path in paths):
+            raise UserError(f"{', '.join(paths)}: no predictions to annotate")
+        lengths = dict(feature_lengths or {})
+        folder = records.claim_folder(
+            output_dir,
+            {
+                "step": "annotate",
+                **settings,
+                "predictions": [records.file_digest(path) for path in paths],
+                "vocabulary": vocabulary_digest(vocabulary),
+                "only_annotated": only_annotated,
+                "feature_lengths": lengths,
+            },
+        )
+        return cls(
+            paths,
+            [_line(error) for error in missing],
+            annotator,
+            os.fspath(folder),
+            vocabulary,
+            only_annotated,
+            lengths,
+            skips,
+        )
+
+    def _outputs(self, index: int) -> dict[str, str]:
+        prefix = os.path.join(self.folder, NAME)
+        return {
+            suffix: records.shard_path(prefix, index, len(self.paths), suffix)
+            for suffix in _SUFFIXES
         }
-        if all(map(records.is_complete, outputs.values())):
+
+    def _is_done(self, outputs: Mapping[str, str]) -> bool:
+        if not all(map(records.is_complete, outputs.values())):
+            return False
+        # What an earlier call skipped must be an error now, if errors are asked for.
+        return self.skips or not _read_state(outputs).get("skipped")
+
+    def run_shard(self, index: int, run_chunks: _RunChunks | None = None) -> None:
+        """Annotates one file, unless it is done.
+
+        Args:
+          index: which of `paths`.
+          run_chunks: annotates the lines; in this process if None.
+
+        Raises:
+          UserError: naming file, line and field of a wrong prediction.
+        """
+        outputs = self._outputs(index)
+        if self._is_done(outputs):
             logging.info("%s: there already, skipped", outputs[".jsonl"])
+            return
+        stats = Statistics(self.feature_lengths)
+        on_error = stats.skip if self.skips else records.raise_error
+        rows = self._annotated(self.paths[index], run_chunks or self._chunks, on_error)
+        _write_shard(rows, outputs, self.vocabulary, stats, self.only_annotated)
+
+    def _chunks(
+        self, chunks: Iterator[Sequence[_Located]]
+    ) -> Iterator[list[records.Row | UserError]]:
+        for chunk in chunks:
+            yield annotate_rows(chunk, self.annotator, self.vocabulary)
+
+    def _annotated(
+        self, path: str, run_chunks: _RunChunks, on_error: records.OnError
+    ) -> Iterator[records.Row]:
+        rows = progress.track(
+            _predictions(path, self.vocabulary, on_error),
+            f"annotate {epath.Path(path).name}",
+        )
+        for results in run_chunks(_batched(rows, CHUNK)):
+            for result in results:
+                if isinstance(result, UserError):
+                    on_error(result)
+                else:
+                    yield result
+
+    def finish(self) -> dict[str, Any]:
+        """Adds up the shards' statistics, writes them and returns them.
+
+        Raises:
+          UserError: every line of all files was wrong.
+        """
+        totals = Statistics(self.feature_lengths)
+        totals.skipped += self.missing
+        for index in range(len(self.paths)):
+            totals.add(_read_state(self._outputs(index)))
+        stats = totals.report()
+        listed = epath.Path(self.folder) / SKIPPED
+        if totals.skipped:
+            with records.atomic_write(listed) as file:
+                file.writelines(f"{line}\n" for line in totals.skipped)
         else:
-            rows = _annotated_rows(path, annotator, vocabulary)
-            _write_shard(rows, outputs, vocabulary, Statistics(lengths), only_annotated)
-        totals.add(json.loads(epath.Path(outputs[".stats.json"]).read_text()))
-    stats = totals.report()
-    if not stats["examples"]:
-        raise UserError(f"{', '.join(paths)}: no predictions to annotate")
-    records.write_json(folder / "stats.json", stats)
-    _warn(stats)
-    return stats
+            listed.unlink(missing_ok=True)
+        if not stats["examples"]:
+            raise UserError(
+                f"all {stats['skipped']} lines are wrong; the first: "
+                f"{totals.skipped[0]}"
+            )
+        records.write_json(epath.Path(self.folder) / "stats.json", stats)
+        _warn(stats, totals.skipped)
+        return stats
 
 
-def _annotated_rows(
-    path: str, annotator: Annotator, vocabulary: Any
-) -> Iterator[records.Row]:
-    lines = progress.track(
-        records.read_jsonl(path), f"annotate {epath.Path(path).name}"
-    )
-    for index, (number, line) in enumerate(lines):
+def _has_a_line(path: str, skips: bool) -> bool:
+    """Says whether a file has anything in it, so that an empty one makes no folder."""
+    errors: list[UserError] = []
+    lines = records.read_lines(path, errors.append if skips else records.raise_error)
+    return any(line.strip() for _, line in lines) or bool(errors)
+
+
+def _line(error: UserError) -> str:
+    return " ".join(str(error).split())
+
+
+def _read_state(outputs: Mapping[str, str]) -> dict[str, Any]:
+    return json.loads(epath.Path(outputs[".stats.json"]).read_text())
+
+
+def _predictions(
+    path: str, vocabulary: Any, on_error: records.OnError
+) -> Iterator[_Located]:
+    for number, line in records.read_jsonl(path, on_error):
         where = f"{path}:{number}"
-        row = records.check_prediction(line, where, index, vocabulary)
         try:
-            yield annotate_row(row, annotator, vocabulary)
-        except DecodingMismatch as error:
-            raise UserError(f"{where}: field 'target_tokens': {error}") from error
+            row = records.check_prediction(line, where, number - 1, vocabulary)
         except UserError as error:
-            raise UserError(f"{where}: {error}") from error
+            on_error(error)
+        else:
+            yield where, row
+
+
+def _batched(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
+    iterator = iter(items)
+    while batch := list(itertools.islice(iterator, size)):
+        yield batch
+
+
+# --------------------------------------------------------------------------- processes
+
+
+@contextlib.contextmanager
+def _chunk_runner(job: Job, processes: int) -> Iterator[_RunChunks | None]:
+    """Yields what annotates chunks in several processes; None for this one alone."""
+    if processes <= 1:
+        yield None
+        return
+    import multiprocessing
+
+    pool = futures.ProcessPoolExecutor(
+        processes,
+        # Not forked: TensorFlow's threads do not live through a fork.
+        multiprocessing.get_context("spawn"),
+        _start_worker,
+        (pickle.dumps((job.annotator, job.vocabulary)),),
+    )
+
+    def run_chunks(chunks: Iterator[Sequence[_Located]]) -> Iterator[Any]:
+        # Some chunks ahead, not the whole file.
+        pending: collections.deque[futures.Future] = collections.deque()
+        for chunk in chunks:
+            pending.append(pool.submit(_work, chunk))
+            if len(pending) > 2 * processes:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
+
+    try:
+        yield run_chunks
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+_worker: list[Any] = []
+
+
+def _start_worker(pickled: bytes) -> None:
+    from t5patches import cli
+
+    cli._import_tensorflow()  # Without its notes, before the vocabulary imports it.
+    _worker[:] = pickle.loads(pickled)
+
+
+def _work(chunk: Sequence[_Located]) -> list[records.Row | UserError]:
+    return annotate_rows(chunk, *_worker)
+
+
+# --------------------------------------------------------------------------- results
 
 
 def _write_shard(
@@ -162,10 +401,17 @@ def _write_shard(
 
 
 class Statistics:
-    """Counts over annotated predictions; shards' counts add up."""
+    """Counts over annotated predictions; shards' counts add up.
+
+    Attributes:
+      lengths: of features in training.
+      skipped: what was left out, a message each.
+    """
 
     def __init__(self, lengths: Mapping[str, int]):
+        """Starts at nothing; `lengths` are those of features in training."""
         self.lengths = lengths
+        self.skipped: list[str] = []
         self.counts: collections.Counter[str] = collections.Counter()
         self.labels: collections.Counter[str] = collections.Counter()
 
@@ -188,12 +434,21 @@ class Statistics:
             inputs = records.encode(vocabulary, row["inputs"])
             self.counts["truncated_inputs"] += len(inputs) > self.lengths["inputs"]
 
-    def state(self) -> dict[str, dict[str, int]]:
-        """Returns the counts, for `add`."""
-        return {"counts": dict(self.counts), "labels": dict(self.labels)}
+    def skip(self, error: UserError) -> None:
+        """Notes a line that is left out."""
+        self.skipped.append(_line(error))
 
-    def add(self, state: Mapping[str, Mapping[str, int]]) -> None:
+    def state(self) -> dict[str, Any]:
+        """Returns the counts, for `add`."""
+        return {
+            "counts": dict(self.counts),
+            "labels": dict(self.labels),
+            "skipped": self.skipped,
+        }
+
+    def add(self, state: Mapping[str, Any]) -> None:
         """Adds the counts of a shard."""
+        self.skipped += state.get("skipped", [])
         self.counts.update(state["counts"])
         self.labels.update(state["labels"])
 
@@ -210,6 +465,7 @@ class Statistics:
             "annotations_by_label": dict(self.labels.most_common()),
             "written": counts["written"],
             "reencoded": counts["reencoded"],
+            "skipped": len(self.skipped),
             "truncation": {
                 "feature_lengths": dict(self.lengths),
                 "truncated_inputs": counts["truncated_inputs"],
@@ -222,7 +478,14 @@ class Statistics:
         }
 
 
-def _warn(stats: Mapping[str, Any]) -> None:
+def _warn(stats: Mapping[str, Any], skipped: Sequence[str]) -> None:
+    if skipped:
+        logging.warning(
+            "%d lines or files were skipped; %s lists them, the first: %s",
+            len(skipped),
+            SKIPPED,
+            skipped[0],
+        )
     if stats["reencoded"]:
         logging.warning(
             "%d of %d predictions had no ids and were encoded from their text, which "

@@ -1,0 +1,110 @@
+"""What an annotator is, how one runs over many texts, and what it may not return."""
+
+from __future__ import annotations
+
+import operator
+import traceback
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from t5patches.annotate.alignment import Span
+from t5patches.errors import UserError
+
+# annotator(text, inputs) -> [(start, end, label)]: which characters of `text`, a
+# model's output for `inputs`, are unwanted. One that is quicker on many texts at once
+# has besides `pipe(pairs of text and inputs)`, which yields the list of each in order.
+Annotator = Callable[[str, str], Sequence[Span]]
+
+
+def annotate_text(annotator: Annotator, text: str, inputs: str) -> list[Span]:
+    """Returns the unwanted spans of one text.
+
+    Raises:
+      UserError: the annotator raises, or returns what is no list of spans of the text.
+    """
+    try:
+        found = annotator(text, inputs)
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(
+            f"the annotator raised {type(error).__name__}: {error} "
+            f"({_place(error, annotator)})"
+        ) from error
+    return check_spans(found, text)
+
+
+def annotate_texts(
+    annotator: Annotator, pairs: Sequence[tuple[str, str]]
+) -> list[list[Span] | UserError]:
+    """Returns for each (text, inputs) its spans, or what went wrong with it."""
+    if hasattr(annotator, "pipe") and len(pairs) > 1:
+        try:
+            found = list(annotator.pipe(pairs))
+        except Exception:  # One by one, to find the text that it comes from.
+            found = []
+        if len(found) == len(pairs):
+            return [
+                _or_error(check_spans, spans, text)
+                for spans, (text, _) in zip(found, pairs, strict=True)
+            ]
+    return [_or_error(annotate_text, annotator, *pair) for pair in pairs]
+
+
+def _or_error(function: Callable[..., list[Span]], *args: Any) -> Any:
+    try:
+        return function(*args)
+    except UserError as error:
+        return error
+
+
+def check_spans(found: Any, text: str) -> list[Span]:
+    """Returns what an annotator returned for `text` as a list of spans.
+
+    Raises:
+      UserError: it is no list of (start, end, label) in the text.
+    """
+    try:
+        found = list(found)
+    except TypeError as error:
+        raise UserError(
+            f"the annotator returned {_short(found)}, not a list of (start, end, label)"
+        ) from error
+    return [_check_span(span, text) for span in found]
+
+
+def _check_span(span: Any, text: str) -> Span:
+    try:
+        start, end, label = span
+        # Whole numbers of any kind, NumPy's too, but no True.
+        if isinstance(start, bool) or isinstance(end, bool):
+            raise TypeError
+        start, end = operator.index(start), operator.index(end)
+    except (TypeError, ValueError) as error:
+        raise UserError(
+            f"the annotator returned {_short(span)}, not (start, end, label) with "
+            "start and end whole numbers"
+        ) from error
+    if not isinstance(label, str):
+        raise UserError(
+            f"the annotator returned the label {_short(label)}, which is no text"
+        )
+    if not 0 <= start < end <= len(text):
+        raise UserError(
+            f"the annotator returned ({start}, {end}), which is no span of the "
+            f"{len(text)} characters of 'prediction'"
+        )
+    return start, end, label
+
+
+def _place(error: BaseException, annotator: Any) -> str:
+    """Returns `file:line` of the error, in the annotator's own file if it is there."""
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [f for f in frames if f.filename == getattr(annotator, "file", None)]
+    frame = (own or frames)[-1]
+    return f"{frame.filename}:{frame.lineno}"
+
+
+def _short(value: Any, length: int = 60) -> str:
+    text = repr(value)
+    return text if len(text) <= length else text[:length] + "…"

@@ -1,0 +1,119 @@
+"""A user's own annotator: a Python function named on the command line."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import inspect
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from t5patches import records
+from t5patches.annotate.alignment import Span
+from t5patches.errors import UserError
+
+_HINT = "give module:function or file.py:function"
+
+
+class CustomAnnotator:
+    """Calls a function `(text, inputs) -> [(start, end, label)]` of a module.
+
+    A class in place of the function is made once, without arguments, and its object
+    called: it may load a model. Its `pipe`, if it has one, is used for many texts.
+    """
+
+    def __init__(self, name: str, function: Callable[[str, str], Sequence[Span]]):
+        """Takes the function and the name by which `load` finds it."""
+        self.name = name
+        self.function = function
+        self.file = _source_file(function)
+        if hasattr(function, "pipe"):
+            self.pipe = function.pipe
+
+    @property
+    def digest(self) -> str:
+        """Tells annotators apart: changes with the name and the file's text."""
+        content = records.file_digest(self.file) if self.file else ""
+        return records.fingerprint({"name": self.name, "content": content})
+
+    def __call__(self, text: str, inputs: str) -> Sequence[Span]:
+        """Returns what the function returns."""
+        return self.function(text, inputs)
+
+    def __reduce__(self):
+        return load, (self.name,)
+
+
+def load(name: str) -> CustomAnnotator:
+    """Returns the annotator `module:function` or `file.py:function`.
+
+    Modules are also looked for in the current folder.
+
+    Raises:
+      UserError: there is no such module or function, or it fails when it is loaded.
+    """
+    module_name, separator, attribute = name.rpartition(":")
+    if not (separator and module_name and attribute):
+        raise UserError(f"{name!r} names no function; {_HINT}")
+    module = _module(module_name)
+    function = getattr(module, attribute, None)
+    if not callable(function):
+        what = "no function" if function is None else f"a {type(function).__name__}"
+        raise UserError(f"{module_name}: {attribute!r} is {what} there; {_HINT}")
+    if inspect.isclass(function):
+        try:
+            function = function()
+        except Exception as error:
+            raise UserError(
+                f"{name}: making it raised {type(error).__name__}: {error}"
+            ) from error
+        if not callable(function):
+            raise UserError(f"{name}: a class whose objects cannot be called; {_HINT}")
+    return CustomAnnotator(name, function)
+
+
+def _module(name: str) -> Any:
+    try:
+        if name.endswith(".py"):
+            return _module_of_file(name)
+        # The command does not look in the current folder by itself, `python -m` does.
+        sys.path.insert(0, os.getcwd())
+        try:
+            importlib.invalidate_caches()
+            return importlib.import_module(name)
+        finally:
+            sys.path.remove(os.getcwd())
+    except UserError:
+        raise
+    except ModuleNotFoundError as error:
+        if error.name and (name == error.name or name.startswith(f"{error.name}.")):
+            raise UserError(f"{name}: no such module; {_HINT}") from error
+        raise UserError(
+            f"{name}: it imports {error.name!r}, which is missing"
+        ) from error
+    except Exception as error:
+        raise UserError(
+            f"{name}: importing it raised {type(error).__name__}: {error}"
+        ) from error
+
+
+def _module_of_file(path: str) -> Any:
+    if not os.path.isfile(path):
+        raise UserError(f"{path}: no such file; {_HINT}")
+    name = f"t5patches_custom_{os.path.basename(path).removesuffix('.py')}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None and spec.loader is not None  # The name ends in .py.
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # Dataclasses and pickle look it up there.
+    spec.loader.exec_module(module)
+    return module
+
+
+def _source_file(function: Any) -> str | None:
+    code = function if inspect.isroutine(function) else type(function)
+    try:
+        return inspect.getsourcefile(code)
+    except TypeError:  # Written in C.
+        return None
