@@ -8,6 +8,7 @@ checks work on both engines and read no arrays.
 from __future__ import annotations
 
 import difflib
+import json
 import os
 import re
 import tokenize
@@ -22,6 +23,9 @@ from t5patches.errors import UserError
 
 _STEP = re.compile(r"checkpoint_(\d+)")
 _TEMPORARY = ".orbax-checkpoint-tmp"
+
+BEST = "best.json"  # Names the checkpoint of the lowest validation loss.
+KEPT = "best"  # The folder that keeps that checkpoint from being deleted.
 
 # What gin appends to an error: where the call was bound, which can be long.
 _GIN_CALL = re.compile(
@@ -208,6 +212,54 @@ def checkpoint_step(path: epath.PathLike) -> int:
             " checkpoints"
         )
     return steps[-1]
+
+
+def choose_checkpoint(path: epath.PathLike, which: str | int = "best") -> str:
+    """The path of one checkpoint of a model folder. Also for gin files.
+
+    Args:
+        path: the model folder.
+        which: 'best' (the lowest validation loss, by `best.json`), 'latest', or a step.
+
+    Raises:
+        UserError: there is no such checkpoint; the message says which there are.
+    """
+    folder = absolute(path)
+    if _STEP.fullmatch(folder.name):
+        raise UserError(
+            f"{path} is one checkpoint already: to choose {which!r}, name its folder, "
+            f"{folder.parent}"
+        )
+    steps, kept = checkpoint_steps(folder), checkpoint_steps(folder / KEPT)
+    if not steps and not kept:
+        missing = "has no checkpoints" if folder.is_dir() else "does not exist"
+        raise UserError(f"the model folder {folder} {missing}")
+    step = _step_of(which, folder, steps or kept)
+    if step not in {*steps, *kept}:
+        raise UserError(f"{folder} has no checkpoint_{step}{_there_is(folder)}")
+    place = folder if step in steps else folder / KEPT
+    return str(place / f"checkpoint_{step}")
+
+
+def _step_of(which: str | int, folder: epath.Path, steps: list[int]) -> int:
+    if which == "latest":
+        return steps[-1]
+    if str(which).isdecimal():
+        return int(which)
+    if which != "best":
+        raise UserError(f"checkpoint {which!r}: expected 'best', 'latest' or a step")
+    record = folder / BEST
+    if not record.exists():
+        raise UserError(
+            f"{folder} has no {BEST}: a run writes it when it evaluates a step that it"
+            f" saves. Choose 'latest' or a step{_there_is(folder)}"
+        )
+    try:
+        return int(json.loads(record.read_text())["step"])
+    except (ValueError, KeyError, TypeError):
+        raise UserError(
+            f'{record} does not name the best checkpoint: expected {{"step": STEP, …}}'
+        ) from None
 
 
 def _committed(path: epath.Path) -> bool:

@@ -1,9 +1,9 @@
 """The compiled training step: loss, gradient, optimizer update. No TensorFlow.
 
-`SelfDistillationTrainer` and the benchmarks call the same `train_step`. A loss is a
-function of (params, batch, rng); whatever else it needs (the frozen parameters of a
-targeted update) is bound by the caller inside the function that is compiled, where
-it is an argument of that function, not a constant.
+`SelfDistillationTrainer` and the benchmarks share it. A loss is a function of
+(params, batch, rng, *extra) that is differentiated by `params` alone; the frozen
+parameters of a targeted update are `extra`. They must be arguments of the function
+that the caller compiles, or they become constants of its program.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import jax.numpy as jnp
 Array = jax.Array
 PyTree = Any
 Batch = Mapping[str, Array]
-LossFn = Callable[[PyTree, Batch, Array | None], tuple[Array, PyTree]]
+LossFn = Callable[..., tuple[Array, PyTree]]
 
 
 def add_metrics(metrics: PyTree, update: PyTree) -> PyTree:
@@ -30,11 +30,12 @@ def accumulate_gradients(
     params: PyTree,
     batch: Batch,
     rng: Array | None,
-    *,
+    *extra: Any,
+    mutables: PyTree = None,
     num_microbatches: int | None = None,
     merge_metrics: Callable[[PyTree, PyTree], PyTree] = add_metrics,
     constrain_batch: Callable[[Batch], Batch] = lambda batch: batch,
-) -> tuple[PyTree, PyTree]:
+) -> tuple[PyTree, PyTree, PyTree]:
     """The gradient of `loss_fn` over a batch, in one piece or in microbatches.
 
     The loss is a sum over tokens, so that the gradients of microbatches add up to
@@ -43,24 +44,38 @@ def accumulate_gradients(
     `accumulate_grads_microbatched`.
 
     Args:
-      loss_fn: (params, batch, rng) -> (loss, metrics).
+      loss_fn: (params, batch, rng, *extra) -> (loss, metrics); with `mutables`,
+        (params, batch, rng, *extra, mutables) -> (loss, (metrics, mutables)).
       params: the tree to differentiate by.
       batch: arrays [batch, ...].
       rng: a key for dropout, or None.
+      *extra: more arguments of the loss: the frozen parameters.
+      mutables: variables that the loss changes, handed from one microbatch to the
+        next, or None.
       num_microbatches: None, 0 or 1 for a single pass.
       merge_metrics: merges the metrics of two microbatches.
       constrain_batch: re-applies the sharding of a batch to a microbatch.
 
     Returns:
-      Gradients as a tree like `params` (float32 where accumulated) and the metrics
-      of the whole batch.
+      Gradients as a tree like `params` (float32 where accumulated), the metrics of
+      the whole batch, and the mutables as the loss left them.
 
     Raises:
       ValueError: if the batch size is not a multiple of `num_microbatches`.
     """
-    gradient_fn = jax.grad(loss_fn, has_aux=True)
+    value_and_gradient = jax.value_and_grad(loss_fn, has_aux=True)
+
+    def gradient_fn(batch, rng, mutables):
+        if mutables is None:
+            (_, metrics), gradients = value_and_gradient(params, batch, rng, *extra)
+            return gradients, metrics, None
+        (_, (metrics, mutables)), gradients = value_and_gradient(
+            params, batch, rng, *extra, mutables
+        )
+        return gradients, metrics, mutables
+
     if num_microbatches is None or num_microbatches <= 1:
-        return gradient_fn(params, batch, rng)
+        return gradient_fn(batch, rng, mutables)
 
     batch_size = next(iter(batch.values())).shape[0]
     if batch_size % num_microbatches:
@@ -73,33 +88,35 @@ def accumulate_gradients(
     )
 
     def accumulate(carry, microbatch):
-        gradients, rng = carry
+        gradients, rng, mutables = carry
         step_rng = None
         if rng is not None:
             rng, step_rng = jax.random.split(rng)
-        update, metrics = gradient_fn(params, constrain_batch(microbatch), step_rng)
-        return (jax.tree.map(jnp.add, gradients, update), rng), metrics
+        update, metrics, mutables = gradient_fn(
+            constrain_batch(microbatch), step_rng, mutables
+        )
+        return (jax.tree.map(jnp.add, gradients, update), rng, mutables), metrics
 
     zeros = jax.tree.map(lambda p: jnp.zeros(p.shape, jnp.float32), params)
-    (gradients, _), stacked = jax.lax.scan(accumulate, (zeros, rng), microbatches)
+    (gradients, _, mutables), stacked = jax.lax.scan(
+        accumulate, (zeros, rng, mutables), microbatches
+    )
     # The metrics of a step are scalars: stacking and merging them outside the loop
     # needs no neutral element to start from.
     metrics = jax.tree.map(lambda x: x[0], stacked)
     for i in range(1, num_microbatches):
         metrics = merge_metrics(metrics, jax.tree.map(lambda x, i=i: x[i], stacked))
-    return gradients, metrics
+    return gradients, metrics, mutables
 
 
 def train_step(
     train_state: Any,
     batch: Batch,
     rng: Array | None,
-    *,
+    *extra: Any,
     loss_fn: LossFn,
     learning_rate: Array | float,
-    num_microbatches: int | None = None,
-    merge_metrics: Callable[[PyTree, PyTree], PyTree] = add_metrics,
-    constrain_batch: Callable[[Batch], Batch] = lambda batch: batch,
+    **options: Any,
 ) -> tuple[Any, PyTree, PyTree]:
     """One update of a train state. To be compiled by the caller.
 
@@ -108,23 +125,16 @@ def train_step(
         `apply_gradient(gradients, learning_rate=...)`.
       batch: arrays [batch, ...].
       rng: a key for dropout, or None.
-      loss_fn: (params, batch, rng) -> (loss, metrics).
+      *extra: more arguments of the loss: the frozen parameters.
+      loss_fn: (params, batch, rng, *extra) -> (loss, metrics).
       learning_rate: a scalar.
-      num_microbatches: see `accumulate_gradients`.
-      merge_metrics: see `accumulate_gradients`.
-      constrain_batch: see `accumulate_gradients`.
+      **options: of `accumulate_gradients`.
 
     Returns:
       The new train state, the metrics and the gradients.
     """
-    gradients, metrics = accumulate_gradients(
-        loss_fn,
-        train_state.params,
-        batch,
-        rng,
-        num_microbatches=num_microbatches,
-        merge_metrics=merge_metrics,
-        constrain_batch=constrain_batch,
+    gradients, metrics, _ = accumulate_gradients(
+        loss_fn, train_state.params, batch, rng, *extra, **options
     )
     new_state = train_state.apply_gradient(gradients, learning_rate=learning_rate)
     return new_state, metrics, gradients

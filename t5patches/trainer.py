@@ -1,38 +1,244 @@
-"""The T5X trainer that carries the frozen original model.
+"""T5X trainers that carry the frozen original model, and that watch over a run.
 
 T5X's train loop gives a trainer a train state and batches, nothing else; the frozen
 parameters are the trainer's own: an explicit, sharded argument of the compiled step,
 never differentiated, without optimizer state, never the train state's own buffers
 (the step donates those).
+
+`WatchedTrainer` is T5X's `Trainer` and, on either engine:
+
+* SIGTERM stops the run after the step that it came in, a checkpoint is saved, the
+  exit status is 0, and the same command goes on;
+* a NaN or infinite loss stops it, names step and last good checkpoint and writes the
+  batch aside;
+* `best.json` names the checkpoint with the lowest validation loss.
+
+`SelfDistillationTrainer` adds the frozen model. Fine-tuning with T5X's own trainer
+gets none of this.
 """
 
 from __future__ import annotations
 
 import functools
-import json
-from collections.abc import Callable, Sequence
+import inspect
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import clu.metrics
 import jax
 import jax.numpy as jnp
 from absl import logging
-from etils import epath
-from t5x import checkpoints, partitioning, utils
 from t5x import metrics as t5x_metrics
+from t5x import partitioning, utils
 from t5x import train_state as train_state_lib
 from t5x import trainer as t5x_trainer
+from t5x.trainer import apply_grads
 
-from t5patches import checks, models, records, train_step
-from t5patches.errors import UserError
+from t5patches import frozen, models, train_step, watch
 
 PyTree = Any
-RECORD = "frozen.json"
-COPY = "frozen"
+Batch = Mapping[str, jax.Array]
+Metrics = dict[str, clu.metrics.Metric]
+PartitionSpec = partitioning.PartitionSpec
 
 
-class SelfDistillationTrainer(t5x_trainer.Trainer):
-    """T5X's Trainer for the models whose loss needs the frozen original model.
+# ---- Steps ----
+
+
+def accumulate_grads_microbatched(
+    model: models.NegativeTrainingTransformer,
+    train_state: train_state_lib.TrainState,
+    batch: Batch,
+    dropout_rng: jax.Array,
+    num_microbatches: int | None,
+    data_partition_spec: PartitionSpec = PartitionSpec("data"),  # noqa: B008
+    orig_train_state: train_state_lib.TrainState | None = None,
+) -> tuple[PyTree, Metrics, PyTree]:
+    """Gradients and metrics of a batch.
+
+    Args:
+      model: gives the loss.
+      train_state: has the trainable parameters.
+      batch: model features [batch, ...].
+      dropout_rng: key of the step.
+      num_microbatches: None, 0 or 1 for a single pass.
+      data_partition_spec: sharding of a (micro)batch.
+      orig_train_state: has the frozen parameters; None for a loss without.
+
+    Returns:
+      Gradients, metrics, and the module's mutable variables or None.
+    """
+    return train_step.accumulate_gradients(
+        model.loss_fn,
+        train_state.params,
+        batch,
+        dropout_rng,
+        *_frozen_argument(orig_train_state),
+        mutables=getattr(train_state, "flax_mutables", None) or None,
+        num_microbatches=num_microbatches,
+        merge_metrics=_merge_metrics,
+        constrain_batch=lambda rows: jax.tree.map(
+            lambda x: partitioning.with_sharding_constraint(x, data_partition_spec),
+            rows,
+        ),
+    )
+
+
+def train_with_lr(
+    train_state: train_state_lib.TrainState,
+    batch: Batch,
+    learning_rate: jax.Array,
+    dropout_rng: jax.Array,
+    model: models.NegativeTrainingTransformer,
+    num_microbatches: int | None,
+    weight_metrics_computer: Any = None,
+    data_partition_spec: PartitionSpec = PartitionSpec("data"),  # noqa: B008
+    orig_train_state: train_state_lib.TrainState | None = None,
+) -> tuple[train_state_lib.TrainState, Metrics]:
+    """One train step; see `accumulate_grads_microbatched` for the arguments.
+
+    Returns:
+      The new train state and the metrics, with the learning rate.
+    """
+    gradients, metrics, mutables = accumulate_grads_microbatched(
+        model,
+        train_state,
+        batch,
+        dropout_rng,
+        num_microbatches,
+        data_partition_spec,
+        orig_train_state=orig_train_state,
+    )
+    return apply_grads(
+        train_state,
+        gradients,
+        metrics,
+        learning_rate,
+        weight_metrics_computer,
+        other_state_variables={"flax_mutables": mutables} if mutables else None,
+    )
+
+
+def eval_step(
+    model: models.NegativeTrainingTransformer,
+    train_state: train_state_lib.TrainState,
+    batch: Batch,
+    orig_train_state: train_state_lib.TrainState | None = None,
+) -> Metrics:
+    """The metrics of the model's `eval_fn` on a batch."""
+    return model.eval_fn(
+        train_state.params, batch, *_frozen_argument(orig_train_state)
+    )[1]
+
+
+def _frozen_argument(orig_train_state) -> tuple[PyTree, ...]:
+    return () if orig_train_state is None else (orig_train_state.params,)
+
+
+def _merge_metrics(metrics, update):
+    return jax.tree.map(
+        lambda a, b: a.merge(b), metrics, update, is_leaf=t5x_metrics.is_metric_obj
+    )
+
+
+# ---- Trainers ----
+
+
+class WatchedTrainer(t5x_trainer.Trainer):
+    """T5X's Trainer, for any of its models, and what the module's text lists.
+
+    The validation loss that `best.json` goes by is the train-eval metric
+    `loss_per_nonpadding_target_token` (`loss` if a model has none) of
+    `train_eval_dataset_cfg`. Only steps that are both evaluated and saved can be the
+    best: EVAL_PERIOD and SAVE_PERIOD should be the same.
+    """
+
+    @functools.cached_property
+    def _model_dir(self) -> str | None:
+        folder = self.train_metrics_manager.summary_dir
+        return folder and os.path.dirname(folder)
+
+    @functools.cached_property
+    def _stop_signal(self) -> watch.StopSignal:
+        return watch.StopSignal()
+
+    @functools.cached_property
+    def _loss_guard(self) -> watch.LossGuard:
+        return watch.LossGuard(self._model, self._model_dir)
+
+    @functools.cached_property
+    def _validation(self) -> watch.Validation:
+        return watch.Validation(self._model_dir)
+
+    def train(
+        self,
+        batch_iter: Iterator[Batch],
+        num_steps: int,
+        start_step: int | None = None,
+    ):
+        """Trains for `num_steps` batches, or until SIGTERM.
+
+        Args:
+          batch_iter: yields batches sharded as the step wants them.
+          num_steps: how many to take.
+          start_step: the state's step, to save asking the device for it.
+
+        Returns:
+          A future of name -> value of the metrics.
+
+        Raises:
+          UserError: the loss is NaN or infinite.
+          watch.Preempted: SIGTERM came; `train_state` is that of the last step.
+        """
+        step_fn = self._compiled_train_step or self._partitioned_train_step
+        state, metrics = self.train_state, None
+        if start_step is None:
+            start_step = int(utils.get_local_data(state.step))
+        step = start_step
+        stopping = False
+        self._stop_signal.listen()
+        self.train_metrics_manager.start_duration_timer(block_on=state)
+        while step < start_step + num_steps and not stopping:
+            logging.log_every_n_seconds(logging.INFO, "Training: step %d", 10, step)
+            with jax.profiler.StepTraceAnnotation("train", step_num=step):
+                batch = next(batch_iter)
+                state, update = step_fn(state, batch)
+                merge = t5x_trainer.merge_metrics
+                metrics = merge(metrics, update) if metrics else update
+            step += 1
+            self._loss_guard.note(step, batch, update)
+            stopping = self._stop_signal.received(step)
+        self._loss_guard.finish(state.params)
+        self.train_state = state
+        if metrics is not None:
+            uptime = jnp.asarray([time.time() - self._trainer_init_time])
+            metrics["timing/uptime"] = clu.metrics.LastValue.from_model_output(uptime)
+        summary = self.train_metrics_manager.write_metrics_summary(
+            metrics, step, step - start_step
+        )
+        if stopping:
+            summary.result()
+            logging.warning("SIGTERM: the run stops after step %d.", step)
+            raise watch.Preempted
+        return summary
+
+    def eval(self, batch_iters: Mapping[str, Iterator[Batch]]):
+        """Evaluates as T5X does and keeps `best.json` up to date."""
+        summaries = super().eval(batch_iters)
+        step = int(utils.get_local_data(self.train_state.step))
+        self._validation.record(step, summaries)
+        return summaries
+
+    def close(self) -> None:
+        """Ends the trainer's threads and gives SIGTERM back."""
+        self._stop_signal.close()
+        super().close()
+
+
+class SelfDistillationTrainer(WatchedTrainer):
+    """The trainer for losses that compare with the frozen original model.
 
     Where the frozen parameters come from, in this order:
 
@@ -47,11 +253,17 @@ class SelfDistillationTrainer(t5x_trainer.Trainer):
     frozen parameters come from. A resumed run does not start without that record,
     nor when the record names another checkpoint than `frozen_checkpoint`: a
     preempted run must not take its own half-trained weights for the original.
+
+    A model whose `loss_fn` takes no `orig_params` (NL, UL, T5X's own models) has no
+    frozen parameters and no record.
+
+    Attributes:
+      frozen_params: the frozen parameters, or None.
     """
 
     def __init__(
         self,
-        model: models.SelfDistillationModel,
+        model: models.NegativeTrainingTransformer,
         train_state: train_state_lib.TrainState,
         partitioner: partitioning.BasePartitioner,
         eval_names: Sequence[str],
@@ -63,11 +275,12 @@ class SelfDistillationTrainer(t5x_trainer.Trainer):
         weight_metrics_computer: Any = None,
         orig_train_state: train_state_lib.TrainState | None = None,
         frozen_checkpoint: str | None = None,
+        frozen_dtype: str | None = None,
     ):
         """Makes a trainer. The arguments are T5X's and:
 
         Args:
-          model: a model whose `loss_fn` and `eval_fn` take `orig_params`.
+          model: its `loss_fn` and `eval_fn` take `orig_params`, or neither does.
           train_state: the state to start from.
           partitioner: shards the state, the frozen parameters and the batches.
           eval_names: names of the evaluation data sets.
@@ -80,6 +293,8 @@ class SelfDistillationTrainer(t5x_trainer.Trainer):
           orig_train_state: a train state with the frozen parameters.
           frozen_checkpoint: a checkpoint with the frozen parameters, or a folder of
             checkpoints, of which the latest is taken.
+          frozen_dtype: what the frozen parameters are kept in, e.g. 'bfloat16', half
+            the memory; None for the dtype of the trainable ones.
 
         Raises:
           UserError: if a resumed run's original model is not known, or contradicts
@@ -97,35 +312,34 @@ class SelfDistillationTrainer(t5x_trainer.Trainer):
             num_microbatches=num_microbatches,
             weight_metrics_computer=weight_metrics_computer,
         )
-        if orig_train_state is not None:
-            self.frozen_params = _copy(orig_train_state.params)
+        if not takes_frozen_params(model):
+            self.frozen_params = None
+        elif orig_train_state is not None:
+            self.frozen_params = frozen.copy(orig_train_state.params, frozen_dtype)
         else:
-            self.frozen_params = find_frozen_params(
-                train_state, partitioner, summary_dir, frozen_checkpoint
+            self.frozen_params = frozen.find_params(
+                train_state, partitioner, summary_dir, frozen_checkpoint, frozen_dtype
             )
+
+    @property
+    def orig_train_state(self) -> train_state_lib.InferenceState | None:
+        """The frozen parameters as a state without optimizer, or None."""
+        return _as_state(self.frozen_params)
 
     @functools.cached_property
     def _partitioned_train_step(self) -> _WithFrozenParams:
         def step(train_state, batch, frozen_params):
-            learning_rate = self._learning_rate_fn(train_state.step)
-            new_state, metrics, gradients = train_step.train_step(
+            return train_with_lr(
                 train_state,
                 batch,
+                self._learning_rate_fn(train_state.step),
                 self._get_step_rng(train_state.step),
-                loss_fn=functools.partial(
-                    self._model.loss_fn, orig_params=frozen_params
-                ),
-                learning_rate=learning_rate,
-                num_microbatches=self._num_microbatches,
-                merge_metrics=_merge_metrics,
-                constrain_batch=self._constrain_batch,
+                self._model,
+                self._num_microbatches,
+                self._weight_metrics_computer,
+                self._partitioner.data_partition_spec,
+                orig_train_state=_as_state(frozen_params),
             )
-            metrics |= _learning_rate_metrics(learning_rate)
-            if self._weight_metrics_computer is not None:
-                metrics |= self._weight_metrics_computer.compute_metrics(
-                    gradients, train_state, new_state
-                )
-            return new_state, metrics
 
         return self._partition(
             step, out_axes=(self._train_state_axes, None), donate_argnums=(0,)
@@ -134,28 +348,38 @@ class SelfDistillationTrainer(t5x_trainer.Trainer):
     @functools.cached_property
     def _partitioned_eval_step(self) -> _WithFrozenParams:
         def step(train_state, batch, frozen_params):
-            return self._model.eval_fn(train_state.params, batch, frozen_params)[1]
+            frozen_state = _as_state(frozen_params)
+            return eval_step(
+                self._model, train_state, batch, orig_train_state=frozen_state
+            )
 
         return self._partition(step, out_axes=None)
 
     def _partition(self, step, out_axes, donate_argnums=()) -> _WithFrozenParams:
+        axes = self._train_state_axes
         partitioned = self._partitioner.partition(
             step,
             in_axis_resources=(
-                self._train_state_axes,
+                axes,
                 self._partitioner.data_partition_spec,
-                self._train_state_axes.params,
+                None if self.frozen_params is None else axes.params,
             ),
             out_axis_resources=out_axes,
             donate_argnums=donate_argnums,
         )
         return _WithFrozenParams(partitioned, self.frozen_params)
 
-    def _constrain_batch(self, batch):
-        spec = self._partitioner.data_partition_spec
-        return jax.tree.map(
-            lambda x: partitioning.with_sharding_constraint(x, spec), batch
-        )
+
+def takes_frozen_params(model: Any) -> bool:
+    """Whether a model's loss has the argument `orig_params`."""
+    parameters = inspect.signature(model.loss_fn).parameters.values()
+    return any(p.name == "orig_params" or p.kind is p.VAR_KEYWORD for p in parameters)
+
+
+def _as_state(params: PyTree) -> train_state_lib.InferenceState | None:
+    if params is None:
+        return None
+    return train_state_lib.InferenceState(step=None, params=params)
 
 
 class _WithFrozenParams:
@@ -177,158 +401,3 @@ class _WithFrozenParams:
 
     def compile(self) -> _WithFrozenParams:
         return _WithFrozenParams(self._step.compile(), self._frozen_params)
-
-
-def _merge_metrics(metrics, update):
-    return jax.tree.map(
-        lambda a, b: a.merge(b), metrics, update, is_leaf=t5x_metrics.is_metric_obj
-    )
-
-
-def _learning_rate_metrics(learning_rate) -> dict[str, clu.metrics.Metric]:
-    """The learning rate under the names that T5X's trainer gives it."""
-    values = jnp.asarray([learning_rate])
-    return {
-        "learning_rate": clu.metrics.Average.from_model_output(values),
-        "learning_rate/current": clu.metrics.LastValue.from_model_output(values),
-    }
-
-
-def _copy(params: PyTree) -> PyTree:
-    """A copy with buffers of its own, sharded alike."""
-    return jax.jit(lambda tree: jax.tree.map(jnp.copy, tree))(params)
-
-
-def find_frozen_params(
-    train_state: train_state_lib.TrainState,
-    partitioner: partitioning.BasePartitioner,
-    model_dir: str | None,
-    frozen_checkpoint: str | None = None,
-) -> PyTree:
-    """The frozen parameters of a run, and its record of where they come from.
-
-    Args:
-      train_state: the state that the run starts or goes on with.
-      partitioner: shards the parameters.
-      model_dir: the run's folder, or None for no record.
-      frozen_checkpoint: see `SelfDistillationTrainer`.
-
-    Returns:
-      A tree like `train_state.params`, sharded alike, of other buffers.
-
-    Raises:
-      UserError: see `SelfDistillationTrainer`.
-    """
-    if model_dir is None:
-        if frozen_checkpoint is None:
-            return _copy(train_state.params)
-        return _restore(_resolve(frozen_checkpoint), train_state, partitioner)
-
-    folder = checks.absolute(model_dir)
-    resumed = bool(checks.checkpoint_steps(folder))
-    record = _read_record(folder) if resumed else None
-    checkpoint = _resolve(frozen_checkpoint) if frozen_checkpoint else None
-    if resumed and record is None and checkpoint is None:
-        raise UserError(
-            f"{folder} has checkpoints but no {RECORD}: which model they were trained"
-            " from is not known, and their own weights must not stand for it. Set"
-            " SelfDistillationTrainer.frozen_checkpoint to that model's checkpoint, or"
-            " use an empty MODEL_DIR"
-        )
-    if record and checkpoint and checkpoint != record:
-        raise UserError(
-            f"{folder / RECORD} says that this run's frozen model is {record}, but"
-            f" frozen_checkpoint is {checkpoint}: use another MODEL_DIR, or the same"
-            " checkpoint"
-        )
-    # Every process has read the folder before one of them writes to it.
-    utils.sync_global_devices("t5patches:frozen_params")
-    if record or checkpoint:
-        params = _restore(record or checkpoint, train_state, partitioner)
-    else:
-        params = _copy(train_state.params)
-        checkpoint = _save_copy(folder, train_state, partitioner)
-    if record is None:
-        _write_record(folder, checkpoint)
-    return params
-
-
-def _resolve(path: str) -> str:
-    """The path of one checkpoint: itself, or the latest of a folder of them."""
-    path = checks.absolute(path)
-    try:
-        step = checks.checkpoint_step(path)
-    except UserError as error:
-        raise UserError(f"frozen_checkpoint: {error}") from None
-    name = f"checkpoint_{step}"
-    return str(path if path.name == name else path / name)
-
-
-def _read_record(folder: epath.Path) -> str | None:
-    record = folder / RECORD
-    if not record.exists():
-        return None
-    try:
-        checkpoint = json.loads(record.read_text())["checkpoint"]
-    except (ValueError, KeyError, TypeError):
-        raise UserError(
-            f"{record} is not a record of a frozen model: expected"
-            ' {"checkpoint": PATH, "step": STEP}'
-        ) from None
-    # A copy within the model folder moves with it.
-    return str(folder / checkpoint)
-
-
-def _write_record(folder: epath.Path, checkpoint: str) -> None:
-    if jax.process_index() != 0:
-        return
-    path = epath.Path(checkpoint)
-    inside = path.is_relative_to(folder)
-    record = {
-        "checkpoint": str(path.relative_to(folder) if inside else path),
-        "step": checks.checkpoint_step(path),
-    }
-    records.write_json(folder / RECORD, record)
-
-
-def _parameters_only(train_state) -> train_state_lib.InferenceState:
-    """The train state without its optimizer: what of a checkpoint is frozen."""
-    return train_state_lib.InferenceState(
-        step=train_state.step,
-        params=train_state.params,
-        params_axes=train_state.params_axes,
-    )
-
-
-def _manager(folder, state, partitioner):
-    return checkpoints.OrbaxCheckpointManagerInterface(
-        str(folder), state, partitioner, period=1
-    )
-
-
-def _restore(path: str, train_state, partitioner) -> PyTree:
-    checks.checkpoint(path)
-    checks.architecture(path, train_state.params)
-    logging.info("The frozen model is %s.", path)
-    state = jax.eval_shape(lambda: _parameters_only(train_state))
-    manager = _manager(epath.Path(path).parent, state, partitioner)
-    restored = manager.restore(path=path)
-    manager.close()
-    return restored.params
-
-
-def _save_copy(folder: epath.Path, train_state, partitioner) -> str:
-    """Saves the starting parameters in the model folder; returns the checkpoint."""
-    copies = folder / COPY
-    checkpoint = copies / f"checkpoint_{int(train_state.step)}"
-    if jax.process_index() == 0:
-        # A run that was killed before its first checkpoint starts afresh.
-        if copies.exists():
-            copies.rmtree()
-        copies.mkdir(parents=True)
-    utils.sync_global_devices("t5patches:frozen_copy")
-    manager = _manager(copies, _parameters_only(train_state), partitioner)
-    manager.save(_parameters_only(train_state))
-    manager.wait_until_finished()
-    manager.close()
-    return str(checkpoint)

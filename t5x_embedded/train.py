@@ -165,7 +165,14 @@ class _Run:
                 if self.plan.save_period:
                     self.save(step)
                 break
-            summary = self.trainer.train(train_iter, end - start, start_step=start)
+            try:
+                summary = self.trainer.train(train_iter, end - start, start_step=start)
+            except trainer_lib.PreemptionError:
+                if self.plan.save_period:
+                    logging.info("Interrupted: saving before the end.")
+                    self.manager.save(self.trainer.train_state)
+                    self.manager.wait_until_finished()
+                raise
             step = end
             saves = self.plan.due(self.plan.save_period, step)
             if saves or not self.concurrent_metrics:
@@ -245,6 +252,7 @@ def train(
 
     Raises:
         NotImplementedError: an option that only T5X has.
+        trainer.PreemptionError: the trainer raised it; its state is saved.
         ValueError: periods that do not fit, `total_steps` before the start, a
             checkpoint that does not fit the model.
     """

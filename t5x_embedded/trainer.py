@@ -37,9 +37,8 @@ PartitionSpec = partitioning.PartitionSpec
 
 __getattr__ = _absent.module_getattr(
     __name__,
-    "WeightMetricsComputer PreemptionError ActionMode BaseAction ActionMapType "
-    "EarlyStoppingAction TerminateOnNanAction BaseTrainerConstructor "
-    "apply_grads".split(),
+    "WeightMetricsComputer ActionMode BaseAction ActionMapType EarlyStoppingAction "
+    "TerminateOnNanAction BaseTrainerConstructor".split(),
 )
 
 
@@ -204,6 +203,39 @@ def accumulate_grads_microbatched(
     return grads, functools.reduce(_merge, pieces), None
 
 
+def apply_grads(
+    train_state: train_state_lib.TrainState,
+    grad_accum: Any,
+    metrics: MetricMapType,
+    learning_rate: jax.Array,
+    weight_metrics_computer: Any | None,
+    other_state_variables: Mapping[str, Any] | None = None,
+):
+    """Updates a state by its gradients.
+
+    Args:
+        train_state: the state.
+        grad_accum: gradients of all parameters.
+        metrics: gets the learning rate and the weights' metrics in addition.
+        learning_rate: float32 scalar.
+        weight_metrics_computer: see `Trainer`.
+        other_state_variables: must be None or empty; T5X has mutable variables here.
+
+    Returns:
+        (new train state, metrics)
+    """
+    _absent.refuse("trainer.apply_grads", other_state_variables=other_state_variables)
+    new_state = train_state.apply_gradient(grad_accum, learning_rate=learning_rate)
+    rate = jnp.asarray([learning_rate])
+    metrics["learning_rate"] = clu.metrics.Average.from_model_output(rate)
+    metrics["learning_rate/current"] = clu.metrics.LastValue.from_model_output(rate)
+    if weight_metrics_computer is not None:
+        metrics |= weight_metrics_computer.compute_metrics(
+            grad_accum, train_state, new_state
+        )
+    return new_state, metrics
+
+
 def train_with_lr(
     train_state: train_state_lib.TrainState,
     batch: BatchType,
@@ -232,15 +264,9 @@ def train_with_lr(
     grads, metrics, _ = accumulate_grads_microbatched(
         model, train_state, batch, dropout_rng, num_microbatches, data_partition_spec
     )
-    new_state = train_state.apply_gradient(grads, learning_rate=learning_rate)
-    rate = jnp.asarray([learning_rate])
-    metrics["learning_rate"] = clu.metrics.Average.from_model_output(rate)
-    metrics["learning_rate/current"] = clu.metrics.LastValue.from_model_output(rate)
-    if weight_metrics_computer is not None:
-        metrics |= weight_metrics_computer.compute_metrics(
-            grads, train_state, new_state
-        )
-    return new_state, metrics
+    return apply_grads(
+        train_state, grads, metrics, learning_rate, weight_metrics_computer
+    )
 
 
 def eval_step(model: models.BaseModel, train_state, batch: BatchType) -> MetricMapType:
@@ -249,6 +275,10 @@ def eval_step(model: models.BaseModel, train_state, batch: BatchType) -> MetricM
 
 
 # ---- Trainers ----
+
+
+class PreemptionError(Exception):
+    """A trainer's `train` was interrupted; the train loop saves its state and ends."""
 
 
 class BaseTrainer(abc.ABC):
@@ -283,7 +313,7 @@ class BaseTrainer(abc.ABC):
         self._compiled_eval_steps: dict[str, Any] = {}
         self._compiled_eval_step_cache: dict[Any, Any] = {}
         self.train_state = train_state
-        self._created = time.time()
+        self._trainer_init_time = time.time()
         self.stop_training = False
         self.train_metrics_manager = MetricsManager("train", summary_dir)
         self.eval_metrics_managers = {
@@ -335,7 +365,7 @@ class BaseTrainer(abc.ABC):
                 metrics = merge_metrics(metrics, update) if metrics else update
         self.train_state = state
         if metrics is not None:
-            uptime = jnp.asarray([time.time() - self._created])
+            uptime = jnp.asarray([time.time() - self._trainer_init_time])
             metrics["timing/uptime"] = clu.metrics.LastValue.from_model_output(uptime)
         return self.train_metrics_manager.write_metrics_summary(
             metrics, start + num_steps, num_steps

@@ -36,7 +36,7 @@ def test_microbatches_add_up(num_microbatches):
 def test_each_microbatch_has_a_key_of_its_own():
     params, batch = make_problem()
     rng = jax.random.PRNGKey(0)
-    gradients, _ = train_step.accumulate_gradients(
+    gradients, *_ = train_step.accumulate_gradients(
         squared_error, params, batch, rng, num_microbatches=2
     )
     expected = jnp.zeros(3)

@@ -13,6 +13,7 @@ import pytest
 import tiny
 from t5x import checkpoints
 
+from t5patches import frozen
 from t5patches import trainer as trainer_lib
 from t5patches.errors import UserError
 
@@ -154,7 +155,7 @@ def test_fresh_run_records_its_own_start(tmp_path):
     model = tiny.make_model()
     trainer = make_trainer(model, tmp_path)
     original = to_numpy(trainer.frozen_params)
-    record = json.loads((tmp_path / trainer_lib.RECORD).read_text())
+    record = json.loads((tmp_path / frozen.RECORD).read_text())
     assert record == {"checkpoint": "frozen/checkpoint_0", "step": 0}
     train(trainer, 2)
     save_checkpoint(trainer, tmp_path)
@@ -175,7 +176,7 @@ def test_frozen_checkpoint_is_loaded_and_recorded(tmp_path):
     for given in (checkpoint, checkpoint.parent):
         trainer = make_trainer(model, run, frozen_checkpoint=str(given))
         assert_trees_equal(to_numpy(trainer.frozen_params), original)
-        record = json.loads((run / trainer_lib.RECORD).read_text())
+        record = json.loads((run / frozen.RECORD).read_text())
         assert record == {"checkpoint": str(checkpoint), "step": 0}
         trainer.close()
     teacher.close()
@@ -185,7 +186,7 @@ def test_resumed_run_without_record_is_refused(tmp_path):
     model = tiny.make_model()
     trainer = make_trainer(model, tmp_path)
     save_checkpoint(trainer, tmp_path)
-    (tmp_path / trainer_lib.RECORD).unlink()
+    (tmp_path / frozen.RECORD).unlink()
     with pytest.raises(UserError, match=r"no frozen\.json"):
         make_trainer(model, tmp_path)
     trainer.close()
@@ -214,7 +215,7 @@ def test_missing_frozen_checkpoint_and_broken_record(tmp_path):
         make_trainer(model, tmp_path / "d", frozen_checkpoint=str(checkpoint))
     trainer = make_trainer(model, tmp_path / "c")
     save_checkpoint(trainer, tmp_path / "c")
-    (tmp_path / "c" / trainer_lib.RECORD).write_text("{}")
+    (tmp_path / "c" / frozen.RECORD).write_text("{}")
     with pytest.raises(UserError, match="is not a record of a frozen model"):
         make_trainer(model, tmp_path / "c")
     trainer.close()

@@ -1,0 +1,200 @@
+"""The frozen original model of a run: where its parameters come from, on record.
+
+A preempted run must not take its own half-trained weights for the original. The
+checkpoint that the frozen parameters come from stands in `frozen.json` in the model
+folder; if there was none, the parameters that the run started with are saved under
+`frozen/` there.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from absl import logging
+from etils import epath
+from t5x import checkpoints, partitioning, utils
+from t5x import train_state as train_state_lib
+
+from t5patches import checks, records
+from t5patches.errors import UserError
+
+PyTree = Any
+RECORD = "frozen.json"
+COPY = "frozen"
+
+
+def find_params(
+    train_state: train_state_lib.TrainState,
+    partitioner: partitioning.BasePartitioner,
+    model_dir: str | None,
+    checkpoint: str | None = None,
+    dtype: str | None = None,
+) -> PyTree:
+    """The frozen parameters of a run, and its record of where they come from.
+
+    Args:
+      train_state: the state that the run starts or goes on with.
+      partitioner: shards the parameters.
+      model_dir: the run's folder, or None for no record.
+      checkpoint: a checkpoint with the frozen parameters, or a folder of checkpoints,
+        of which the latest is taken; None for the recorded one or, in a fresh run, the
+        parameters of `train_state`.
+      dtype: of the frozen parameters, e.g. 'bfloat16'; None for that of the trainable
+        ones.
+
+    Returns:
+      A tree like `train_state.params`, sharded alike, of other buffers.
+
+    Raises:
+      UserError: if a resumed run's original model is not known, or is not `checkpoint`;
+        if the checkpoint is missing or of another architecture.
+    """
+    if model_dir is None:
+        if checkpoint is None:
+            return copy(train_state.params, dtype)
+        return _restore(_resolve(checkpoint), train_state, partitioner, dtype)
+
+    folder = checks.absolute(model_dir)
+    resumed = bool(checks.checkpoint_steps(folder))
+    record = _read_record(folder) if resumed else None
+    checkpoint = _resolve(checkpoint) if checkpoint else None
+    if resumed and record is None and checkpoint is None:
+        raise UserError(
+            f"{folder} has checkpoints but no {RECORD}: which model they were trained"
+            " from is not known, and their own weights must not stand for it. Set"
+            " SelfDistillationTrainer.frozen_checkpoint to that model's checkpoint, or"
+            " use an empty MODEL_DIR"
+        )
+    if record and checkpoint and checkpoint != record:
+        raise UserError(
+            f"{folder / RECORD} says that this run's frozen model is {record}, but"
+            f" frozen_checkpoint is {checkpoint}: use another MODEL_DIR, or the same"
+            " checkpoint"
+        )
+    # Every process has read the folder before one of them writes to it.
+    utils.sync_global_devices("t5patches:frozen_params")
+    if record or checkpoint:
+        params = _restore(record or checkpoint, train_state, partitioner, dtype)
+    else:
+        params = copy(train_state.params, dtype)
+        if not _is_sharded(train_state.params):
+            return params
+        checkpoint = _save_copy(folder, train_state, partitioner)
+    if record is None:
+        _write_record(folder, checkpoint)
+    return params
+
+
+def copy(params: PyTree, dtype: str | None = None) -> PyTree:
+    """A copy with buffers of its own, sharded alike, its numbers cast to `dtype`."""
+    dtype = _checked(dtype)
+
+    def one(x):
+        floating = jnp.issubdtype(x.dtype, jnp.floating)
+        return jnp.array(x, dtype if floating and dtype else x.dtype, copy=True)
+
+    return jax.jit(lambda tree: jax.tree.map(one, tree))(params)
+
+
+def _checked(dtype: str | None) -> jnp.dtype | None:
+    if dtype is None:
+        return None
+    try:
+        found = jnp.dtype(dtype)
+    except TypeError:
+        found = None
+    if found is None or not jnp.issubdtype(found, jnp.floating):
+        raise UserError(
+            f"frozen_dtype = {dtype!r}: expected 'bfloat16', 'float32' or None"
+        )
+    return found
+
+
+def _is_sharded(params: PyTree) -> bool:
+    """Whether these are arrays on devices, as every run's are; others are not saved."""
+    return all(isinstance(x, jax.Array) for x in jax.tree.leaves(params))
+
+
+def _resolve(path: str) -> str:
+    """The path of one checkpoint: itself, or the latest of a folder of them."""
+    path = checks.absolute(path)
+    try:
+        step = checks.checkpoint_step(path)
+    except UserError as error:
+        raise UserError(f"frozen_checkpoint: {error}") from None
+    name = f"checkpoint_{step}"
+    return str(path if path.name == name else path / name)
+
+
+def _read_record(folder: epath.Path) -> str | None:
+    record = folder / RECORD
+    if not record.exists():
+        return None
+    try:
+        checkpoint = json.loads(record.read_text())["checkpoint"]
+    except (ValueError, KeyError, TypeError):
+        raise UserError(
+            f"{record} is not a record of a frozen model: expected"
+            ' {"checkpoint": PATH, "step": STEP}'
+        ) from None
+    # A copy within the model folder moves with it.
+    return str(folder / checkpoint)
+
+
+def _write_record(folder: epath.Path, checkpoint: str) -> None:
+    if jax.process_index() != 0:
+        return
+    path = epath.Path(checkpoint)
+    inside = path.is_relative_to(folder)
+    record = {
+        "checkpoint": str(path.relative_to(folder) if inside else path),
+        "step": checks.checkpoint_step(path),
+    }
+    records.write_json(folder / RECORD, record)
+
+
+def _parameters_only(train_state) -> train_state_lib.InferenceState:
+    """The train state without its optimizer: what of a checkpoint is frozen."""
+    return train_state_lib.InferenceState(
+        step=train_state.step,
+        params=train_state.params,
+        params_axes=train_state.params_axes,
+    )
+
+
+def _manager(folder, state, partitioner, dtype=None):
+    return checkpoints.OrbaxCheckpointManagerInterface(
+        str(folder), state, partitioner, period=1, restore_dtype=dtype
+    )
+
+
+def _restore(path: str, train_state, partitioner, dtype) -> PyTree:
+    checks.checkpoint(path)
+    checks.architecture(path, train_state.params)
+    logging.info("The frozen model is %s.", path)
+    state = jax.eval_shape(lambda: _parameters_only(train_state))
+    folder = epath.Path(path).parent
+    manager = _manager(folder, state, partitioner, _checked(dtype))
+    restored = manager.restore(path=path)
+    manager.close()
+    return restored.params
+
+
+def _save_copy(folder: epath.Path, train_state, partitioner) -> str:
+    """Saves the starting parameters in the model folder; returns the checkpoint."""
+    copies = folder / COPY
+    checkpoint = copies / f"checkpoint_{int(utils.get_local_data(train_state.step))}"
+    if jax.process_index() == 0:
+        # A run that was killed before its first checkpoint starts afresh.
+        if copies.exists():
+            copies.rmtree()
+        copies.mkdir(parents=True)
+    utils.sync_global_devices("t5patches:frozen_copy")
+    manager = _manager(copies, _parameters_only(train_state), partitioner)
+    manager.save(_parameters_only(train_state))
+    manager.wait_until_finished()
+    manager.close()
+    return str(checkpoint)
