@@ -214,16 +214,21 @@ def checkpoint_step(path: epath.PathLike) -> int:
     return steps[-1]
 
 
-def choose_checkpoint(path: epath.PathLike, which: str | int = "best") -> str:
+def choose_checkpoint(path: epath.PathLike | None, which: str | int = "best") -> str:
     """The path of one checkpoint of a model folder. Also for gin files.
 
     Args:
-        path: the model folder.
+        path: the model folder; None, an unset macro, is refused.
         which: 'best' (the lowest validation loss, by `best.json`), 'latest', or a step.
 
     Raises:
         UserError: there is no such checkpoint; the message says which there are.
     """
+    if path is None:
+        raise UserError(
+            f"to choose the {which!r} checkpoint, name the model folder (in our gin"
+            " files: INITIAL_MODEL_DIR)"
+        )
     folder = absolute(path)
     if _STEP.fullmatch(folder.name):
         raise UserError(

@@ -146,8 +146,12 @@ _SCRIPTS = {
     "train": (
         "Fine-tunes or updates a model: the gin file says which.",
         """\
-reads   the task's files and the checkpoint INITIAL_CHECKPOINT_PATH
-writes  checkpoints, TensorBoard scalars and config.gin to MODEL_DIR
+reads   the task's files and the checkpoint INITIAL_CHECKPOINT_PATH (with --checkpoint
+        best|latest|STEP: a checkpoint of the model folder that it names)
+writes  checkpoints, TensorBoard scalars, config.gin and best.json (the checkpoint with
+        the lowest validation loss) to MODEL_DIR
+
+SIGTERM ends it after the step, saved, with status 0. Typed again, the command goes on.
 
 example (an update of a fine-tuned model):
   t5patches train --gin_file=models/t5_1_1_small.gin --gin_file=methods/tnff.gin \\
@@ -157,21 +161,24 @@ example (an update of a fine-tuned model):
     "infer": (
         "Runs a model over a task, as T5X's infer script does.",
         """\
-reads   the task's files and the checkpoint CHECKPOINT_PATH
+reads   the task's files and the checkpoint CHECKPOINT_PATH (with --checkpoint
+        best|latest|STEP: a checkpoint of the model folder that it names)
 writes  JSON lines to INFER_OUTPUT_DIR
 """,
     ),
     "eval": (
         "Computes a task's metrics for checkpoints, as T5X's eval script does.",
         """\
-reads   the task's files and the checkpoint CHECKPOINT_PATH
+reads   the task's files and the checkpoint CHECKPOINT_PATH (with --checkpoint
+        best|latest|STEP: a checkpoint of the model folder that it names)
 writes  metrics and predictions to EVAL_OUTPUT_DIR
 """,
     ),
     "generate": (
         "Generates with a model on a task's split (greedily, with our gin files).",
         """\
-reads   the task's files and the checkpoint CHECKPOINT_PATH
+reads   the task's files and the checkpoint CHECKPOINT_PATH (with --checkpoint
+        best|latest|STEP: a checkpoint of the model folder that it names)
 writes  predictions, TASK-predict-00000-of-00001.jsonl, to INFER_OUTPUT_DIR:
         one JSON line each with inputs, prediction, target_tokens, id
 

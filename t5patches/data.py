@@ -8,6 +8,10 @@ It is a `get_dataset_fn` for T5X's `train`, on either engine.
 
 from __future__ import annotations
 
+import dataclasses
+import functools
+
+import seqio
 from absl import logging
 from t5x import utils
 
@@ -59,6 +63,7 @@ def get_dataset(
             f"{cfg.mixture_or_task_name}: train/utils.DatasetConfig.seed must be a"
             " number, so that a resumed run sees the input that it would have seen"
         )
+    cfg, feature_converter_cls = _with_ids(cfg, feature_converter_cls)
     dataset = utils.get_dataset(cfg, shard_id, num_shards, feature_converter_cls)
     steps = checkpoint_steps(model_dir)
     if not steps:
@@ -67,3 +72,26 @@ def get_dataset(
     if done:
         logging.info("Resuming at step %d: skipping %d batches.", steps[-1], done)
     return dataset.skip(done)
+
+
+def _with_ids(cfg: utils.DatasetConfig, feature_converter_cls):
+    """Lets the task's feature `id` through to the batches, which models ignore.
+
+    It must be one integer, an output feature of rank 1; of packed rows there is none.
+    A trainer that stops at a bad batch reports these ids.
+
+    Returns:
+      A configuration and a feature converter's class.
+    """
+    if cfg.module:
+        utils.import_module(cfg.module)
+    provider = seqio.maybe_get_mixture_or_task(cfg.mixture_or_task_name)
+    feature = provider.output_features.get("id")
+    if cfg.pack or feature is None or not feature.dtype.is_integer or feature.rank != 1:
+        return cfg, feature_converter_cls
+    spec = seqio.FeatureConverter.FeatureSpec(dtype=feature.dtype)
+    lengths = {**cfg.task_feature_lengths, "id": 1}
+    return (
+        dataclasses.replace(cfg, task_feature_lengths=lengths),
+        functools.partial(feature_converter_cls, passthrough_features={"id": spec}),
+    )

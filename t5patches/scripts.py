@@ -1,9 +1,9 @@
 """T5X's scripts train, infer and eval, as functions, on either engine.
 
 `run("train", ["--gin_file=…", "--gin.MODEL_DIR='…'"])` takes the flags of
-`python -m t5x.train` and does what it does, with three things more: our gin files are
-found, mistakes become a `UserError`, and it shows how far it is. It may be called any
-number of times in one process.
+`python -m t5x.train` and does what it does, with four things more: our gin files are
+found, mistakes become a `UserError`, it shows how far it is, and `--checkpoint` chooses
+among a model folder's checkpoints. It may be called any number of times in one process.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import logging
 import os
 import pathlib
 import shutil
+import signal
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -31,6 +32,12 @@ SCRIPTS = {
     "train": ("t5x.train", "train"),
     "infer": ("t5x.infer", "infer"),
     "eval": ("t5x.eval", "evaluate"),
+}
+# The macro of our gin files that names the checkpoint a script starts from.
+_CHECKPOINT_MACROS = {
+    "train": "INITIAL_CHECKPOINT_PATH",
+    "infer": "CHECKPOINT_PATH",
+    "eval": "CHECKPOINT_PATH",
 }
 
 
@@ -52,7 +59,8 @@ def run(script: str, argv: Sequence[str], description: str | None = None) -> Non
         description: what the progress bar says, the script's name if None.
 
     Raises:
-        UserError: wrong flags, gin files, tasks or checkpoints.
+        UserError: wrong flags, gin files, tasks or checkpoints; a loss that is NaN.
+        SystemExit: training was stopped by SIGTERM, its checkpoint is saved; status 0.
     """
     flags = _parse_flags(script, argv)
     _engine.install()
@@ -61,8 +69,11 @@ def run(script: str, argv: Sequence[str], description: str | None = None) -> Non
     module = importlib.import_module(module_name)
     entry = _entry(getattr(module, function_name))
     entry.watch.description = description or script
-    with _as_main(function_name, entry), _fresh_gin() as gin:
+    with _as_main(function_name, entry), _fresh_gin() as gin, _signals_as_before():
         configured = _parse_gin(gin, entry, module, flags)
+        entry.watch.chosen = flags.checkpoint is not None
+        if flags.checkpoint is not None:
+            _choose_checkpoint(gin, _CHECKPOINT_MACROS[script], flags.checkpoint)
         extra = {}
         if getattr(flags, "shard_id", None) is not None:
             extra["shard_id"] = flags.shard_id
@@ -104,6 +115,13 @@ def _define_flags(script: str):
     define("integer", "process_count", None, "How many processes it has.")
     define("integer", "process_index", None, "Which of them this one is.")
     define("integer", "initialization_timeout", None, "Seconds to wait for it.")
+    define(
+        "string",
+        "checkpoint",
+        None,
+        f"best, latest or a step: {_CHECKPOINT_MACROS[script]} is a model folder, and "
+        "this is its checkpoint to take.",
+    )
     if script == "infer":
         define("integer", "shard_id", None, "Overrides --gin.infer.shard_id.")
     return values
@@ -235,6 +253,35 @@ def _parse_gin(gin, entry, module, flags) -> Callable[..., Any]:
     return configured
 
 
+def _choose_checkpoint(gin, macro: str, which: str) -> None:
+    """Replaces the model folder that a macro names by one of its checkpoints."""
+    from t5patches import checks
+
+    name = f"{macro}/macro.value"
+    try:
+        folder = gin.query_parameter(name)
+    except ValueError:
+        folder = None
+    if not isinstance(folder, str):
+        raise UserError(
+            f"--checkpoint={which} chooses among the checkpoints of a model folder: "
+            f"name it with --gin.{macro}=\"'FOLDER'\""
+        )
+    with gin.unlock_config():
+        gin.bind_parameter(name, checks.choose_checkpoint(folder, which))
+
+
+@contextlib.contextmanager
+def _signals_as_before() -> Iterator[None]:
+    """Takes SIGTERM back from a trainer that the engine did not close."""
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        if signal.getsignal(signal.SIGTERM) is not before:
+            signal.signal(signal.SIGTERM, before)
+
+
 @contextlib.contextmanager
 def _without_path_errors() -> Iterator[None]:
     """Gin logs an error per folder that it looked into; what it raises says it all."""
@@ -259,6 +306,7 @@ class _Watch:
     def __init__(self):
         self.description = ""
         self.entered = False  # Whether the configuration has been evaluated.
+        self.chosen = False  # Whether --checkpoint named the one to restore.
 
 
 @functools.cache  # Gin must see one object, however often a script is run.
@@ -287,6 +335,8 @@ def _entry(function: Callable[..., Any]) -> Callable[..., Any]:
             if parameter.default is not parameter.empty
         }
         arguments = {**defaults, **kwargs}
+        if watch.chosen and "restore_checkpoint_cfg" in arguments:
+            arguments["restore_checkpoint_cfg"].mode = "specific"
         _make_paths_absolute(arguments)
         _check(function.__name__, arguments)
         with _showing_progress(watch.description, function.__name__, arguments):

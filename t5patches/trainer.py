@@ -220,7 +220,11 @@ class WatchedTrainer(t5x_trainer.Trainer):
         )
         if stopping:
             summary.result()
-            logging.warning("SIGTERM: the run stops after step %d.", step)
+            logging.warning(
+                "SIGTERM: stopping after step %d. Its checkpoint is saved now; the same"
+                " command goes on from there.",
+                step,
+            )
             raise watch.Preempted
         return summary
 

@@ -1,0 +1,59 @@
+"""An annotated task that gin/runs can train on in seconds; for gin files, too."""
+
+import seqio
+import tensorflow as tf
+
+from t5patches import models
+from tests import engine_toy
+
+TASK = "toy_annotated"
+ROWS = 24
+
+
+def register() -> str:
+    """Registers the task once; returns its name."""
+    if TASK not in seqio.TaskRegistry.names():
+        text = seqio.Feature(engine_toy.VOCABULARY, add_eos=False)
+        plain = seqio.Feature(seqio.PassThroughVocabulary(ROWS), add_eos=False)
+        seqio.TaskRegistry.add(
+            TASK,
+            source=seqio.FunctionDataSource(_examples, splits=["train", "validation"]),
+            preprocessors=[],
+            output_features={
+                "inputs": text,
+                "targets": text,
+                "target_annotations": plain,
+                "id": plain,
+            },
+        )
+    return TASK
+
+
+def _examples(split, shuffle_files=False, seed=None):
+    del split, shuffle_files, seed
+
+    def example(i):
+        inputs = tf.concat([engine_toy.VOCABULARY.encode_tf(b"row "), [i + 68]], 0)
+        targets = tf.concat([inputs[::-1], [1]], 0)
+        return {
+            "inputs": tf.cast(inputs, tf.int32),
+            "targets": tf.cast(targets, tf.int32),
+            # The second token is unwanted in every third row.
+            "target_annotations": tf.cast(tf.range(6) == 1, tf.int32)
+            * tf.cast(i % 3 == 0, tf.int32),
+            "id": [tf.cast(i, tf.int32)],
+        }
+
+    return tf.data.Dataset.range(ROWS).map(example)
+
+
+class PoisonedModel(models.EncoderDecoderModelTNFF):
+    """The loss of a batch with row `POISON` is not a number."""
+
+    POISON = 17
+
+    def loss_fn(self, params, batch, dropout_rng, orig_params=None):
+        loss, metrics = super().loss_fn(params, batch, dropout_rng, orig_params)
+        bad = (batch["encoder_input_tokens"] == self.POISON + 68).any()
+        loss = loss / (1 - bad)
+        return loss, {**metrics, "loss": metrics["loss"].replace(total=loss)}
