@@ -500,6 +500,8 @@ def check_prediction(row: Row, where: str, index: int, vocabulary: Any = None) -
     checked = dict(row)
     for field in ("inputs", "prediction"):
         _check_text(row, field, where)
+    if "corrected" in row:
+        _check_text(row, "corrected", where)
     checked["id"] = _check_id(row, where)
     if "target_tokens" in row:
         _check_tokens(row["target_tokens"], where, vocabulary)
@@ -673,9 +675,16 @@ def encode(vocabulary: Any, text: str) -> list[int]:
 
 
 def training_features(row: Row, vocabulary: Any) -> dict[str, list[int]]:
-    """Returns the TFRecord features of an annotated prediction."""
-    return {
+    """Returns the TFRecord features of an annotated prediction.
+
+    They are `inputs`, `targets`, `target_annotations` and, where the row says in
+    `corrected` what the output should have been, `corrected_targets`.
+    """
+    features = {
         "inputs": encode(vocabulary, row["inputs"]),
         "targets": row["target_tokens"],
         "target_annotations": row["target_annotations"],
     }
+    if "corrected" in row:
+        features["corrected_targets"] = encode(vocabulary, row["corrected"])
+    return features

@@ -1,4 +1,4 @@
-"""SeqIO tasks over files that a gin file names.
+"""SeqIO tasks over files that a gin file names, and over the paper's data sets.
 
 Each function registers a task and returns its name, so that gin can use it wherever a
 task's name is expected::
@@ -10,8 +10,28 @@ task's name is expected::
         name = 'comments'
         files = {'train': 'data/train.jsonl', 'validation': 'data/validation.jsonl'}
         vocabulary = %VOCABULARY
+
+`t5patches.tasks.public` registers the public data sets by name when it is imported.
 """
 
-from .files import annotated_task, text_task, truncation
+from .annotated import (
+    annotated_task,
+    corrective_task,
+    filtered_task,
+    negative_task,
+    truncation,
+)
+from .datasets import civil_comments_spans_task, civil_comments_task, xsum_task
+from .files import text_task
 
-__all__ = ["annotated_task", "text_task", "truncation"]
+__all__ = [
+    "annotated_task",
+    "civil_comments_spans_task",
+    "civil_comments_task",
+    "corrective_task",
+    "filtered_task",
+    "negative_task",
+    "text_task",
+    "truncation",
+    "xsum_task",
+]

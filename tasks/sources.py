@@ -1,4 +1,4 @@
-"""Data sources over a user's files: checked text in memory, TFRecords streamed."""
+"""Data sources over a user's text files: JSON lines, CSV, Parquet."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import csv
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import seqio
 import tensorflow as tf
 from etils import epath
@@ -18,11 +17,6 @@ Files = Mapping[str, str | Sequence[str]]
 
 # The csv module stops at fields of 128 KiB by default; documents can be longer.
 csv.field_size_limit(2**24)
-
-_INT64S = {
-    name: tf.io.RaggedFeature(tf.int64, row_splits_dtype=tf.int64)
-    for name in ("inputs", "targets", "target_annotations")
-}
 
 
 def split_files(files: Files, split: str, suffix: str) -> list[str]:
@@ -38,26 +32,24 @@ def split_files(files: Files, split: str, suffix: str) -> list[str]:
     return records.expand(files[split], suffix)
 
 
-class TextSource(seqio.DataSource):
-    """Text pairs of JSON-lines or CSV files, checked when read and held in memory.
+class FileSource(seqio.DataSource):
+    """Columns of JSON-lines, CSV or Parquet files, checked when read, kept in memory.
 
-    Yields `inputs`, `targets` and `id_pretokenized`, scalar strings. The id has that
-    name since features so named pass through T5X's inference to what writes the
-    results. Shuffling is complete: every epoch is another order of the whole split,
-    fixed by the seed.
+    A subclass says what a row gives (`_columns_of`). Shuffling is complete: every epoch
+    is another order of the whole split, fixed by the seed.
+
+    Attributes:
+      dtypes: the columns and their types; `id_pretokenized` is one of them. The id has
+        that name since features so named pass through T5X's inference to what writes
+        the results.
     """
 
-    def __init__(
-        self, files: Files, inputs_key: str, targets_key: str | None, id_key: str
-    ):
-        super().__init__(
-            splits=tuple(files),
-            caching_permitted=False,
-            performs_internal_shuffling=True,
-        )
+    dtypes: Mapping[str, tf.DType]
+
+    def __init__(self, files: Files):
+        super().__init__(splits=tuple(files), performs_internal_shuffling=True)
         self._files = files
-        self._keys = (inputs_key, targets_key, id_key)
-        self._held: dict[str, tuple[Any, dict[str, list[str]]]] = {}
+        self._held: dict[str, tuple[Any, dict[str, list[Any]]]] = {}
 
     @property
     def supports_arbitrary_sharding(self) -> bool:
@@ -67,7 +59,7 @@ class TextSource(seqio.DataSource):
         return [split]
 
     def num_input_examples(self, split: str) -> int:
-        return len(self.columns(split)["inputs"])
+        return len(self.columns(split)["id_pretokenized"])
 
     def get_dataset(
         self,
@@ -79,16 +71,17 @@ class TextSource(seqio.DataSource):
     ) -> tf.data.Dataset:
         columns = self.columns(split)
         ds = tf.data.Dataset.from_tensor_slices(
-            {name: tf.constant(values, tf.string) for name, values in columns.items()}
+            {name: _tensor(columns[name], dtype) for name, dtype in self.dtypes.items()}
         )
         if shard_info and shard_info.num_shards > 1:
             ds = ds.shard(shard_info.num_shards, shard_info.index)
         if shuffle:
-            ds = ds.shuffle(len(columns["inputs"]), seed, reshuffle_each_iteration=True)
+            size = self.num_input_examples(split)
+            ds = ds.shuffle(size, seed, reshuffle_each_iteration=True)
         return ds
 
-    def columns(self, split: str) -> dict[str, list[str]]:
-        """Returns the split's texts by feature, read anew only if a file has changed.
+    def columns(self, split: str) -> dict[str, list[Any]]:
+        """Returns the split's columns, read anew only if a file has changed.
 
         Raises:
           UserError: naming file, line and field; or if there is no line.
@@ -100,37 +93,57 @@ class TextSource(seqio.DataSource):
             self._held[split] = (state, self._read(paths, split))
         return self._held[split][1]
 
-    def _read(self, paths: Sequence[str], split: str) -> dict[str, list[str]]:
-        names = ("inputs", "targets", "id_pretokenized")
-        columns: dict[str, list[str]] = {name: [] for name in names}
+    def _read(self, paths: Sequence[str], split: str) -> dict[str, list[Any]]:
+        columns: dict[str, list[Any]] = {name: [] for name in self.dtypes}
         for path in paths:
             for where, row in read_rows(path):
-                for name, text in zip(names, self._texts(row, where), strict=True):
-                    columns[name].append(text)
-                if columns["id_pretokenized"][-1] == "":
-                    columns["id_pretokenized"][-1] = (
-                        f"{split}:{len(columns['inputs']) - 1}"
-                    )
-        if not columns["inputs"]:
+                values = self._columns_of(row, where)
+                if not values["id_pretokenized"]:
+                    index = len(columns["id_pretokenized"])
+                    values["id_pretokenized"] = f"{split}:{index}"
+                for name, column in columns.items():
+                    column.append(values[name])
+        if not columns["id_pretokenized"]:
             raise UserError(f"{', '.join(paths)}: no examples in it")
         return columns
 
-    def _texts(self, row: records.Row, where: str) -> tuple[str, str, str]:
+    def _columns_of(self, row: records.Row, where: str) -> dict[str, Any]:
+        """Returns a value per column, the id "" where the row has none."""
+        raise NotImplementedError
+
+
+def _tensor(values: list[Any], dtype: tf.DType) -> tf.Tensor | tf.RaggedTensor:
+    if values and isinstance(values[0], list):
+        return tf.ragged.constant(values, dtype, ragged_rank=1)
+    return tf.constant(values, dtype)
+
+
+class TextSource(FileSource):
+    """Text pairs: `inputs`, `targets` and `id_pretokenized`, scalar strings."""
+
+    dtypes = dict.fromkeys(("inputs", "targets", "id_pretokenized"), tf.string)
+
+    def __init__(
+        self, files: Files, inputs_key: str, targets_key: str | None, id_key: str
+    ):
+        super().__init__(files)
+        self._keys = (inputs_key, targets_key, id_key)
+
+    def _columns_of(self, row: records.Row, where: str) -> dict[str, Any]:
         inputs_key, targets_key, id_key = self._keys
-        inputs = text_field(row, inputs_key, where)
-        targets = text_field(row, targets_key, where) if targets_key else ""
-        example_id = row.get(id_key)
-        if isinstance(example_id, bool) or not isinstance(example_id, str | int | None):
-            raise UserError(
-                f"{where}: field {id_key!r} must be a text or a whole number"
-            )
-        return inputs, targets, "" if example_id is None else str(example_id)
+        return {
+            "inputs": text_field(row, inputs_key, where),
+            "targets": text_field(row, targets_key, where) if targets_key else "",
+            "id_pretokenized": id_field(row, id_key, where),
+        }
 
 
 def read_rows(path: str) -> Iterator[tuple[str, records.Row]]:
-    """Yields (`file:line`, row) of a JSON-lines or CSV file, by the file's suffix."""
-    rows = _read_csv(path) if path.endswith(".csv") else records.read_jsonl(path)
-    for number, row in rows:
+    """Yields (`file:line`, row) of a JSON-lines, CSV or Parquet file, by its suffix."""
+    reader = {".csv": _read_csv, ".parquet": _read_parquet}.get(
+        epath.Path(path).suffix, records.read_jsonl
+    )
+    for number, row in reader(path):
         yield f"{path}:{number}", row
 
 
@@ -150,6 +163,33 @@ def _read_csv(path: str) -> Iterator[tuple[int, records.Row]]:
             start = reader.line_num + 1
     except csv.Error as error:
         raise UserError(f"{path}:{start}: not valid CSV ({error})") from error
+
+
+def _read_parquet(path: str) -> Iterator[tuple[int, records.Row]]:
+    import pyarrow
+    from pyarrow import parquet
+
+    number = 1
+    try:
+        with epath.Path(path).open("rb") as file:
+            for batch in parquet.ParquetFile(file).iter_batches(batch_size=1024):
+                for row in batch.to_pylist():
+                    yield number, row
+                    number += 1
+    except pyarrow.ArrowException as error:
+        raise UserError(f"{path}: not a readable Parquet file ({error})") from error
+
+
+def id_field(row: records.Row, key: str, where: str) -> str:
+    """Returns the id of a row as text, "" where it has none.
+
+    Raises:
+      UserError: naming `where` and the field, if it is neither text nor whole number.
+    """
+    value = row.get(key)
+    if isinstance(value, bool) or not isinstance(value, str | int | None):
+        raise UserError(f"{where}: field {key!r} must be a text or a whole number")
+    return "" if value is None else str(value)
 
 
 def text_field(row: records.Row, key: str, where: str) -> str:
@@ -174,116 +214,3 @@ def text_field(row: records.Row, key: str, where: str) -> str:
             f"{where}: field {key!r} has half of a surrogate pair, which is not text"
         ) from error
     return value
-
-
-def annotated_source(files: Files) -> seqio.DataSource:
-    """Returns a source of annotated TFRecords (`records.training_features`)."""
-    description = {
-        name: tf.io.FixedLenSequenceFeature([], tf.int64, allow_missing=True)
-        for name in _INT64S
-    }
-    expanded = {split: split_files(files, split, ".tfrecord") for split in files}
-    return seqio.TFExampleDataSource(expanded, feature_description=description)
-
-
-def check_annotated(
-    files: Files, split: str, lengths: Mapping[str, int], vocabulary_size: int
-) -> dict[str, int]:
-    """Checks the TFRecords of a split and counts what `lengths` would cut off.
-
-    Args:
-      files: TFRecord files by split.
-      split: which.
-      lengths: limits of `inputs` and `targets`; a missing one cuts nothing.
-      vocabulary_size: ids must be below it.
-
-    Returns:
-      Counts: `examples`, `unwanted_tokens`, `truncated_inputs`, `truncated_targets`
-      (examples), `dropped_unwanted_tokens`, and `examples_without_unwanted_left`, those
-      which had an unwanted token and lose every one.
-
-    Raises:
-      UserError: naming the file and the record.
-    """
-    counts: dict[str, int] = dict.fromkeys(
-        (
-            "examples",
-            "unwanted_tokens",
-            "truncated_inputs",
-            "truncated_targets",
-            "dropped_unwanted_tokens",
-            "examples_without_unwanted_left",
-        ),
-        0,
-    )
-    for path in split_files(files, split, ".tfrecord"):
-        first = 0
-        try:
-            for batch in tf.data.TFRecordDataset(path).batch(1024):
-                ragged = tf.io.parse_example(batch, _INT64S)
-                _check_batch(ragged, path, first, vocabulary_size)
-                for key, value in _count_batch(ragged, lengths).items():
-                    counts[key] += value
-                first += len(batch)
-        except tf.errors.OpError as error:
-            raise UserError(
-                f"{path}: not a readable TFRecord of annotated predictions "
-                f"({error.message.splitlines()[0]})"
-            ) from error
-    return counts
-
-
-def _check_batch(
-    ragged: Mapping[str, tf.RaggedTensor], path: str, first: int, vocabulary_size: int
-) -> None:
-    sizes = {name: value.row_lengths().numpy() for name, value in ragged.items()}
-    for name, size in sizes.items():
-        if not size.any():
-            raise UserError(
-                f"{path}: records without feature {name!r}; `t5patches annotate` "
-                "writes records with inputs, targets and target_annotations"
-            )
-    unequal = np.flatnonzero(sizes["targets"] != sizes["target_annotations"])
-    if unequal.size:
-        row = unequal[0]
-        raise UserError(
-            f"{path}: record {first + row} has {sizes['targets'][row]} targets and "
-            f"{sizes['target_annotations'][row]} target_annotations; there must be "
-            "one per target"
-        )
-    limits = {
-        "inputs": vocabulary_size,
-        "targets": vocabulary_size,
-        "target_annotations": 2,
-    }
-    for name, limit in limits.items():
-        values = ragged[name].values.numpy()
-        outside = np.flatnonzero((values < 0) | (values >= limit))
-        if outside.size:
-            row = ragged[name].value_rowids().numpy()[outside[0]]
-            raise UserError(
-                f"{path}: record {first + row}, feature {name!r}, has "
-                f"{values[outside[0]]}, which is not in [0, {limit}); "
-                "give the vocabulary that the records were made with"
-            )
-
-
-def _count_batch(
-    ragged: Mapping[str, tf.RaggedTensor], lengths: Mapping[str, int]
-) -> dict[str, int]:
-    inputs = ragged["inputs"].row_lengths().numpy()
-    targets = ragged["targets"].row_lengths().numpy()
-    marks = ragged["target_annotations"]
-    before = tf.reduce_sum(marks, axis=1).numpy()
-    kept = before
-    if "targets" in lengths:
-        kept = tf.reduce_sum(marks[:, : lengths["targets"]], axis=1).numpy()
-    counts = {
-        "examples": inputs.size,
-        "unwanted_tokens": before.sum(),
-        "truncated_inputs": (inputs > lengths.get("inputs", inputs)).sum(),
-        "truncated_targets": (targets > lengths.get("targets", targets)).sum(),
-        "dropped_unwanted_tokens": (before - kept).sum(),
-        "examples_without_unwanted_left": ((before > 0) & (kept == 0)).sum(),
-    }
-    return {key: int(value) for key, value in counts.items()}

@@ -211,6 +211,7 @@ def test_truncated_annotations_are_counted_and_reported(tmp_path, caplog):
     assert rows[0]["inputs"].tolist() == [*VOCABULARY.encode("hello 0")[:2], 1]
     assert tasks.truncation(name, "train", {"inputs": 3, "targets": 5}) == {
         "examples": 6,
+        "examples_with_unwanted": 3,
         "unwanted_tokens": 3,
         "truncated_inputs": 6,
         "truncated_targets": 6,

@@ -1,0 +1,303 @@
+"""Civil Comments: which comments, in which split, and how they become examples."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import seqio
+import tensorflow as tf
+
+from t5patches import records
+from t5patches.errors import UserError
+
+from .annotated import end_inputs_with_eos
+from .files import SHUFFLE_BUFFER_SIZE
+from .registry import plain, register
+from .sources import Files, FileSource, id_field, text_field
+from .tfds import TfdsSource
+
+# The one split of a source that holds all comments.
+ALL = "all"
+
+# Tenths of all comments: their ids' hashes modulo 10.
+SPLITS = {"train": range(8), "validation": range(8, 9), "test": range(9, 10)}
+
+
+@dataclasses.dataclass(frozen=True)
+class Limits:
+    """Which comments are taken; each limit is still inside.
+
+    Attributes:
+      min_words: by white space.
+      max_words: by white space.
+      min_toxicity: share of the raters who found the comment toxic.
+      max_toxicity: as that.
+    """
+
+    min_words: int
+    max_words: int
+    min_toxicity: float
+    max_toxicity: float
+
+
+class CommentFiles(FileSource):
+    """Comments of files: `text`, `toxicity` and `id_pretokenized`."""
+
+    dtypes = {
+        "text": tf.string,
+        "toxicity": tf.float32,
+        "id_pretokenized": tf.string,
+    }
+
+    def __init__(self, files: Files, text_key: str, toxicity_key: str, id_key: str):
+        super().__init__(files)
+        self._keys = (text_key, toxicity_key, id_key)
+
+    def _columns_of(self, row: records.Row, where: str) -> dict[str, Any]:
+        text_key, toxicity_key, id_key = self._keys
+        text = text_field(row, text_key, where)
+        toxicity = row.get(toxicity_key, np.nan)  # NaN passes every limit.
+        try:
+            toxicity = float(toxicity)
+        except (TypeError, ValueError) as error:
+            raise UserError(
+                f"{where}: field {toxicity_key!r} must be a number, not {toxicity!r}"
+            ) from error
+        return {
+            "text": text,
+            "toxicity": toxicity,
+            "id_pretokenized": id_field(row, id_key, where),
+        }
+
+
+class CommentSource(seqio.DataSource):
+    """The comments within limits, in splits by a hash of their ids.
+
+    Args:
+      whole: has all comments in one split: `text`, `toxicity`, `id_pretokenized`.
+      limits: which of them to take.
+    """
+
+    def __init__(self, whole: seqio.DataSource, limits: Limits):
+        super().__init__(
+            splits=tuple(SPLITS),
+            performs_internal_shuffling=whole.performs_internal_shuffling,
+        )
+        self._whole = whole
+        self._limits = limits
+        self._counted: dict[str, int] = {}
+
+    @property
+    def supports_arbitrary_sharding(self) -> bool:
+        return self._whole.supports_arbitrary_sharding
+
+    def list_shards(self, split: str) -> list[str]:
+        return self._whole.list_shards(ALL)
+
+    def num_input_examples(self, split: str) -> int:
+        """Counts the split's comments, once, which reads them all."""
+        if split not in self._counted:
+            ds = self.get_dataset(split, shuffle=False).batch(4096)
+            sizes = ds.map(lambda x: tf.size(x["text"], tf.int64))
+            self._counted[split] = int(sizes.reduce(np.int64(0), tf.add))
+            if not self._counted[split]:
+                raise UserError(
+                    f"no comment for split {split!r} is within {self._limits}"
+                )
+        return self._counted[split]
+
+    def get_dataset(
+        self,
+        split: str = "train",
+        shuffle: bool = True,
+        seed: int | None = None,
+        shard_info: seqio.ShardInfo | None = None,
+        **unused: Any,
+    ) -> tf.data.Dataset:
+        internal = self._whole.performs_internal_shuffling
+        ds = self._whole.get_dataset(
+            ALL, shuffle=shuffle and not internal, seed=seed, shard_info=shard_info
+        )
+        names = ("text", "toxicity", "id_pretokenized")
+        ds = ds.map(lambda example: {name: example[name] for name in names})
+        # A batch at a time is twenty times as fast as a comment at a time.
+        ds = ds.batch(1024).map(self._select(split), num_parallel_calls=4).unbatch()
+        if shuffle and internal:
+            size = self._whole.num_input_examples(ALL)
+            ds = ds.shuffle(size, seed, reshuffle_each_iteration=True)
+        return ds
+
+    def _select(self, split: str) -> Callable[..., dict[str, tf.Tensor]]:
+        limits, tenths = self._limits, SPLITS[split]
+
+        def select(batch: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+            ids, text, toxicity = (
+                batch[name] for name in ("id_pretokenized", "text", "toxicity")
+            )
+            # Ids by place are no property of the comment; its text is.
+            by_place = tf.strings.regex_full_match(ids, f"{ALL}:[0-9]+")
+            key = tf.where(by_place, text, ids)
+            tenth = tf.strings.to_hash_bucket_fast(key, 10)
+            words = tf.strings.split(text).row_lengths()
+            outside = (
+                (tenth < tenths.start)
+                | (tenth >= tenths.stop)
+                | (words < limits.min_words)
+                | (words > limits.max_words)
+                | (toxicity < limits.min_toxicity)
+                | (toxicity > limits.max_toxicity)
+            )
+            return {
+                name: tf.boolean_mask(value, ~outside) for name, value in batch.items()
+            }
+
+        return select
+
+
+def cut_in_two(share: float) -> Callable[[tf.data.Dataset], tf.data.Dataset]:
+    """Returns a preprocessor: a comment's first words are `inputs`, its rest `targets`.
+
+    Args:
+      share: of the words that come first; at least one word stands in each part.
+
+    Raises:
+      UserError: `share` is not between 0 and 1.
+    """
+    if not 0 < share < 1:
+        raise UserError(f"prefix_share must be between 0 and 1, not {share}")
+
+    def cut(example: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        words = tf.strings.split(example["text"])
+        count = tf.size(words)
+        middle = tf.cast(tf.round(share * tf.cast(count, tf.float32)), tf.int32)
+        middle = tf.clip_by_value(middle, 1, tf.maximum(count - 1, 1))
+        return {
+            "inputs": tf.strings.reduce_join(words[:middle], separator=" "),
+            "targets": tf.strings.reduce_join(words[middle:], separator=" "),
+            "id_pretokenized": example["id_pretokenized"],
+        }
+
+    return lambda ds: ds.map(cut, num_parallel_calls=tf.data.AUTOTUNE)
+
+
+# ---- Comments with toxic spans marked by people ----
+
+
+class SpanFiles(FileSource):
+    """Comments and the offsets of their toxic characters, of files."""
+
+    dtypes = {"text": tf.string, "spans": tf.int32, "id_pretokenized": tf.string}
+
+    def _columns_of(self, row: records.Row, where: str) -> dict[str, Any]:
+        text, offsets = text_field(row, "text", where), row.get("spans")
+        if isinstance(offsets, str):
+            try:
+                offsets = ast.literal_eval(offsets)
+            except (ValueError, SyntaxError) as error:
+                raise UserError(
+                    f"{where}: field 'spans' must be a list of character offsets"
+                ) from error
+        if not isinstance(offsets, list) or not all(type(i) is int for i in offsets):
+            raise UserError(
+                f"{where}: field 'spans' must be a list of character offsets"
+            )
+        if offsets and not (0 <= min(offsets) and max(offsets) < len(text)):
+            raise UserError(
+                f"{where}: field 'spans' has {min(offsets)} to {max(offsets)}, outside "
+                f"the {len(text)} characters of 'text'"
+            )
+        return {
+            "text": text,
+            "spans": offsets,
+            "id_pretokenized": id_field(row, "id", where),
+        }
+
+
+def register_spans(
+    name: str, vocabulary: seqio.Vocabulary, files: Files | None, tfds_name: str
+) -> str:
+    """Registers comments with spans as a task; see `civil_comments_spans_task`."""
+    if files is None:
+        source: seqio.DataSource = TfdsSource(tfds_name, {s: s for s in SPLITS})
+    else:
+        source = SpanFiles(plain(files))
+    return register(
+        name,
+        ("spans", None if files is None else plain(files), tfds_name, vocabulary),
+        source=source,
+        preprocessors=[
+            _encode_spans(vocabulary),
+            seqio.CacheDatasetPlaceholder(),
+            end_inputs_with_eos,
+        ],
+        output_features={
+            "inputs": seqio.Feature(vocabulary),
+            "targets": seqio.Feature(vocabulary),
+            "target_annotations": seqio.Feature(
+                seqio.PassThroughVocabulary(2), add_eos=False
+            ),
+        },
+        shuffle_buffer_size=(
+            None if source.performs_internal_shuffling else SHUFFLE_BUFFER_SIZE
+        ),
+    )
+
+
+def _encode_spans(vocabulary: seqio.Vocabulary):
+    def encode(text: bytes, offsets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        ids, marks = mark_offsets(text.decode(), offsets.tolist(), vocabulary)
+        return np.array(ids, np.int32), np.array(marks, np.int32)
+
+    def encoded(example: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        ids, marks = tf.numpy_function(
+            encode, [example["text"], example["spans"]], (tf.int32, tf.int32)
+        )
+        ids.set_shape([None])
+        marks.set_shape([None])
+        return {
+            "inputs": tf.constant([vocabulary.eos_id], tf.int32),
+            "targets": ids,
+            "target_annotations": marks,
+            "targets_pretokenized": example["text"],
+            "id_pretokenized": example["id_pretokenized"],
+        }
+
+    return lambda ds: ds.map(encoded, num_parallel_calls=tf.data.AUTOTUNE)
+
+
+def mark_offsets(
+    text: str, offsets: Sequence[int], vocabulary: seqio.Vocabulary
+) -> tuple[list[int], list[int]]:
+    """Encodes a text and marks the ids that stand for one of its characters.
+
+    The text is a person's, not a model's: its ids come from the tokenizer, which also
+    says which bytes of the text as it was (before normalising) each id stands for.
+
+    Args:
+      text: a comment.
+      offsets: characters of it.
+      vocabulary: a SentencePiece vocabulary, or ByT5's.
+
+    Returns:
+      (ids, EOS included; 0 or 1 for each). White space at the beginning of a token does
+      not count.
+    """
+    ids = records.encode(vocabulary, text)
+    starts = np.cumsum([0, *(len(character.encode()) for character in text)])
+    unwanted = np.zeros(starts[-1] + 1, bool)
+    for offset in offsets:
+        if not text[offset].isspace():
+            unwanted[starts[offset] : starts[offset + 1]] = True
+    if isinstance(vocabulary, seqio.ByteVocabulary):
+        return ids, [*map(int, unwanted[:-1]), 0]
+    pieces = vocabulary.tokenizer.encode(text, return_type="proto").pieces
+    marks, end = [], (0, 0)
+    # Backwards: of a character in several pieces, its bytes, only the last has a place.
+    for piece in reversed(pieces):
+        end = (piece.begin, piece.end) if piece.end > piece.begin else end
+        marks.append(int(unwanted[slice(*end)].any()))
+    return ids, [*reversed(marks), 0]

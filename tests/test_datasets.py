@@ -1,0 +1,435 @@
+"""The paper's data sets as tasks: from TFDS's format, from files, and by name."""
+
+import importlib
+import json
+
+import numpy as np
+import pytest
+import seqio
+import tensorflow as tf
+import tensorflow_datasets as tfds
+from small_vocabulary import small_vocabulary
+
+from t5patches import records, tasks
+from t5patches.errors import UserError
+from t5patches.tasks import comments, metrics
+
+VOCABULARY = small_vocabulary()
+LENGTHS = {"inputs": 16, "targets": 8}
+TEXT = tfds.features.Text()
+
+
+@pytest.fixture(autouse=True)
+def no_tasks_left_behind():
+    before = set(seqio.TaskRegistry.names())
+    yield
+    for name in set(seqio.TaskRegistry.names()) - before:
+        seqio.TaskRegistry.remove(name)
+    seqio.set_tfds_data_dir_override(None)
+    seqio.utils.LazyTfdsLoader._MEMOIZED_BUILDERS.clear()
+
+
+def read(name, split="train", lengths=LENGTHS, **options):
+    ds = seqio.get_mixture_or_task(name).get_dataset(
+        lengths, split, **{"shuffle": False, **options}
+    )
+    return list(ds.as_numpy_iterator())
+
+
+def ids(rows):
+    return [row["id_pretokenized"].decode() for row in rows]
+
+
+def articles(split, count):
+    return [
+        {"document": f"hello world {split} {i}", "summary": f"you {i}"}
+        for i in range(count)
+    ]
+
+
+def make_tfds(folder, name, version, features, splits, config=None):
+    """Writes a data set as TFDS has it, of the rows of each split."""
+    dtypes = {key: tf.as_dtype(feature.dtype) for key, feature in features.items()}
+    tfds.dataset_builders.store_as_tfds_dataset(
+        name=name,
+        version=version,
+        config=config,
+        features=tfds.features.FeaturesDict(features),
+        split_datasets={
+            split: tf.data.Dataset.from_tensor_slices(
+                {
+                    key: tf.ragged.constant([row[key] for row in rows], dtype)
+                    for key, dtype in dtypes.items()
+                }
+            )
+            for split, rows in splits.items()
+        },
+        data_dir=str(folder),
+    )
+    seqio.set_tfds_data_dir_override(str(folder))
+
+
+# ---- XSUM ----
+
+
+def test_xsum_of_tfds(tmp_path, caplog):
+    splits = {name: articles(name, 5) for name in ("train", "validation", "test")}
+    make_tfds(tmp_path, "xsum", "1.1.0", dict(document=TEXT, summary=TEXT), splits)
+    name = tasks.xsum_task("d_xsum", VOCABULARY, metric_fns=[metrics.rouge])
+    with caplog.at_level("WARNING", logger="absl"):
+        rows = read(name, "test")
+    assert "split test: 5 examples; the paper has 11301" in caplog.text
+    # TFDS has shuffled the examples as it wrote them.
+    assert ids(rows) == [f"test:{i}" for i in range(5)]
+    by_text = {row["inputs_pretokenized"].decode(): row for row in rows}
+    for i in range(5):
+        row = by_text[f"hello world test {i}"]
+        assert row["targets"].tolist() == [*VOCABULARY.encode(f"you {i}"), 1][:8]
+    # The id stays with the text in another order and in shards.
+    again = read(name, "test", shuffle=True, seed=1)
+    shards = [
+        read(name, "test", shard_info=seqio.ShardInfo(index, 2)) for index in range(2)
+    ]
+    pairs = lambda rows: {x["id_pretokenized"]: x["inputs_pretokenized"] for x in rows}
+    assert pairs(again) == pairs(sum(shards, [])) == pairs(rows)
+
+
+def test_xsum_that_tfds_does_not_have(tmp_path, monkeypatch):
+    def fails(builder, **options):
+        raise OSError("no network")
+
+    monkeypatch.setattr(tfds.core.DatasetBuilder, "download_and_prepare", fails)
+    seqio.set_tfds_data_dir_override(str(tmp_path))
+    name = tasks.xsum_task("d_xsum", VOCABULARY)
+    with pytest.raises(UserError, match=r"has no xsum:1.1.0 .*no network.*own"):
+        read(name)
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".parquet"])
+def test_xsum_of_files(tmp_path, suffix, caplog):
+    rows = [{**row, "id": f"x{i}"} for i, row in enumerate(articles("train", 3))]
+    path = tmp_path / f"train{suffix}"
+    if suffix == ".jsonl":
+        records.write_jsonl(path, rows)
+    else:
+        import pyarrow
+        from pyarrow import parquet
+
+        parquet.write_table(pyarrow.Table.from_pylist(rows), path)
+    name = tasks.xsum_task("d_xsum", VOCABULARY, {"train": str(path)})
+    with caplog.at_level("WARNING", logger="absl"):
+        found = read(name)
+    assert ids(found) == ["x0", "x1", "x2"]
+    assert found[1]["inputs_pretokenized"] == b"hello world train 1"
+    assert "split train: 3 examples; the paper has 203577" in caplog.text
+
+
+def test_a_broken_parquet_file(tmp_path):
+    path = tmp_path / "train.parquet"
+    path.write_bytes(b"PAR1 and nothing more")
+    name = tasks.xsum_task("d_xsum", VOCABULARY, {"train": str(path)})
+    with pytest.raises(UserError, match=r"train\.parquet: not a readable Parquet"):
+        read(name)
+
+
+# ---- Civil Comments ----
+
+
+def posts(count=300):
+    return [
+        {
+            "text": " ".join(f"w{j}" for j in range(i % 12 + 1)) + f" end{i}",
+            "id": str(10_000 + i),
+            "toxicity": (i % 11) / 10,
+        }
+        for i in range(count)
+    ]
+
+
+LIMITS = dict(min_words=4, max_words=10, min_toxicity=0.3, max_toxicity=0.8)
+
+
+def expected_posts(rows):
+    return {
+        row["id"]
+        for row in rows
+        if 4 <= len(row["text"].split()) <= 10 and 0.25 < row["toxicity"] < 0.85
+    }
+
+
+def test_civil_comments_in_splits_of_their_own(tmp_path, caplog):
+    rows = posts()
+    records.write_jsonl(tmp_path / "comments.jsonl", rows)
+    name = tasks.civil_comments_task(
+        "d_comments", VOCABULARY, str(tmp_path / "comments.jsonl"), **LIMITS
+    )
+    with caplog.at_level("WARNING", logger="absl"):
+        found = {split: ids(read(name, split)) for split in comments.SPLITS}
+    assert "the paper has 175754" in caplog.text
+    together = sum(found.values(), [])
+    assert len(together) == len(set(together))
+    assert set(together) == expected_posts(rows)
+    share = len(found["train"]) / len(together)
+    assert 0.7 < share < 0.9 and found["validation"] and found["test"]
+    # Other comments, another order: every comment stays in its split.
+    records.write_jsonl(tmp_path / "comments.jsonl", posts(400)[::-1])
+    for split, before in found.items():
+        assert set(before) <= set(ids(read(name, split)))
+    shuffled = ids(read(name, "train", shuffle=True, seed=0))
+    assert shuffled != ids(read(name, "train"))
+    assert sorted(shuffled) == sorted(ids(read(name, "train")))
+
+
+def test_civil_comments_of_tfds_are_those_of_files(tmp_path):
+    rows = posts()
+    features = dict(text=TEXT, id=TEXT, toxicity=tfds.features.Scalar(np.float32))
+    splits = {"train": rows[:200], "validation": rows[200:250], "test": rows[250:]}
+    make_tfds(
+        *(tmp_path, "civil_comments", "1.2.4", features, splits), config="CivilComments"
+    )
+    served = tasks.civil_comments_task("d_tfds", VOCABULARY, **LIMITS)
+    records.write_jsonl(tmp_path / "comments.jsonl", rows)
+    own = tasks.civil_comments_task(
+        "d_files", VOCABULARY, str(tmp_path / "comments.jsonl"), **LIMITS
+    )
+    for split in comments.SPLITS:
+        ours = {
+            x["id_pretokenized"]: x["targets_pretokenized"] for x in read(own, split)
+        }
+        theirs = read(served, split)
+        assert ours == {x["id_pretokenized"]: x["targets_pretokenized"] for x in theirs}
+
+
+def test_comments_without_ids_or_toxicity(tmp_path):
+    path = tmp_path / "comments.csv"
+    texts = [" ".join(f"w{i + j}" for j in range(9)) for i in range(60)]
+    path.write_text("text\n" + "\n".join(texts) + "\n")
+    name = tasks.civil_comments_task("d_comments", VOCABULARY, str(path))
+    found = {
+        split: {row["inputs_pretokenized"] for row in read(name, split)}
+        for split in comments.SPLITS
+    }
+    path.write_text("text\n" + "\n".join(texts[::-1]) + "\n")
+    for split, before in found.items():
+        assert before == {row["inputs_pretokenized"] for row in read(name, split)}
+    assert sum(map(len, found.values())) == 60
+
+
+@pytest.mark.parametrize(
+    ("share", "inputs", "targets"),
+    [
+        (0.5, b"a b", b"c d e"),
+        (0.9, b"a b c d", b"e"),
+        (0.01, b"a", b"b c d e"),
+    ],
+)
+def test_comments_are_cut_between_words(share, inputs, targets):
+    ds = tf.data.Dataset.from_tensors({"text": " a b\tc\nd  e", "id_pretokenized": "1"})
+    (row,) = comments.cut_in_two(share)(ds).as_numpy_iterator()
+    assert (row["inputs"], row["targets"]) == (inputs, targets)
+
+
+def test_limits_that_leave_nothing(tmp_path):
+    records.write_jsonl(tmp_path / "comments.jsonl", posts(30))
+    name = tasks.civil_comments_task(
+        "d_comments", VOCABULARY, str(tmp_path / "comments.jsonl"), min_words=100
+    )
+    with pytest.raises(UserError, match="no comment for split 'train' is within"):
+        read(name)
+    with pytest.raises(UserError, match="prefix_share must be between 0 and 1"):
+        tasks.civil_comments_task("d_x", VOCABULARY, "x", prefix_share=1.5)
+    records.write_jsonl(tmp_path / "comments.jsonl", [{"text": "a", "toxicity": "x"}])
+    with pytest.raises(UserError, match=r":1: field 'toxicity' must be a number"):
+        read(name)
+
+
+# ---- Toxic spans ----
+
+SPANS = [
+    {"text": "you stupid fool", "spans": [4, 5, 6, 7, 8, 9]},
+    {"text": "a  café 🎉 idiot", "spans": [8, 9, 10, 11, 12, 13, 14]},
+    {"text": "the day", "spans": []},
+]
+
+
+@pytest.mark.parametrize("vocabulary", [VOCABULARY, seqio.ByteVocabulary()])
+def test_marked_offsets_are_covered_and_no_others(vocabulary):
+    for row in SPANS:
+        text, offsets = row["text"], row["spans"]
+        found, marks = comments.mark_offsets(text, offsets, vocabulary)
+        assert found == records.encode(vocabulary, text) and len(marks) == len(found)
+        marked = [i for i, mark in zip(found, marks, strict=True) if mark]
+        wanted = "".join(text[i] for i in offsets)
+        decoded = vocabulary.decode(marked)
+        assert "".join(decoded.split()) == "".join(wanted.split())
+
+
+@pytest.mark.parametrize("kind", ["tfds", "csv", "jsonl"])
+def test_spans_task(tmp_path, kind):
+    files = None
+    if kind == "tfds":
+        features = dict(
+            text=TEXT,
+            id=TEXT,
+            spans=tfds.features.Tensor(shape=(None,), dtype=np.int32),
+        )
+        rows = [{**row, "id": str(i)} for i, row in enumerate(SPANS)]
+        splits = {split: rows for split in ("train", "validation", "test")}
+        config = "CivilCommentsToxicSpans"
+        make_tfds(tmp_path, "civil_comments", "1.2.4", features, splits, config)
+    elif kind == "csv":
+        lines = [f'"{row["spans"]}","{row["text"]}"\n' for row in SPANS]
+        (tmp_path / "t.csv").write_text("spans,text\n" + "".join(lines))
+        files = {"train": str(tmp_path / "t.csv")}
+    else:
+        records.write_jsonl(tmp_path / "t.jsonl", SPANS)
+        files = {"train": str(tmp_path / "t.jsonl")}
+    name = tasks.civil_comments_spans_task("d_spans", VOCABULARY, files)
+    rows = read(name, lengths={k: 64 for k in ("inputs", "targets")})
+    by_text = {row["targets_pretokenized"].decode(): row for row in rows}
+    for row in SPANS:
+        found, marks = comments.mark_offsets(row["text"], row["spans"], VOCABULARY)
+        assert by_text[row["text"]]["targets"].tolist() == found
+        assert by_text[row["text"]]["target_annotations"].tolist() == marks
+        assert by_text[row["text"]]["inputs"].tolist() == [1]
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ('"[1, 99]",abc', "has 1 to 99, outside the 3 characters"),
+        ('"[1, x]",abc', "must be a list of character offsets"),
+        ("1,abc", "must be a list of character offsets"),
+    ],
+)
+def test_wrong_spans_are_named(tmp_path, line, message):
+    (tmp_path / "t.csv").write_text(f"spans,text\n[],ok\n{line}\n")
+    files = {"train": str(tmp_path / "t.csv")}
+    name = tasks.civil_comments_spans_task("d_spans", VOCABULARY, files)
+    with pytest.raises(UserError, match=rf"t\.csv:3: field 'spans' {message}"):
+        read(name)
+
+
+# ---- Annotated generations and their baselines ----
+
+
+def annotated_files(folder, corrections=False):
+    rows = [
+        {
+            "inputs": "hello",
+            "target_tokens": [5, 6 + i, 7, 1],
+            "target_annotations": [0, i % 2, 0, 0],
+            **({"corrected": "the day"} if corrections and i == 1 else {}),
+        }
+        for i in range(4)
+    ]
+    features = [records.training_features(row, VOCABULARY) for row in rows]
+    records.write_tfrecords(folder / "a.tfrecord", features)
+    return {"train": str(folder / "a.tfrecord")}
+
+
+def test_the_baselines_over_annotated_generations(tmp_path):
+    files = annotated_files(tmp_path)
+    filtered = read(tasks.filtered_task("d_filtered", files, VOCABULARY))
+    assert [row["targets"].tolist() for row in filtered] == [[5, 6, 7, 1], [5, 8, 7, 1]]
+    assert set(filtered[0]) == {"inputs", "targets"}
+    corrected = read(tasks.corrective_task("d_corrective", files, VOCABULARY))
+    assert [row["targets"].tolist() for row in corrected] == [
+        *([5, 6, 7, 1], [5, 7, 1], [5, 8, 7, 1], [5, 7, 1])
+    ]
+    files = annotated_files(tmp_path, corrections=True)
+    rows = read(tasks.negative_task("d_negative", files, VOCABULARY))
+    assert [row["negative_targets"].tolist() for row in rows] == [
+        [5, 6 + i, 7, 1] for i in range(4)
+    ]
+    given = [*VOCABULARY.encode("the day"), 1][:8]
+    assert [row["corrected_targets"].tolist() for row in rows] == [
+        *([5, 6, 7, 1], given, [5, 8, 7, 1], [5, 7, 1])
+    ]
+
+
+def test_baselines_without_an_example(tmp_path):
+    marked = {"inputs": [4, 1], "targets": [5, 1], "target_annotations": [1, 0]}
+    records.write_tfrecords(tmp_path / "a.tfrecord", [marked])
+    files = {"train": str(tmp_path / "a.tfrecord")}
+    name = tasks.filtered_task("d_filtered", files, VOCABULARY)
+    with pytest.raises(UserError, match="every example has something unwanted"):
+        read(name)
+    name = tasks.corrective_task("d_corrective", files, VOCABULARY)
+    assert read(name) == []  # Nothing but EOS is left of it.
+
+
+# ---- SeqIO's cache, T5X's module, metrics ----
+
+
+def cache(name, split, folder):
+    """What `seqio_cache_tasks` writes for a split, without Beam."""
+    task = seqio.get_mixture_or_task(name)
+    rows = list(
+        task.preprocess_precache(task.source.get_dataset(split, shuffle=False))
+        .map(lambda example: example)
+        .as_numpy_iterator()
+    )
+    target = folder / name
+    target.mkdir(parents=True, exist_ok=True)
+    with tf.io.TFRecordWriter(str(target / f"{split}.tfrecord-00000-of-00001")) as file:
+        for row in rows:
+            file.write(seqio.utils.dict_to_tfexample(row).SerializeToString())
+    (target / f"stats.{split}.json").write_text(json.dumps({"examples": len(rows)}))
+    features = {
+        key: {"shape": list(spec.shape), "dtype": spec.dtype.name}
+        for key, spec in task.preprocess_precache(
+            task.source.get_dataset(split, shuffle=False)
+        ).element_spec.items()
+    }
+    info = {"num_shards": 1, "features": features, "seqio_version": "0.0.20"}
+    (target / f"info.{split}.json").write_text(json.dumps(info))
+    (target / "COMPLETED").write_text("")
+
+
+def test_cached_tasks_give_what_the_sources_give(tmp_path, monkeypatch):
+    records.write_jsonl(tmp_path / "train.jsonl", articles("train", 12))
+    names = [
+        tasks.xsum_task("d_text", VOCABULARY, {"train": str(tmp_path / "train.jsonl")}),
+        tasks.annotated_task("d_ann", annotated_files(tmp_path), VOCABULARY),
+    ]
+    folder = tmp_path / "cache"
+    monkeypatch.setattr(seqio.utils, "_GLOBAL_CACHE_DIRECTORIES", [str(folder)])
+    for name in names:
+        cache(name, "train", folder)
+        rows = plain(read(name))
+        assert plain(read(name, use_cached=True)) == rows
+        shuffled = plain(read(name, use_cached=True, shuffle=True, seed=0))
+        assert shuffled != rows and sorted(shuffled, key=str) == sorted(rows, key=str)
+
+
+def plain(rows):
+    return [
+        {k: v.tolist() if isinstance(v, np.ndarray) else v for k, v in row.items()}
+        for row in rows
+    ]
+
+
+def test_names_for_t5x_mixture_or_task_module():
+    module = importlib.import_module("t5patches.tasks.public")
+    importlib.reload(module)
+    assert {"xsum", "civil_comments", "civil_comments_spans"} <= set(
+        seqio.TaskRegistry.names()
+    )
+    features = seqio.get_mixture_or_task("xsum").output_features
+    assert features["inputs"].vocabulary == module.VOCABULARY
+
+
+def test_metrics(tmp_path):
+    references, outputs = ["the cat sat", "a day"], ["the cat sat", "fool you"]
+    scores = metrics.rouge(references, outputs)
+    assert scores["rouge1"] == scores["rougeLsum"] == 50
+    assert metrics.exact_match(references, outputs) == {"exact_match": 0.5}
+    (tmp_path / "unwanted.txt").write_text("fool\n")
+    metric = metrics.phrase_prevalence(str(tmp_path / "unwanted.txt"))
+    assert metric(references, outputs) == {"unwanted_prevalence": 0.5}
+    records.write_jsonl(tmp_path / "t.jsonl", [{"inputs": "a", "targets": "b"}])
+    files = {"test": str(tmp_path / "t.jsonl")}
+    fns = [metrics.rouge, metrics.exact_match, metric]
+    name = tasks.text_task("d_metrics", files, VOCABULARY, metric_fns=fns)
+    assert len(seqio.get_mixture_or_task(name).metric_objs) == 3
