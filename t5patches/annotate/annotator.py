@@ -14,6 +14,8 @@ from t5patches.errors import UserError
 # model's output for `inputs`, are unwanted. One that is quicker on many texts at once
 # has besides `pipe(pairs of text and inputs)`, which yields the list of each in order.
 Annotator = Callable[[str, str], Sequence[Span]]
+# What it found in one text, or what went wrong with it.
+Found = list[Span] | UserError
 
 
 def annotate_text(annotator: Annotator, text: str, inputs: str) -> list[Span]:
@@ -36,7 +38,7 @@ def annotate_text(annotator: Annotator, text: str, inputs: str) -> list[Span]:
 
 def annotate_texts(
     annotator: Annotator, pairs: Sequence[tuple[str, str]]
-) -> list[list[Span] | UserError]:
+) -> list[Found]:
     """Returns for each (text, inputs) its spans, or what went wrong with it."""
     if hasattr(annotator, "pipe") and len(pairs) > 1:
         try:

@@ -60,7 +60,9 @@ def load(name: str) -> CustomAnnotator:
     module = _module(module_name)
     function = getattr(module, attribute, None)
     if not callable(function):
-        what = "no function" if function is None else f"a {type(function).__name__}"
+        what = (
+            "no function" if function is None else f"of type {type(function).__name__}"
+        )
         raise UserError(f"{module_name}: {attribute!r} is {what} there; {_HINT}")
     if inspect.isclass(function):
         try:

@@ -7,8 +7,8 @@ import contextlib
 import dataclasses
 import itertools
 import json
+import multiprocessing
 import os
-import pickle
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent import futures
 from typing import Any
@@ -18,7 +18,12 @@ from etils import epath
 
 from t5patches import progress, records
 from t5patches.annotate.alignment import DecodingMismatch, Span, align
-from t5patches.annotate.annotator import Annotator, annotate_text, annotate_texts
+from t5patches.annotate.annotator import (
+    Annotator,
+    Found,
+    annotate_text,
+    annotate_texts,
+)
 from t5patches.errors import UserError
 
 NAME = "annotated"
@@ -62,24 +67,6 @@ def _with_spans(
         ],
         "target_annotations": marks,
     }
-
-
-def annotate_rows(
-    chunk: Sequence[_Located], annotator: Annotator, vocabulary: Any
-) -> list[records.Row | UserError]:
-    """Returns each prediction annotated, or the error, which names its `file:line`."""
-    pairs = [(row["prediction"], row["inputs"]) for _, row in chunk]
-    results: list[records.Row | UserError] = []
-    for (where, row), spans in zip(
-        chunk, annotate_texts(annotator, pairs), strict=True
-    ):
-        try:
-            if isinstance(spans, UserError):
-                raise spans
-            results.append(_with_spans(row, spans, vocabulary))
-        except UserError as error:
-            results.append(UserError(f"{where}: {error}"))
-    return results
 
 
 def annotate_files(
@@ -132,16 +119,15 @@ def annotate_files(
         feature_lengths=feature_lengths,
         on_error=on_error,
     )
-    with _chunk_runner(job, processes) as run_chunks:
+    with _chunk_runner(annotator, processes) as run_chunks:
         for index in range(len(job.paths)):
             job.run_shard(index, run_chunks)
     return job.finish()
 
 
-# Annotates chunks of a file, in order.
-_RunChunks = Callable[
-    [Iterator[Sequence[_Located]]], Iterator[list[records.Row | UserError]]
-]
+# Runs an annotator over chunks of a file; gives back each with what it found in it.
+_Chunk = list[_Located]
+_RunChunks = Callable[[Iterator[_Chunk]], Iterator[tuple[_Chunk, list[Found]]]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -229,7 +215,7 @@ class Job:
 
         Args:
           index: which of `paths`.
-          run_chunks: annotates the lines; in this process if None.
+          run_chunks: runs the annotator; in this process if None.
 
         Raises:
           UserError: naming file, line and field of a wrong prediction.
@@ -240,28 +226,36 @@ class Job:
             return
         stats = Statistics(self.feature_lengths)
         on_error = stats.skip if self.skips else records.raise_error
-        rows = self._annotated(self.paths[index], run_chunks or self._chunks, on_error)
+        rows = self._annotated(
+            self.paths[index], run_chunks or self._run_chunks, on_error
+        )
         _write_shard(rows, outputs, self.vocabulary, stats, self.only_annotated)
 
-    def _chunks(
-        self, chunks: Iterator[Sequence[_Located]]
-    ) -> Iterator[list[records.Row | UserError]]:
+    def _run_chunks(
+        self, chunks: Iterator[_Chunk]
+    ) -> Iterator[tuple[_Chunk, list[Found]]]:
         for chunk in chunks:
-            yield annotate_rows(chunk, self.annotator, self.vocabulary)
+            yield chunk, annotate_texts(self.annotator, _pairs(chunk))
 
     def _annotated(
         self, path: str, run_chunks: _RunChunks, on_error: records.OnError
     ) -> Iterator[records.Row]:
-        rows = progress.track(
-            _predictions(path, self.vocabulary, on_error),
-            f"annotate {epath.Path(path).name}",
+        rows = _predictions(path, self.vocabulary, on_error)
+        results = (
+            (where, row, spans)
+            for chunk, found in run_chunks(_batched(rows, CHUNK))
+            for (where, row), spans in zip(chunk, found, strict=True)
         )
-        for results in run_chunks(_batched(rows, CHUNK)):
-            for result in results:
-                if isinstance(result, UserError):
-                    on_error(result)
-                else:
-                    yield result
+        name = f"annotate {epath.Path(path).name}"
+        for where, row, spans in progress.track(results, name):
+            try:
+                if isinstance(spans, UserError):
+                    raise spans
+                annotated = _with_spans(row, spans, self.vocabulary)
+            except UserError as error:
+                on_error(UserError(f"{where}: {error}"))
+            else:
+                yield annotated
 
     def finish(self) -> dict[str, Any]:
         """Adds up the shards' statistics, writes them and returns them.
@@ -324,34 +318,41 @@ def _batched(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
         yield batch
 
 
+def _pairs(chunk: _Chunk) -> list[tuple[str, str]]:
+    return [(row["prediction"], row["inputs"]) for _, row in chunk]
+
+
 # --------------------------------------------------------------------------- processes
 
 
 @contextlib.contextmanager
-def _chunk_runner(job: Job, processes: int) -> Iterator[_RunChunks | None]:
-    """Yields what annotates chunks in several processes; None for this one alone."""
+def _chunk_runner(annotator: Annotator, processes: int) -> Iterator[_RunChunks | None]:
+    """Yields what runs an annotator in several processes; None for this one alone."""
     if processes <= 1:
         yield None
         return
-    import multiprocessing
-
     pool = futures.ProcessPoolExecutor(
         processes,
-        # Not forked: TensorFlow's threads do not live through a fork.
+        # Not forked: TensorFlow's threads do not live through a fork. The annotator
+        # alone goes there, so that no process but this one imports TensorFlow.
         multiprocessing.get_context("spawn"),
         _start_worker,
-        (pickle.dumps((job.annotator, job.vocabulary)),),
+        (annotator,),
     )
 
-    def run_chunks(chunks: Iterator[Sequence[_Located]]) -> Iterator[Any]:
+    def run_chunks(
+        chunks: Iterator[_Chunk],
+    ) -> Iterator[tuple[_Chunk, list[Found]]]:
         # Some chunks ahead, not the whole file.
-        pending: collections.deque[futures.Future] = collections.deque()
+        pending: collections.deque[tuple[_Chunk, futures.Future]] = collections.deque()
         for chunk in chunks:
-            pending.append(pool.submit(_work, chunk))
+            pending.append((chunk, pool.submit(_work, _pairs(chunk))))
             if len(pending) > 2 * processes:
-                yield pending.popleft().result()
+                first, result = pending.popleft()
+                yield first, result.result()
         while pending:
-            yield pending.popleft().result()
+            first, result = pending.popleft()
+            yield first, result.result()
 
     try:
         yield run_chunks
@@ -359,18 +360,15 @@ def _chunk_runner(job: Job, processes: int) -> Iterator[_RunChunks | None]:
         pool.shutdown(cancel_futures=True)
 
 
-_worker: list[Any] = []
+_worker: list[Annotator] = []
 
 
-def _start_worker(pickled: bytes) -> None:
-    from t5patches import cli
-
-    cli._import_tensorflow()  # Without its notes, before the vocabulary imports it.
-    _worker[:] = pickle.loads(pickled)
+def _start_worker(annotator: Annotator) -> None:
+    _worker[:] = [annotator]
 
 
-def _work(chunk: Sequence[_Located]) -> list[records.Row | UserError]:
-    return annotate_rows(chunk, *_worker)
+def _work(pairs: list[tuple[str, str]]) -> list[Found]:
+    return annotate_texts(_worker[0], pairs)
 
 
 # --------------------------------------------------------------------------- results

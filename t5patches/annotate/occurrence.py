@@ -232,7 +232,7 @@ def _is_initial(form: str) -> bool:
 def _singular(key: str) -> str:
     if key.endswith("men"):
         return f"{key[:-3]}man"
-    if len(key) > 3 and key.endswith("s") and not key.endswith("ss"):
+    if len(key) > 3 and key[0].isalpha() and key[-1] == "s" and key[-2] != "s":
         return key[:-1]
     return key
 

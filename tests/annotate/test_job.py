@@ -1,7 +1,9 @@
 """Annotating files: shards, resuming, statistics, and errors that name their place."""
 
+import gzip
 import json
 import os
+import shutil
 
 import pytest
 from small_vocabulary import small_vocabulary
@@ -135,6 +137,166 @@ def test_an_annotator_that_returns_nonsense(predictions, tmp_path):
         annotate.annotate_files(
             predictions, nonsense, tmp_path / "out", VOCABULARY, settings={}
         )
+
+
+def good(index=9):
+    return json.dumps(prediction(TEXTS[0], index)).encode()
+
+
+def changed(**changes):
+    row = {**prediction("hello world", 1), **changes}
+    kept = {key: value for key, value in row.items() if value is not ...}
+    return json.dumps(kept).encode()
+
+
+WRONG_LINES = {
+    "not JSON": (b'{"inputs": ', "not valid JSON"),
+    "not an object": (b"[1, 2]", "a JSON list"),
+    "deep": (b"[" * 100_000, "not readable JSON"),
+    "not UTF-8": (b'{"inputs": "caf\xe9"}', "not UTF-8"),
+    "half a surrogate": (changed(inputs="\ud800"), "field 'inputs' has half"),
+    "field missing": (changed(prediction=...), "field 'prediction' is missing"),
+    "id missing": (changed(id=...), "field 'id' must be"),
+    "wrong type": (changed(inputs=3), "field 'inputs' must be text, not int"),
+    "ids that are no ids": (
+        changed(target_tokens=["a"]),
+        "field 'target_tokens' must be a list of ids",
+    ),
+    "ids outside": (
+        changed(target_tokens=[100_000]),
+        "field 'target_tokens' has id 100000, outside",
+    ),
+    "ids after EOS": (
+        changed(target_tokens=[5, 1, 5]),
+        "field 'target_tokens' goes on after EOS",
+    ),
+    "other ids": (changed(target_tokens=[5, 1]), "field 'target_tokens': the ids"),
+    "T5X without text": (changed(inputs={}), "field 'inputs' has no 'inputs_p"),
+}
+each_wrong_line = pytest.mark.parametrize(
+    ("line", "message"), WRONG_LINES.values(), ids=list(WRONG_LINES)
+)
+
+
+@each_wrong_line
+def test_a_wrong_line_stops(tmp_path, line, message):
+    (tmp_path / "old.jsonl").write_bytes(b"\n".join([good(), line, good()]))
+    with pytest.raises(UserError) as caught:
+        run(tmp_path / "old.jsonl", tmp_path / "out")
+    assert f"old.jsonl:2: {message}" in str(caught.value)
+    assert os.listdir(tmp_path / "out") == ["settings.json"]
+
+
+@each_wrong_line
+def test_a_wrong_line_is_skipped_and_listed(tmp_path, line, message):
+    (tmp_path / "old.jsonl").write_bytes(b"\n".join([good(1), line, good(3)]))
+    out = tmp_path / "out"
+    stats = run(tmp_path / "old.jsonl", out, on_error="skip")
+    assert stats["skipped"] == 1 and stats["examples"] == 2
+    (listed,) = (out / "skipped.txt").read_text().splitlines()
+    assert f"old.jsonl:2: {message}" in listed
+    rows = list(records.read_annotated(out / "annotated", VOCABULARY))
+    assert [row["id"] for row in rows] == ["1", "3"]
+    (path,) = records.expand(out / "annotated", ".tfrecord")
+    assert len(list(records.read_tfrecords(path))) == 2
+
+
+def test_what_was_skipped_is_an_error_when_errors_are_asked_for(tmp_path):
+    (tmp_path / "old.jsonl").write_bytes(good() + b"\n{")
+    run(tmp_path / "old.jsonl", tmp_path / "out", on_error="skip")
+    with pytest.raises(UserError, match="old.jsonl:2"):
+        run(tmp_path / "old.jsonl", tmp_path / "out")
+
+
+def test_nothing_but_wrong_lines(tmp_path):
+    (tmp_path / "old.jsonl").write_bytes(b"{\n{")
+    with pytest.raises(UserError, match=r"all 2 lines are wrong; .*old\.jsonl:1"):
+        run(tmp_path / "old.jsonl", tmp_path / "out", on_error="skip")
+
+
+@pytest.mark.parametrize("content", [b"", b"\n \n"])
+@pytest.mark.parametrize("on_error", ["stop", "skip"])
+def test_an_empty_file(tmp_path, content, on_error):
+    (tmp_path / "old.jsonl").write_bytes(content)
+    with pytest.raises(UserError, match=r"old\.jsonl: no predictions to annotate"):
+        run(tmp_path / "old.jsonl", tmp_path / "out", on_error=on_error)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_missing_shard(predictions, tmp_path):
+    os.remove(records.shard_path(predictions, 0, 2))
+    with pytest.raises(UserError, match="00000-of-00002.jsonl: shard is missing"):
+        run(predictions, tmp_path / "out")
+    stats = run(predictions, tmp_path / "out", on_error="skip")
+    assert stats["examples"] == 2 and stats["skipped"] == 1
+    assert "00000-of-00002" in (tmp_path / "out/skipped.txt").read_text()
+
+
+def test_gzip(predictions, tmp_path):
+    first = run(predictions, tmp_path / "plain")
+    for index in range(2):
+        path = records.shard_path(predictions, index, 2)
+        with open(path, "rb") as plain, gzip.open(f"{path}.gz", "wb") as packed:
+            shutil.copyfileobj(plain, packed)
+        os.remove(path)
+    assert run(predictions, tmp_path / "packed") == first
+
+
+@pytest.mark.parametrize(
+    ("damage", "whole"),
+    [
+        (lambda raw: raw[:-2000], range(250, 300)),  # cut off
+        (lambda raw: b"no gzip" + raw, range(0, 1)),
+    ],
+)
+def test_a_broken_gzip_file_keeps_what_was_whole(tmp_path, damage, whole):
+    path = tmp_path / "old.jsonl.gz"
+    lines = [
+        json.dumps({**prediction(TEXTS[0], i), "noise": os.urandom(200).hex()})
+        for i in range(300)
+    ]
+    path.write_bytes(damage(gzip.compress("\n".join(lines).encode())))
+    with pytest.raises(UserError, match=r"gz:\d+: the gzip file is broken"):
+        run(path, tmp_path / "out")
+    # A good file beside it, so that there is something to annotate in either case.
+    records.write_jsonl(tmp_path / "b.jsonl", [prediction(TEXTS[0], 0)])
+    paths = [path, tmp_path / "b.jsonl"]
+    stats = run(paths, tmp_path / "skipped", on_error="skip")
+    assert stats["examples"] - 1 in whole and stats["skipped"] == 1
+
+
+def test_an_annotator_that_raises_now_and_then(predictions, tmp_path):
+    def annotator(text, inputs):
+        if "news" in text:
+            raise ValueError("two\nlines")
+        return [(0, 4, "start")] if "fool" in text else []
+
+    options = {"settings": {"annotator": "custom"}}
+    arguments = (predictions, annotator, tmp_path / "out", VOCABULARY)
+    with pytest.raises(UserError, match=r"00000-of-00002\.jsonl:2: the annotator rai"):
+        annotate.annotate_files(*arguments, **options)
+    stats = annotate.annotate_files(*arguments, **options, on_error="skip")
+    assert stats["examples"] == 3 and stats["annotations_by_label"] == {"start": 1}
+    (listed,) = (tmp_path / "out/skipped.txt").read_text().splitlines()
+    assert "raised ValueError: two lines" in listed and "test_job.py:" in listed
+
+
+def test_several_processes_write_the_same(tmp_path):
+    texts = TEXTS * 200  # More than a chunk.
+    rows = [prediction(text, i) for i, text in enumerate(texts)]
+    records.write_jsonl(tmp_path / "old.jsonl", [*rows, {"bad": 1}])
+    for processes in (1, 2):
+        run(
+            tmp_path / "old.jsonl",
+            tmp_path / f"out{processes}",
+            on_error="skip",
+            processes=processes,
+        )
+    names = sorted(os.listdir(tmp_path / "out1"))
+    assert names == sorted(os.listdir(tmp_path / "out2")) and "skipped.txt" in names
+    for name in names:
+        one, two = ((tmp_path / f"out{n}" / name).read_bytes() for n in (1, 2))
+        assert one == two, name
 
 
 def test_text_only_lines_of_t5x_are_encoded_flagged_and_counted(tmp_path):

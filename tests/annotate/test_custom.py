@@ -1,0 +1,138 @@
+"""A user's annotator, named on the command line; its errors name file and line."""
+
+import pickle
+
+import numpy as np
+import pytest
+
+from t5patches.annotate import annotate_text, annotate_texts, custom
+from t5patches.errors import UserError
+
+SHOUTING = """\
+import re
+
+def shouting(text, inputs):
+    return [(*m.span(), "shout") for m in re.finditer("[A-Z]{3,}", text)]
+
+def broken(text, inputs):
+    raise KeyError(text)
+
+class Loaded:
+    def __init__(self):
+        self.word = "bad"
+    def __call__(self, text, inputs):
+        return [(0, 3, self.word)]
+    def pipe(self, pairs):
+        for text, inputs in pairs:
+            yield self(text, inputs)
+
+number = 3
+"""
+
+
+@pytest.fixture
+def module(tmp_path, monkeypatch):
+    (tmp_path / "my_annotators.py").write_text(SHOUTING)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path / "my_annotators.py"
+
+
+@pytest.mark.parametrize("name", ["my_annotators", "my_annotators.py"])
+def test_a_function_of_a_module_or_a_file(module, name):
+    annotator = custom.load(f"{name}:shouting")
+    assert annotate_text(annotator, "you FOOL", "") == [(4, 8, "shout")]
+    again = pickle.loads(pickle.dumps(annotator))
+    assert again("you FOOL", "") == [(4, 8, "shout")] and again.digest
+
+
+def test_a_class_is_made_once(module):
+    annotator = custom.load("my_annotators.py:Loaded")
+    pairs = [("a bad", ""), ("one", "")]
+    assert annotate_texts(annotator, pairs) == [[(0, 3, "bad")]] * 2
+
+
+def test_digest_changes_with_the_file(module):
+    before = custom.load("my_annotators.py:shouting").digest
+    assert custom.load("my_annotators.py:shouting").digest == before
+    assert custom.load("my_annotators.py:broken").digest != before
+    module.write_text(SHOUTING.replace("{3,}", "{4,}"))
+    assert custom.load("my_annotators.py:shouting").digest != before
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("shouting", "names no function; give module:function"),
+        ("my_annotators.py:", "names no function"),
+        ("missing_module:f", "missing_module: no such module"),
+        ("missing.py:f", "missing.py: no such file"),
+        ("my_annotators.py:absent", "'absent' is no function there"),
+        ("my_annotators.py:number", "'number' is of type int there"),
+        ("wrong.py:f", "importing it raised ZeroDivisionError"),
+        ("syntax.py:f", "importing it raised SyntaxError"),
+        ("needs.py:f", "it imports 'no_such_thing', which is missing"),
+        ("classes.py:NotCallable", "a class whose objects cannot be called"),
+        ("classes.py:Breaks", "making it raised OSError: no model"),
+    ],
+)
+def test_what_cannot_be_loaded(module, name, message):
+    folder = module.parent
+    (folder / "wrong.py").write_text("1 / 0\n")
+    (folder / "syntax.py").write_text("def f(:\n")
+    (folder / "needs.py").write_text("import no_such_thing\n")
+    (folder / "classes.py").write_text(
+        "class NotCallable: pass\n"
+        "class Breaks:\n"
+        "    def __init__(self): raise OSError('no model')\n"
+    )
+    with pytest.raises(UserError) as caught:
+        custom.load(name)
+    assert message in str(caught.value)
+
+
+def test_an_error_names_its_file_and_line(module):
+    annotator = custom.load("my_annotators.py:broken")
+    with pytest.raises(UserError, match=r"raised KeyError.*my_annotators\.py:7\)"):
+        annotate_text(annotator, "x", "")
+
+
+@pytest.mark.parametrize(
+    ("returned", "message"),
+    [
+        (None, "returned None, not a list"),
+        (3, "returned 3, not a list"),
+        ("bad", "returned 'b', not (start, end, label)"),
+        ([(0, 1)], "returned (0, 1), not (start, end, label)"),
+        ([(0, 1, "x", 2)], "not (start, end, label)"),
+        ([(0.0, 1.0, "x")], "start and end whole numbers"),
+        ([(False, True, "x")], "start and end whole numbers"),
+        ([("0", "1", "x")], "start and end whole numbers"),
+        ([(0, 1, None)], "label None, which is no text"),
+        ([(2, 1, "x")], "(2, 1), which is no span of the 4 characters"),
+        ([(2, 2, "x")], "(2, 2), which is no span"),
+        ([(-1, 2, "x")], "(-1, 2), which is no span"),
+        ([(0, 5, "x")], "(0, 5), which is no span"),
+    ],
+)
+def test_nonsense(returned, message):
+    with pytest.raises(UserError) as caught:
+        annotate_text(lambda text, inputs: returned, "text", "")
+    assert message in str(caught.value)
+
+
+def test_what_is_a_span():
+    returned = ((np.int64(0), np.int32(4), "x") for _ in range(1))
+    assert annotate_text(lambda *_: returned, "text", "") == [(0, 4, "x")]
+
+
+@pytest.mark.parametrize("count", [0, 1, 3])
+def test_a_pipe_that_loses_texts_is_not_used(count):
+    class Annotator:
+        def __call__(self, text, inputs):
+            return [(0, 1, "one by one")]
+
+        def pipe(self, pairs):
+            return iter([[(0, 1, "pipe")]] * count)
+
+    found = annotate_texts(Annotator(), [("ab", ""), ("cd", "")])
+    assert found == [[(0, 1, "one by one")]] * 2

@@ -1,0 +1,147 @@
+"""The entity annotator, with pipelines small enough to make here."""
+
+import pickle
+
+import pytest
+import spacy
+
+from t5patches.annotate import annotate_text, annotate_texts, entities
+from t5patches.errors import UserError
+
+PATTERNS = [
+    {"label": "PERSON", "pattern": "John Smith"},
+    {"label": "PERSON", "pattern": "Smith"},
+    {"label": "GPE", "pattern": "Paris"},
+    {"label": "GPE", "pattern": [{"LOWER": "the"}, {"TEXT": "Hague"}, {"TEXT": "'s"}]},
+]
+
+
+def ruler_pipeline():
+    nlp = spacy.blank("en")
+    nlp.add_pipe("entity_ruler").add_patterns(PATTERNS)
+    return nlp
+
+
+def ner_pipeline(*others):
+    """A trainable pipeline with weights at their start: what it finds is arbitrary."""
+    nlp = spacy.blank("en")
+    for name in others:
+        nlp.add_pipe(name)
+    nlp.add_pipe("ner").add_label("PERSON")
+    nlp.initialize()
+    return nlp
+
+
+def marked(annotator, text, inputs):
+    return [(text[s:e], label) for s, e, label in annotator(text, inputs)]
+
+
+def test_what_the_input_does_not_mention():
+    annotator = entities.EntityAnnotator(ruler_pipeline())
+    text = "John Smith went to Paris"
+    assert marked(annotator, text, "Smith left") == [
+        ("John Smith", "PERSON"),
+        ("Paris", "GPE"),
+    ]
+    assert marked(annotator, text, "JOHN P. SMITH left") == [("Paris", "GPE")]
+    assert marked(annotator, text, "John Smith in Paris's suburbs") == []
+    assert annotator("", "John Smith") == []
+
+
+def test_article_and_possessive_are_not_marked():
+    annotator = entities.EntityAnnotator(ruler_pipeline())
+    assert marked(annotator, "It is the Hague's", "nothing") == [("Hague", "GPE")]
+
+
+def test_labels_are_an_option():
+    annotator = entities.EntityAnnotator(ruler_pipeline(), ["GPE"])
+    assert marked(annotator, "Smith in Paris", "") == [("Paris", "GPE")]
+    with pytest.raises(UserError, match=r"no entities 'DATE'; it has GPE, PERSON"):
+        entities.EntityAnnotator(ruler_pipeline(), ["DATE"])
+
+
+def test_batches_give_what_single_calls_give():
+    annotator = entities.EntityAnnotator(ruler_pipeline(), batch_size=3)
+    pairs = [("Smith in Paris" * (i % 3), "Paris" * (i % 2)) for i in range(10)]
+    expected = [annotate_text(annotator, *pair) for pair in pairs]
+    assert annotate_texts(annotator, pairs) == expected
+
+
+def test_a_text_that_spacy_refuses_is_that_text_s_error():
+    nlp = ruler_pipeline()
+    nlp.max_length = 30
+    annotator = entities.EntityAnnotator(nlp)
+    pairs = [("Paris", ""), ("Paris " * 10, ""), ("Smith", "")]
+    first, second, third = annotate_texts(annotator, pairs)
+    assert first == [(0, 5, "GPE")] and third == [(0, 5, "PERSON")]
+    assert isinstance(second, UserError) and "ValueError" in str(second)
+
+
+def test_a_pipeline_without_entities_is_refused():
+    with pytest.raises(UserError, match=r"no component that finds entities \(.*none"):
+        entities.EntityAnnotator(spacy.blank("en"))
+    nlp = spacy.blank("en")
+    nlp.add_pipe("sentencizer")
+    with pytest.raises(UserError, match="it has: sentencizer"):
+        entities.EntityAnnotator(nlp)
+
+
+@spacy.Language.component("of_a_user")
+def _of_a_user(doc):
+    return doc
+
+
+def test_what_entities_do_not_need_is_switched_off():
+    nlp = ner_pipeline("tok2vec", "of_a_user", "sentencizer")
+    before = [(e.start_char, e.label_) for e in nlp("John Smith went to Paris").ents]
+    annotator = entities.EntityAnnotator(nlp)
+    assert nlp.pipe_names == ["of_a_user", "ner"]
+    text = "John Smith went to Paris"
+    assert [(s, label) for s, _, label in annotator(text, "")] == before
+    # A rule may ask for a sentence's start or a tag.
+    nlp = ruler_pipeline()
+    nlp.add_pipe("sentencizer", first=True)
+    assert entities.EntityAnnotator(nlp).nlp.pipe_names == [
+        "sentencizer",
+        "entity_ruler",
+    ]
+
+
+def test_a_shared_tok2vec_stays_on():
+    nlp = spacy.blank("en")
+    nlp.add_pipe("tok2vec")
+    listener = {"@architectures": "spacy.Tok2VecListener.v1", "width": 96}
+    config = {"model": {"@architectures": "spacy.TransitionBasedParser.v2"}}
+    model = {
+        **config["model"],
+        "state_type": "ner",
+        "extra_state_tokens": False,
+        "hidden_width": 8,
+        "maxout_pieces": 2,
+        "use_upper": True,
+        "tok2vec": listener,
+    }
+    nlp.add_pipe("ner", config={"model": model}).add_label("PERSON")
+    nlp.initialize()
+    entities.EntityAnnotator(nlp)
+    assert nlp.pipe_names == ["tok2vec", "ner"]
+
+
+def test_load_by_path(tmp_path):
+    ruler_pipeline().to_disk(tmp_path / "pipeline")
+    annotator = entities.load(tmp_path / "pipeline", ["GPE"])
+    assert marked(annotator, "Smith in Paris", "") == [("Paris", "GPE")]
+    again = pickle.loads(pickle.dumps(annotator))
+    assert marked(again, "Smith in Paris", "") == [("Paris", "GPE")]
+    assert again.digest == annotator.digest
+    assert entities.load(tmp_path / "pipeline").digest != annotator.digest
+
+
+def test_a_missing_pipeline_is_named_with_the_command(tmp_path):
+    with pytest.raises(UserError, match="python -m spacy download no_such_pipeline"):
+        entities.load("no_such_pipeline")
+    with pytest.raises(UserError, match="no such spaCy pipeline"):
+        entities.load(tmp_path / "nothing")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match="empty: spaCy cannot load it"):
+        entities.load(tmp_path / "empty")
