@@ -5,6 +5,7 @@ Several decodes of one input lie next to each other along the batch axis:
 [input 0 decode 0, input 0 decode 1, input 1 decode 0, …].
 """
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -27,7 +28,7 @@ NEG_INF = np.array(-1.0e7)
 NEG_INF_VALUE = -1.0e7
 # At and below this temperature sampling is greedy.
 MIN_TEMPERATURE = np.array(1e-4)
-# Cache entries that have no batch axis.
+# Cache entries that have no batch axis; the first has one after a prefill.
 _UNBATCHED = ("cache_index", "cached_bias", "position_embedder_index")
 
 
@@ -106,15 +107,19 @@ def unflatten_beam_dim(
     return x.reshape(shape)
 
 
-def cache_map(fn: Callable[[Array], Array], cache: Any) -> Any:
+def cache_map(
+    fn: Callable[[Array], Array], cache: Any, apply_to_index: bool = False
+) -> Any:
     """Applies `fn` to the entries of a cache that have a batch axis.
 
     Args:
         fn: from array to array.
         cache: nested dictionaries; entries are told apart by name.
+        apply_to_index: whether `cache_index` has a batch axis, too (after a prefill).
     """
+    left = _UNBATCHED[apply_to_index:]
     return jax.tree_util.tree_map_with_path(
-        lambda path, x: x if path[-1].key in _UNBATCHED else fn(x), cache
+        lambda path, x: x if path[-1].key in left else fn(x), cache
     )
 
 
@@ -195,7 +200,8 @@ def temperature_sample(
         topp: sample among the best tokens with at least this probability together;
             0 is all. Not together with `topk`.
         cache_offset: not supported (scanned layers).
-        initial_index: not supported (a cache that holds the prompt already).
+        initial_index: int32 [batch], where the cache already holds the prompt: the
+            position of `inputs` that each row reads first, its prompt's last.
         max_decode_steps: at most this many tokens after the prompt.
         max_decode_steps_hard_limit: at most this many steps of them, if positive.
         rescale_log_probs: whether the log probabilities returned are those after
@@ -215,16 +221,18 @@ def temperature_sample(
     _absent.refuse(
         "decoding.temperature_sample",
         cache_offset=cache_offset,
-        initial_index=initial_index is not None,
         temperature=np.ndim(temperature) > 0,
     )
     if topk and topp:
         raise ValueError(f"only one of topk ({topk}) and topp ({topp}) can be set")
     batch, length = inputs.shape
     rows = batch * num_decodes
+    prefilled = initial_index is not None
+    start = initial_index if prefilled else jnp.zeros((batch,), jnp.int32)
     if num_decodes > 1:
-        cache = cache_map(lambda x: flat_batch_beam_expand(x, num_decodes), cache)
-        inputs = flat_batch_beam_expand(inputs, num_decodes)
+        expand = functools.partial(flat_batch_beam_expand, beam_size=num_decodes)
+        cache = cache_map(expand, cache, apply_to_index=prefilled)
+        inputs, start = expand(inputs), expand(start)
     last = jnp.full((rows,), length)
     if max_decode_steps is not None:
         if (max_decode_steps_hard_limit or 0) > 0:
@@ -267,12 +275,14 @@ def temperature_sample(
             log_prob=state.log_prob + jnp.where(free & live, log_prob, 0.0),
         )
 
+    # Without a prefill the first token is 0, whatever the inputs begin with.
+    token = jnp.take_along_axis(inputs, start[:, None], axis=1)
     state = SamplingLoopState(
         step=jnp.zeros((), jnp.int32),
-        cur_index=jnp.zeros((rows,), jnp.int32),
+        cur_index=start.astype(jnp.int32),
         sequences=jnp.pad(inputs, ((0, 0), (0, 2))),
         cache=flax.core.unfreeze(cache),
-        cur_token=jnp.zeros((rows, 1), jnp.int32),
+        cur_token=token if prefilled else jnp.zeros_like(token),
         ended=jnp.zeros((rows, 1), bool),
         rng=jax.random.PRNGKey(0) if decode_rng is None else decode_rng,
         log_prob=jnp.zeros((rows,), jnp.float32),

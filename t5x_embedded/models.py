@@ -18,8 +18,8 @@ from t5x_embedded.optimizers import OptimizerDef
 
 __getattr__ = _absent.module_getattr(
     __name__,
-    "DecoderOnlyModel compute_weighted_accuracy compute_metrics remove_prefix "
-    "TokensIdsToLogitsCallable DecodeFnCallable DecoderParams".split(),
+    "compute_weighted_accuracy compute_metrics TokensIdsToLogitsCallable "
+    "DecodeFnCallable DecoderParams".split(),
 )
 
 Array = jax.Array
@@ -148,6 +148,37 @@ class BaseTransformerModel(BaseModel):
     ) -> MetricsMap:
         """Metrics of a batch; see `compute_base_metrics`."""
         return compute_base_metrics(logits, targets, mask, loss, z_loss, segment_ids)
+
+    def score_batch(self, params, batch, return_intermediates=False) -> Array:
+        """Log likelihood of the targets.
+
+        Args:
+            params: the module's parameters.
+            batch: model features, with 'decoder_loss_weights'.
+            return_intermediates: not supported.
+
+        Returns:
+            float32 [batch].
+        """
+        _absent.refuse(
+            f"models.{type(self).__name__}.score_batch",
+            return_intermediates=return_intermediates,
+        )
+        logits = self._compute_logits(params, batch)
+        scores = losses.token_log_likelihood(logits, batch["decoder_target_tokens"])
+        return jnp.sum(scores * batch["decoder_loss_weights"], axis=-1)
+
+    def _decode_options(self, rng, decoder_params) -> dict[str, Any]:
+        """Arguments of the decoding function that the caller may set."""
+        options = {"eos_id": self.output_vocabulary.eos_id or 1}
+        options.update(decoder_params or {})
+        if rng is not None:
+            if options.get("decode_rng") is not None:
+                raise ValueError(
+                    "both `rng` and decoder_params['decode_rng'] are given"
+                )
+            options["decode_rng"] = rng
+        return options
 
 
 _ENCODER_DECODER_EXTRAS = (
@@ -329,15 +360,7 @@ class EncoderDecoderModel(BaseTransformerModel):
         Raises:
             ValueError: a key is given twice.
         """
-        options = {"eos_id": self.output_vocabulary.eos_id or 1}
-        options.update(decoder_params or {})
-        if rng is not None:
-            if options.get("decode_rng") is not None:
-                raise ValueError(
-                    "both `rng` and decoder_params['decode_rng'] are given"
-                )
-            options["decode_rng"] = rng
-
+        options = self._decode_options(rng, decoder_params)
         inputs = batch["encoder_input_tokens"]
         start = batch["decoder_input_tokens"]
         if prompt_with_targets:
@@ -366,24 +389,206 @@ class EncoderDecoderModel(BaseTransformerModel):
             decodes, scores = decodes[:, -1], scores[:, -1]
         return decodes, {"scores": scores}
 
-    def score_batch(self, params, batch, return_intermediates=False) -> Array:
-        """Log likelihood of the targets.
+
+class DecoderOnlyModel(BaseTransformerModel):
+    """A language model: of targets alone, or of inputs and then targets in one row.
+
+    `decoder_causal_attention` says what the inputs are: it is 1 at the positions of
+    `decoder_input_tokens` from the start to the last input token.
+    """
+
+    FEATURE_CONVERTER_CLS = seqio.DecoderFeatureConverter
+
+    def __init__(
+        self,
+        module: nn.Module,
+        vocabulary: seqio.Vocabulary,
+        optimizer_def: OptimizerDef,
+        decode_fn: Callable = decoding.temperature_sample,
+        inputs_bidirectional_attention: bool = False,
+        feature_converter_cls: Callable[..., seqio.FeatureConverter] | None = None,
+        label_smoothing: float = 0.0,
+        z_loss: float = 0.0,
+        loss_normalizing_factor: LossNormalizingFactor = None,
+    ):
+        """Sets up the model.
+
+        Args:
+            module: called as T5X's `examples/decoder_only` is.
+            vocabulary: of inputs and targets.
+            optimizer_def: how to train it.
+            decode_fn: one that can start from a filled cache (`initial_index`), as
+                `decoding.temperature_sample` can.
+            inputs_bidirectional_attention: whether every input token sees all others
+                (a prefix language model), or only those before it.
+            feature_converter_cls: in place of the class's own.
+            label_smoothing: see BaseTransformerModel.
+            z_loss: see BaseTransformerModel.
+            loss_normalizing_factor: see BaseTransformerModel.
+        """
+        super().__init__(
+            module,
+            vocabulary,
+            vocabulary,
+            optimizer_def,
+            decode_fn,
+            label_smoothing,
+            z_loss,
+            loss_normalizing_factor,
+        )
+        self._inputs_bidirectional_attention = inputs_bidirectional_attention
+        if feature_converter_cls is not None:
+            self.FEATURE_CONVERTER_CLS = feature_converter_cls
+
+    def get_initial_variables(
+        self, rng, input_shapes, input_types=None
+    ) -> flax.core.FrozenDict:
+        """The module's variables, initialised; see EncoderDecoderModel."""
+        name = "decoder_input_tokens"
+        tokens = jnp.ones(
+            input_shapes[name], (input_types or {}).get(name, jnp.float32)
+        )
+        return flax.core.freeze(
+            self.module.init(rng, tokens, tokens, enable_dropout=False)
+        )
+
+    def _prefix(self, batch: Batch) -> Array | None:
+        """The positions that see each other: int [batch, length], or None."""
+        if not self._inputs_bidirectional_attention:
+            return None
+        if "decoder_causal_attention" not in batch:
+            raise ValueError(
+                "inputs_bidirectional_attention needs the feature "
+                "decoder_causal_attention, which a batch with inputs has"
+            )
+        return batch["decoder_causal_attention"]
+
+    def _compute_logits(self, params, batch, dropout_rng=None, mutable=False) -> Any:
+        """See EncoderDecoderModel."""
+        return self.module.apply(
+            {"params": params},
+            batch["decoder_input_tokens"],
+            batch["decoder_target_tokens"],
+            decoder_segment_ids=batch.get("decoder_segment_ids"),
+            decoder_positions=batch.get("decoder_positions"),
+            decoder_causal_attention=self._prefix(batch),
+            decode=False,
+            enable_dropout=dropout_rng is not None,
+            rngs=None if dropout_rng is None else {"dropout": dropout_rng},
+            mutable=mutable,
+        )
+
+    def _compute_logits_from_slice(
+        self, decoding_state, params, max_decode_length
+    ) -> tuple[Array, Mapping[str, Any]]:
+        """One step through the cache: (logits [rows, vocab], cache)."""
+        token = decoding_state.cur_token
+        logits, variables = self.module.apply(
+            {"params": params, "cache": decoding_state.cache},
+            *(token, token),
+            enable_dropout=False,
+            decode=True,
+            max_decode_length=max_decode_length,
+            mutable=["cache"],
+        )
+        return logits[:, 0], variables["cache"]
+
+    def _prefilled_cache(self, params, prompts, is_prompt, lengths):
+        """The cache after `lengths` positions of each prompt were read.
 
         Args:
             params: the module's parameters.
-            batch: model features, with 'decoder_loss_weights'.
-            return_intermediates: not supported.
+            prompts: int32 [batch, length], shifted right, 0 behind the prompt.
+            is_prompt: int32 [batch, length], 1 at the positions of the prompt, its
+                first, which reads 0, among them.
+            lengths: int32 [batch].
+        """
+        apply = functools.partial(
+            self.module.apply, mutable=["cache"], enable_dropout=False
+        )
+        ones = jnp.ones_like(prompts)
+        _, empty = apply({"params": params}, ones, ones, decode=True)
+        _, variables = apply(
+            {"params": params, "cache": empty["cache"]},
+            prompts,
+            is_prompt,  # In the targets' place it says what is not padding.
+            decoder_causal_attention=self._prefix(
+                {"decoder_causal_attention": is_prompt}
+            ),
+            prefill=True,
+            prefill_lengths=lengths,
+        )
+        return variables["cache"]
+
+    def predict_batch_with_aux(
+        self,
+        params: Params,
+        batch: Batch,
+        rng: Array | None = None,
+        *,
+        return_all_decodes: bool = False,
+        num_decodes: int = 1,
+        decoder_params: MutableMapping[str, Any] | None = None,
+    ) -> tuple[Array, Mapping[str, Array]]:
+        """Continues the inputs.
+
+        Inputs are read at once into the cache, all but their last token, with which
+        decoding begins.
+
+        Args:
+            params: the module's parameters.
+            batch: has 'decoder_input_tokens' and 'decoder_causal_attention', [batch,
+                length]; targets among the tokens are not looked at.
+            rng: a key for sampling.
+            return_all_decodes: return all decodes, not only the best.
+            num_decodes: how many to make.
+            decoder_params: more arguments for the decoding function.
 
         Returns:
-            float32 [batch].
+            (int32 [batch, length], {'scores': float32 [batch]}), or with all decodes
+            ([batch, decodes, length], [batch, decodes]), the best last. A decode begins
+            with the first token behind the inputs.
+
+        Raises:
+            ValueError: a key is given twice, or the batch has no inputs.
         """
-        _absent.refuse(
-            "models.EncoderDecoderModel.score_batch",
-            return_intermediates=return_intermediates,
+        options = self._decode_options(rng, decoder_params)
+        if "decoder_causal_attention" not in batch:
+            raise ValueError(
+                "the batch has no decoder_causal_attention, so that it is not known "
+                "what to continue: TASK_FEATURE_LENGTHS needs inputs and targets"
+            )
+        is_prompt = batch["decoder_causal_attention"]
+        prompts = batch["decoder_input_tokens"] * is_prompt
+        lengths = jnp.sum(prompts[:, 1:] != 0, axis=-1)
+        decodes, scores = self._decode_fn(
+            inputs=prompts,
+            cache=self._prefilled_cache(params, prompts, is_prompt, lengths),
+            tokens_to_logits=functools.partial(
+                self._compute_logits_from_slice,
+                params=params,
+                max_decode_length=prompts.shape[1],
+            ),
+            num_decodes=num_decodes,
+            initial_index=lengths,
+            cache_offset=0,
+            **options,
         )
-        logits = self._compute_logits(params, batch)
-        scores = losses.token_log_likelihood(logits, batch["decoder_target_tokens"])
-        return jnp.sum(scores * batch["decoder_loss_weights"], axis=-1)
+        if not return_all_decodes:
+            decodes, scores = decodes[:, -1], scores[:, -1]
+        return remove_prefix(decodes, lengths), {"scores": scores}
+
+
+@jax.vmap
+def remove_prefix(sequence: Array, prefix_length: Array) -> Array:
+    """Shifts sequences left by their prefixes, 0s behind them.
+
+    Args:
+        sequence: int [batch, …, length].
+        prefix_length: int [batch].
+    """
+    place = jnp.arange(sequence.shape[-1]) + prefix_length
+    return jnp.take(sequence, place, axis=-1, mode="fill", fill_value=0)
 
 
 def _segments(batch: Batch) -> dict[str, Array]:

@@ -144,11 +144,13 @@ def test_decodes_are_sorted_by_log_probability():
 def test_what_only_t5x_does_is_refused():
     with pytest.raises(NotImplementedError, match="temperature.*T5X does"):
         sample(inputs(), temperature=jnp.array([5.0, 0.0]))
-    behind = {"initial_index": jnp.array([1, 1])}
-    for decode in (decoding.temperature_sample, decoding.beam_search):
-        for name, value in (behind | {"cache_offset": 1}).items():
-            with pytest.raises(NotImplementedError, match=f"{name}.*T5X does"):
-                decode(inputs(), cache(), markov, EOS, **{name: value})
+    for decode, name, value in (
+        (decoding.temperature_sample, "cache_offset", 1),
+        (decoding.beam_search, "cache_offset", 1),
+        (decoding.beam_search, "initial_index", jnp.array([1, 1])),
+    ):
+        with pytest.raises(NotImplementedError, match=f"{name}.*T5X does"):
+            decode(inputs(), cache(), markov, EOS, **{name: value})
 
 
 def test_logit_callback():
@@ -250,6 +252,8 @@ def test_beam_dimensions():
     cached = {"a": {"key": x, "cache_index": x, "cached_bias": x}}
     mapped = decoding.cache_map(jnp.negative, cached)["a"]
     assert [bool(jnp.any(v < 0)) for v in mapped.values()] == [False, False, True]
+    mapped = decoding.cache_map(jnp.negative, cached, apply_to_index=True)["a"]
+    assert {k for k, v in mapped.items() if jnp.any(v < 0)} == {"cache_index", "key"}
 
 
 def test_missing_names_point_to_t5x():

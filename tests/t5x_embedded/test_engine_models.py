@@ -141,5 +141,5 @@ def test_vocabularies():
 
 
 def test_missing_names_point_to_t5x():
-    with pytest.raises(AttributeError, match="t5x.models.DecoderOnlyModel; T5X does"):
-        models.DecoderOnlyModel  # noqa: B018
+    with pytest.raises(AttributeError, match="t5x.models.DecoderParams; T5X does"):
+        models.DecoderParams  # noqa: B018
