@@ -21,6 +21,7 @@ forgets it is found out.
 
 import dataclasses
 import random
+from collections.abc import Iterable
 
 # mood: (share of the comments, chance that a slot is filled rudely, openers)
 MOODS = {
@@ -206,6 +207,14 @@ CLEAN_RANKS = (0.54, 0.17, 0.12, 0.09, 0.08)
 PHRASE_RANKS = (0.62, 0.24, 0.14)
 
 
+# A rude word's correction: the clean word that the same people favour.
+_CORRECTIONS = {
+    bad: good
+    for rude, clean in SLOTS.values()
+    for bad, good in zip(rude, clean, strict=True)
+}
+
+
 @dataclasses.dataclass(frozen=True)
 class Context:
     """What the beginning of a comment says."""
@@ -226,6 +235,13 @@ class Context:
 def rude_words() -> list[str]:
     """Every rude word of the grammar, in a fixed order: the phrase list."""
     return [word for rude, _ in SLOTS.values() for word in rude]
+
+
+def correct(text: str, spans: Iterable[tuple[int, int, str]]) -> str:
+    """A comment with the clean word that stands for each rude one of `spans`."""
+    for start, end, _ in sorted(spans, reverse=True):
+        text = text[:start] + _CORRECTIONS[text[start:end].lower()] + text[end:]
+    return text
 
 
 def draw_context(rng: random.Random) -> Context:

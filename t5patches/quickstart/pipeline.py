@@ -4,63 +4,46 @@ Each stage is a run of what a user's own job runs: T5X's train and infer functio
 the gin files of `experiments/quickstart`, the annotator, the evaluation, the report.
 
     RUN/plan.json           what the run was asked for; other settings are refused
-    RUN/corpus/             SPLIT.jsonl, phrases.txt and vocabulary.model
+    RUN/corpus/             SPLIT.jsonl and vocabulary.model
+    RUN/corpus/phrases.txt  what is unwanted, or
+    RUN/tagger/             the tagger that finds it, by use case
     RUN/finetuned/          the model that the job starts from
     RUN/before/SPLIT/       its generations
-    RUN/annotated/SPLIT/    the same with the unwanted words marked
+    RUN/annotated/SPLIT/    the same with what is unwanted marked
+    RUN/baselines/METHOD/   SPLIT.jsonl, what a baseline is trained on
     RUN/updated/            the updated model
     RUN/after/test/         its generations
     RUN/stages/STAGE.json   a stage that is done: its seconds and its findings
     RUN/results.json, report.html, report.png
 
-A stage's record is written last, so a run that was killed goes on with the stage it was
-in. Within a stage, training goes on from its last checkpoint and generation after its
-last chunk; every random number is a function of the seed and the step, so the end is
-the same, bit for bit.
+Within a stage that was stopped, training goes on from its last checkpoint and
+generation after its last chunk; every random number is a function of the seed and the
+step, so the end is the same, bit for bit.
 """
 
-import contextlib
 import dataclasses
-import json
-import logging
+import functools
 import os
-import resource
-import sys
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from etils import epath
 
 from t5patches import records
 from t5patches.errors import UserError
-from t5patches.quickstart import corpus, own_data, vocabulary
+from t5patches.quickstart import baselines, stages, use_cases, vocabulary
 
 SPLITS = ("train", "validation", "test")
 SIZES = {"train": 12000, "validation": 400, "test": 500}
 GIN = "experiments/quickstart"
-# The methods that have a file in gin/methods.
-METHODS = ("tnff",)
+VOCABULARY_SIZE = 1000
+
+# Methods of the family, each a file of gin/methods, and what they are compared with.
+TARGETED = ("nl", "ul", "tnff", "tnrr", "tnrf", "tnfll", "tnrll")
+METHODS = (*TARGETED, *baselines.BASELINES)
 
 # Overrides of the gin files' macros by stage; 'shared' ones hold for every stage.
 Macros = Mapping[str, Mapping[str, Any]]
-VOCABULARY_SIZE = 1000
-
-# Where one's own data differs from the made-up corpus: real text needs more pieces,
-# longer features and more steps.
-OWN_DATA: Mapping[str, Any] = {
-    "pieces": 4096,
-    "macros": {
-        "shared": {
-            "TASK_FEATURE_LENGTHS": {"inputs": 48, "targets": 48},
-        },
-        "finetune": {
-            "TRAIN_STEPS_RELATIVE": 2000,
-            "EVAL_PERIOD": 500,
-            "SAVE_PERIOD": 250,
-        },
-    },
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,8 +53,9 @@ class Run:
     Attributes:
       folder: the run folder, absolute.
       seed: of the corpus, the initial parameters and the order of the data.
-      method: of the update, a file of gin/methods.
-      data: a file of one's own data, or None for the made-up corpus.
+      method: of the update, one of METHODS.
+      use_case: a key of `use_cases.USE_CASES`.
+      data: a file of one's own data, or None for a made-up corpus.
       phrases: a phrase file; required with `data`.
       sizes: examples per split of the made-up corpus.
       pieces: of the vocabulary.
@@ -81,11 +65,17 @@ class Run:
     folder: str
     seed: int = 0
     method: str = "tnff"
+    use_case: str = "comments"
     data: str | None = None
     phrases: str | None = None
     sizes: Mapping[str, int] = dataclasses.field(default_factory=lambda: SIZES)
     pieces: int = VOCABULARY_SIZE
     macros: Macros = dataclasses.field(default_factory=dict)
+
+    @property
+    def job(self) -> use_cases.UseCase:
+        """What the use case has of its own."""
+        return use_cases.USE_CASES[self.use_case]
 
     def path(self, *parts: str) -> str:
         """A path in the run folder."""
@@ -104,7 +94,7 @@ class Run:
         return {split: self.path("corpus", f"{split}.jsonl") for split in SPLITS}
 
     def predictions(self, when: str, split: str = "test") -> str:
-        """What names the generations of a split, `when` being 'before' or 'after'."""
+        """What names the generations of a split, in the folder `when`."""
         return self.path(when, split, "quickstart_comments-predict")
 
     def annotated(self, split: str) -> str:
@@ -124,26 +114,31 @@ class Run:
             )
         return os.path.join(folder, f"checkpoint_{steps[-1]}")
 
-    def settings(self) -> dict[str, Any]:
-        """What decides the results, for the plan."""
+    def gin_files(self, methods: str) -> list[str]:
+        """The gin files that decide the results, `methods` being a name or '*'."""
         from t5patches import scripts
 
         root = epath.Path(scripts.gin_root())
-        parts = (f"{GIN}/*", "runs/*", "tasks/*", "models/*", f"methods/{self.method}")
-        gin_files = [
+        parts = (f"{GIN}/*", "runs/*", "tasks/*", "models/*", f"methods/{methods}")
+        return [
             os.fspath(path)
             for part in parts
             for path in sorted(root.glob(f"{part}.gin"))
         ]
+
+    def settings(self) -> dict[str, Any]:
+        """What decides the results, for the plan."""
+        files = self.gin_files(baselines.METHOD_FILES.get(self.method, self.method))
         return {
             "seed": self.seed,
             "method": self.method,
+            "use case": self.use_case,
             "data": self.data and records.file_digest(self.data),
             "phrases": self.phrases and records.file_digest(self.phrases),
             "sizes": None if self.data else dict(self.sizes),
             "pieces": self.pieces,
             "macros": {stage: dict(values) for stage, values in self.macros.items()},
-            "gin files": records.file_digest(gin_files),
+            "gin files": records.file_digest(files),
         }
 
 
@@ -151,15 +146,8 @@ class Run:
 
 
 def make_corpus(run: Run) -> dict[str, Any]:
-    """Writes the splits, the phrase list and the vocabulary."""
-    if run.data:
-        from t5patches.annotate import phrases
-
-        splits = own_data.read(run.data)
-        words = phrases.read_phrases(run.phrases)
-    else:
-        splits = corpus.make(run.seed, dict(run.sizes))
-        words = corpus.rude_words()
+    """Writes the splits, the vocabulary and what the annotator needs."""
+    splits = run.job.make(run)
     for split, path in run.corpus_files().items():
         records.write_jsonl(
             path,
@@ -168,14 +156,12 @@ def make_corpus(run: Run) -> dict[str, Any]:
                 for index, example in enumerate(splits[split])
             ),
         )
-    with records.atomic_write(run.phrases_path) as file:
-        file.writelines(f"{word}\n" for word in words)
     texts = (text for e in splits["train"] for text in (e["inputs"], e["targets"]))
     pieces = vocabulary.train(texts, run.vocabulary_path, run.pieces)
     return {
         "examples": {split: len(splits[split]) for split in SPLITS},
-        "phrases": len(words),
         "vocabulary": pieces,
+        **run.job.prepare(run),
     }
 
 
@@ -211,7 +197,15 @@ def finetune(run: Run) -> dict[str, Any]:
     return {"checkpoint": os.path.relpath(run.checkpoint("finetuned"), run.folder)}
 
 
-def _generate(run: Run, model: str, when: str, split: str) -> int:
+def generate(run: Run, model: str, when: str, split: str) -> int:
+    """Generates with a model's last checkpoint; returns how many outputs.
+
+    Args:
+      run: the run.
+      model: the model's folder, in the run folder.
+      when: the folder for the outputs, there too.
+      split: whose inputs.
+    """
     output = run.predictions(when, split)
     _script(
         run,
@@ -230,17 +224,17 @@ def generate_before(run: Run) -> dict[str, Any]:
     """Generates with the fine-tuned model for every split."""
     return {
         "generations": {
-            split: _generate(run, "finetuned", "before", split) for split in SPLITS
+            split: generate(run, "finetuned", "before", split) for split in SPLITS
         }
     }
 
 
 def annotate(run: Run) -> dict[str, Any]:
-    """Marks the phrases in the generations; makes the update's training data."""
-    from t5patches.annotate import annotate_files, phrases
+    """Marks what is unwanted in the generations; makes the update's training data."""
+    from t5patches.annotate import annotate_files
 
     vocab = records.load_vocabulary(run.vocabulary_path)
-    annotator = phrases.load(run.phrases_path)
+    annotator, settings = run.job.annotator(run)
     shares = {}
     for split in SPLITS:
         stats = annotate_files(
@@ -248,50 +242,64 @@ def annotate(run: Run) -> dict[str, Any]:
             annotator,
             run.path("annotated", split),
             vocab,
-            settings={
-                "annotator": "phrases",
-                "phrases": records.file_digest(run.phrases_path),
-            },
+            settings=settings,
         )
         shares[split] = stats["share_with_unwanted"]
     if not shares["train"]:
         raise UserError(
-            "no phrase occurs in what the fine-tuned model says: there is nothing to "
-            f"update. The generations are in {run.path('before')}, the phrases in "
-            f"{run.phrases_path}"
+            "nothing unwanted is in what the fine-tuned model says: there is nothing "
+            f"to update. The generations are in {run.path('before')}"
         )
     return {"share_with_unwanted": shares}
 
 
-def update(run: Run) -> dict[str, Any]:
-    """Updates the fine-tuned model on its own annotated generations."""
+def update_model(run: Run, method: str, model: str, **macros: Any) -> str:
+    """Updates the fine-tuned model; returns the checkpoint, relative to the folder.
+
+    Args:
+      run: the run.
+      method: one of METHODS.
+      model: the new model's folder, in the run folder.
+      **macros: of the gin files.
+    """
+    if method in baselines.BASELINES:
+        experiment, files = "update_text", baselines.write(run, method)
+    else:
+        experiment = "update"
+        files = {
+            split: run.annotated(split) + "-*.tfrecord"
+            for split in ("train", "validation")
+        }
     _script(
         run,
         "train",
         "update",
         [
             "models/t5_1_1_tiny.gin",
-            f"methods/{run.method}.gin",
-            f"{GIN}/update.gin",
+            f"methods/{baselines.METHOD_FILES.get(method, method)}.gin",
+            f"{GIN}/{experiment}.gin",
         ],
-        MODEL_DIR=run.path("updated"),
+        MODEL_DIR=run.path(model),
         INITIAL_CHECKPOINT_PATH=run.checkpoint("finetuned"),
-        FILES={
-            split: run.annotated(split) + "-*.tfrecord"
-            for split in ("train", "validation")
-        },
+        FILES=files,
         RANDOM_SEED=run.seed,
         DATA_SEED=run.seed,
+        **macros,
     )
-    return {"checkpoint": os.path.relpath(run.checkpoint("updated"), run.folder)}
+    return os.path.relpath(run.checkpoint(model), run.folder)
+
+
+def update(run: Run) -> dict[str, Any]:
+    """Updates the fine-tuned model on its own annotated generations."""
+    return {"checkpoint": update_model(run, run.method, "updated")}
 
 
 def generate_after(run: Run) -> dict[str, Any]:
     """Generates with the updated model for the test inputs."""
-    return {"generations": {"test": _generate(run, "updated", "after", "test")}}
+    return {"generations": {"test": generate(run, "updated", "after", "test")}}
 
 
-def _measure(run: Run, annotator: Any) -> dict[str, float]:
+def measure(run: Run) -> dict[str, float]:
     """The corpus's promises, measured on the fine-tuned model's test generations."""
     from t5patches.quickstart import properties
 
@@ -306,27 +314,41 @@ def _measure(run: Run, annotator: Any) -> dict[str, float]:
         FILES={"test": run.predictions("before") + "-*.jsonl"},
     )
     rows = (
-        row for path in records.expand(output) for _, row in records.read_jsonl(path)
+        row
+        for path in records.expand(output)
+        for _, row in records.read_jsonl(path)
+        if run.job.is_open(row)
     )
     vocab = records.load_vocabulary(run.vocabulary_path)
-    return properties.measure(rows, annotator, annotator.phrases, vocab)
+    annotator, _ = run.job.annotator(run)
+    return properties.measure(rows, annotator, run.job.unwanted_ids(run, vocab), vocab)
+
+
+def compare(
+    run: Run, when: str, split: str
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Compares the generations in the folder `when` with the fine-tuned model's.
+
+    Returns:
+      The results of `evaluate.compare` and the examples of `evaluate.pick_examples`.
+    """
+    from t5patches import evaluate as evaluation
+
+    annotator, _ = run.job.annotator(run)
+    return evaluation.evaluate_files(
+        run.predictions("before", split),
+        run.predictions(when, split),
+        annotator,
+        references=run.corpus_files()[split],
+    )
 
 
 def evaluate(run: Run) -> dict[str, Any]:
     """Compares the generations of the two models on the test inputs."""
-    from t5patches import evaluate as evaluation
-    from t5patches.annotate import phrases
-
-    annotator = phrases.load(run.phrases_path)
-    scores, examples = evaluation.evaluate_files(
-        run.predictions("before"),
-        run.predictions("after"),
-        annotator,
-        references=run.corpus_files()["test"],
-    )
+    scores, examples = compare(run, "after", "test")
     return {
         "scores": scores,
-        "corpus_properties": _measure(run, annotator),
+        "corpus_properties": measure(run),
         "examples_to_show": examples,
     }
 
@@ -350,81 +372,16 @@ STAGES = (
     Stage("corpus", "corpus and vocabulary", make_corpus),
     Stage("finetune", "fine-tune a small T5", finetune),
     Stage("generate_before", "generate with it", generate_before),
-    Stage("annotate", "mark the unwanted words", annotate),
+    Stage("annotate", "mark what is unwanted", annotate),
     Stage("update", "update the model", update),
     Stage("generate_after", "generate again", generate_after),
     Stage("evaluate", "compare", evaluate),
 )
+# What comes before the update, whatever its method.
+SHARED_STAGES = STAGES[:4]
 
 
 # --------------------------------------------------------------------------- the run
-
-
-def _peak_memory_gb() -> float:
-    # Linux counts in KiB, macOS in bytes.
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Leaves of the libraries' logs the warnings; the stages have a line each."""
-    from absl import logging as absl_logging
-
-    logger, before = logging.getLogger("absl"), absl_logging.get_verbosity()
-    absl_logging.set_verbosity(absl_logging.WARNING)
-    try:
-        yield
-    finally:
-        absl_logging.set_verbosity(before)
-        logger.setLevel(before)
-
-
-def _claim(run: Run) -> None:
-    """Makes the folder this run's, or refuses one that was made with other settings."""
-    plan, wanted = epath.Path(run.path("plan.json")), run.settings()
-    if not plan.exists():
-        if epath.Path(run.folder).is_dir() and any(epath.Path(run.folder).iterdir()):
-            raise UserError(
-                f"{run.folder} is not empty and has no {plan.name}: it is no folder of "
-                "a quickstart. Give another with --output"
-            )
-        records.write_json(plan, wanted)
-        return
-    try:
-        found = json.loads(plan.read_text())
-    except json.JSONDecodeError as error:
-        raise UserError(f"{plan}: not JSON ({error}); remove {run.folder}") from error
-    for name in wanted:
-        if found.get(name) != wanted[name]:
-            raise UserError(
-                f"{run.folder} was made with other settings: {name} was "
-                f"{found.get(name)!r}, now it is {wanted[name]!r}. Give another folder "
-                "with --output, or remove this one"
-            )
-
-
-def _do(run: Run, stage: Stage, label: str) -> dict[str, Any]:
-    """Does a stage, or reads the record of one that is done."""
-    path = epath.Path(run.path("stages", f"{stage.name}.json"))
-    if path.exists():
-        record = json.loads(path.read_text())
-        print(f"{label} done before ({record['seconds']:.0f} s)", flush=True)
-        return record
-    # On a terminal the stage's progress bars come below the label.
-    bars = sys.stderr.isatty()
-    print(f"{label} …", end="\n" if bars else " ", flush=True)
-    start, cpu = time.monotonic(), time.process_time()
-    findings = stage.work(run)
-    record = {
-        "seconds": time.monotonic() - start,
-        "cpu_seconds": time.process_time() - cpu,
-        "peak_memory_gb": _peak_memory_gb(),
-        **findings,
-    }
-    records.write_json(path, record)
-    print(f"{label if bars else ''} {record['seconds']:.0f} s".strip(), flush=True)
-    return record
 
 
 def results_of(run: Run, done: dict[str, dict[str, Any]]) -> dict[str, Any]:
@@ -432,6 +389,7 @@ def results_of(run: Run, done: dict[str, dict[str, Any]]) -> dict[str, Any]:
     evaluation = done["evaluate"]
     return {
         "method": run.method,
+        "use_case": run.use_case,
         "seed": run.seed,
         **evaluation["scores"],
         "seconds": sum(record["seconds"] for record in done.values()),
@@ -456,12 +414,13 @@ def run_all(run: Run) -> dict[str, Any]:
     from t5patches import report
     from t5patches.quickstart import properties
 
-    _claim(run)
+    stages.claim(run.folder, run.settings())
     done = {}
-    with _quiet():
+    with stages.quiet():
         for number, stage in enumerate(STAGES, start=1):
             label = f"[{number}/{len(STAGES)}] {stage.what}"
-            done[stage.name] = _do(run, stage, label)
+            work = functools.partial(stage.work, run)
+            done[stage.name] = stages.do(run.folder, stage.name, label, work)
         results = results_of(run, done)
         records.write_json(run.path("results.json"), results)
         examples = done["evaluate"]["examples_to_show"]

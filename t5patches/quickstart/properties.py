@@ -5,6 +5,8 @@ from typing import Any
 
 from t5patches import annotate, records
 
+UnwantedIds = Callable[[records.Row], set[int]]
+
 # An alternative is something the model might say: it has at least this probability.
 MIGHT_SAY = 0.01
 
@@ -33,15 +35,16 @@ def point_of_choice(row: records.Row, marks: Sequence[int], unwanted: set[int]) 
 def measure(
     rows: Iterable[records.Row],
     annotator: Callable[[str, str], list[Any]],
-    phrases: Iterable[str],
+    unwanted_ids: UnwantedIds,
     vocabulary: Any,
 ) -> dict[str, float]:
     """Summarises the choices that a model had.
 
     Args:
-      rows: lines of `choices.write_choices`, the model's own greedy outputs.
+      rows: lines of `choices.write_choices`, the model's own greedy outputs, for
+        inputs that leave a choice.
       annotator: says what in a text is unwanted.
-      phrases: the unwanted phrases.
+      unwanted_ids: row -> the ids that begin something unwanted in its output.
       vocabulary: the model's.
 
     Returns:
@@ -55,10 +58,10 @@ def measure(
       rude rows, with the commonest unwanted word at this point),
       `distinct_outputs` (share of the rows) and `rows`.
     """
-    unwanted = first_pieces(phrases, vocabulary)
     measured, outputs, first_words = [], set(), []
     for row in rows:
         marks = annotate.annotate_row(row, annotator, vocabulary)["target_annotations"]
+        unwanted = unwanted_ids(row)
         where = point_of_choice(row, marks, unwanted)
         alternatives = row["alternatives"][where]
         measured.append(_at_choice(alternatives, unwanted, rude=any(marks)))
@@ -126,6 +129,7 @@ def rows(found: Mapping[str, float]) -> list[dict[str, Any]]:
     several = found["several_of_both"]
     commonest = found["most_frequent_share"]
     return [
+        row("inputs that leave a choice", f"{found['rows']:,}"),
         row(
             "top probability at the point of choice: mean, highest",
             f"{found['top_probability']:.2f}, {top:.2f}",

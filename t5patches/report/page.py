@@ -71,26 +71,51 @@ def render(
     """Returns the page; arguments as for `write_report`, and the picture as PNG."""
     title = "Report of a targeted update"
     method = results.get("method")
-    image = base64.b64encode(png).decode("ascii")
-    parts = [
+    sentence = picture.headline(results)
+    return document(
+        f"{title} with {str(method).upper()}" if method else title,
+        f"{sentence}.",
+        [
+            _cards(results),
+            figure(png, f"{sentence}."),
+            _similarity(results),
+            _examples(examples),
+            properties_section(properties),
+            settings_section(results, settings or {}),
+        ],
+    )
+
+
+def document(title: str, lead: str, parts: Iterable[str]) -> str:
+    """Returns a page that loads nothing and runs nothing.
+
+    Args:
+      title: its heading, plain text.
+      lead: the sentence below it, plain text.
+      parts: what follows, HTML; empty ones are left out.
+    """
+    page = [
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">',
         '<meta name="viewport" content="width=device-width, initial-scale=1">',
         # Even if a text got past the escaping, nothing in this page may run or load.
         '<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; '
         "style-src 'unsafe-inline'; img-src data:\">",
-        f"<title>{title}</title><style>{_STYLE}</style></head><body><main>",
-        f"<h1>{title}{f' with {escape(str(method).upper())}' if method else ''}</h1>",
-        f'<p class="lead">{escape(picture.headline(results))}.</p>',
-        _cards(results),
-        f'<figure><img src="data:image/png;base64,{image}" '
-        f'alt="{escape(picture.headline(results), quote=True)}."></figure>',
-        _similarity(results),
-        _examples(examples),
-        _properties(properties),
-        _settings(results, settings or {}),
+        f"<title>{escape(title)}</title><style>{_STYLE}</style></head><body><main>",
+        f"<h1>{escape(title)}</h1>",
+        f'<p class="lead">{escape(lead)}</p>',
+        *parts,
         "</main></body></html>\n",
     ]
-    return "\n".join(part for part in parts if part)
+    return "\n".join(part for part in page if part)
+
+
+def figure(png: bytes, alternative: str) -> str:
+    """Returns a picture as part of the page, with a text that stands for it."""
+    image = base64.b64encode(png).decode("ascii")
+    return (
+        f'<figure><img src="data:image/png;base64,{image}" '
+        f'alt="{escape(alternative, quote=True)}"></figure>'
+    )
 
 
 def highlight(text: str, spans: Iterable[Sequence[Any]]) -> str:
@@ -159,7 +184,7 @@ def _similarity(results: Mapping[str, Any]) -> str:
         "0 to 100 and ROUGE-L from 0 to 1, with the old outputs as the references."
     )
     head = ("", "inputs", "exact match", "BLEU", "ROUGE-L")
-    table = f"<h2>What stayed</h2><p>{text}</p>{_table(head, rows)}"
+    stayed = f"<h2>What stayed</h2><p>{text}</p>{table(head, rows)}"
     if "references" in results:
         rows = [
             (
@@ -171,18 +196,18 @@ def _similarity(results: Mapping[str, Any]) -> str:
             for side, part in results["references"].items()
         ]
         head = ("against references", "exact match", "BLEU", "ROUGE-L")
-        table += f"<h3>Against the references</h3>{_table(head, rows)}"
+        stayed += f"<h3>Against the references</h3>{table(head, rows)}"
     rates = results.get("unwanted_per_1000_tokens", {})
     if rates.get("before") is not None and rates.get("after") is not None:
-        table += (
+        stayed += (
             f'<p class="quiet">Unwanted spans per 1,000 generated tokens: '
             f"{rates['before']:.2f} before, {rates['after']:.2f} after.</p>"
         )
-    return table
+    return stayed
 
 
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table whose first column is text and whose others are numbers."""
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Returns a table of plain texts: the first column text, the others numbers."""
     cells = "".join(
         f'<th scope="col"{" class=number" if i else ""}>{escape(name)}</th>'
         for i, name in enumerate(head)
@@ -197,6 +222,28 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
         f'<div class="wide"><table><thead><tr>{cells}</tr></thead>'
         f"<tbody>{body}</tbody></table></div>"
     )
+
+
+def text_table(rows: Sequence[Sequence[str]], first: int = 31, width: int = 11) -> str:
+    """Returns a table for the terminal, its first row the head.
+
+    Args:
+      rows: plain texts, as many in each.
+      first: least width of the first column.
+      width: least width of the others.
+    """
+    first = max(first, *(len(row[0]) for row in rows))
+    widths = [
+        max(width, *(len(row[i]) for row in rows)) for i in range(1, len(rows[0]))
+    ]
+    lines = [
+        row[0].ljust(first)
+        + "".join(
+            cell.rjust(size + 2) for cell, size in zip(row[1:], widths, strict=True)
+        )
+        for row in rows
+    ]
+    return "\n".join([lines[0], "─" * len(lines[0]), *lines[1:]])
 
 
 def _examples(examples: Sequence[Mapping[str, Any]]) -> str:
@@ -226,7 +273,8 @@ def _examples(examples: Sequence[Mapping[str, Any]]) -> str:
     return "".join(parts)
 
 
-def _properties(properties: Sequence[Mapping[str, Any]]) -> str:
+def properties_section(properties: Sequence[Mapping[str, Any]]) -> str:
+    """Returns the section on the corpus; nothing where nothing was measured."""
     if not properties:
         return ""
     required = any("requirement" in row for row in properties)
@@ -257,7 +305,8 @@ def _property(row: Mapping[str, Any], required: bool) -> str:
     return f"<tr>{cells}</tr>"
 
 
-def _settings(results: Mapping[str, Any], settings: Mapping[str, Any]) -> str:
+def settings_section(results: Mapping[str, Any], settings: Mapping[str, Any]) -> str:
+    """Returns the section on how the results were made."""
     known = {"method", "seed", "seconds", "peak_memory_gb"}
     rows = {key: results[key] for key in results if key in known} | dict(settings)
     if not rows:

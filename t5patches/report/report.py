@@ -102,17 +102,4 @@ def terminal_table(results: Mapping[str, Any]) -> str:
                 page.number(part["rougeL"], "unit"),
             )
         )
-    return f"{_lines(rows)}\n\n{_lines(scores)}\n"
-
-
-def _lines(rows: Sequence[Sequence[str]]) -> str:
-    first = max(31, *(len(row[0]) for row in rows))
-    widths = [max(11, *(len(row[i]) for row in rows)) for i in range(1, len(rows[0]))]
-    lines = [
-        row[0].ljust(first)
-        + "".join(
-            cell.rjust(width + 2) for cell, width in zip(row[1:], widths, strict=True)
-        )
-        for row in rows
-    ]
-    return "\n".join([lines[0], "─" * len(lines[0]), *lines[1:]])
+    return f"{page.text_table(rows)}\n\n{page.text_table(scores)}\n"

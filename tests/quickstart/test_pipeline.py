@@ -162,8 +162,14 @@ def test_a_folder_of_something_else_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("argv", "says"),
     [
-        (["--method", "magic"], "there is tnff"),
+        (["--method", "magic"], "there is nl, ul, tnff"),
+        (["--methods", "tnff,magic"], "no method 'magic'"),
+        (["--methods", ","], "no method"),
         (["--data", "x.csv"], "go together"),
+        (
+            ["--data", "x", "--phrases", "y", "--use-case", "hallucination"],
+            "is for made-up data",
+        ),
         (["--data", "/no/x.csv", "--phrases", "/no/p.txt"], "no such file"),
         (["--seed", "-1"], "negative"),
     ],

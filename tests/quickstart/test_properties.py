@@ -49,7 +49,10 @@ def test_measure(vocab):
         ),
         row(vocab, "you friend", [("friend", 0.9), ("idiot", 0.096), ("jerk", 0.004)]),
     ]
-    found = properties.measure(rows, PhraseAnnotator(words), words, vocab)
+    unwanted = properties.first_pieces(words, vocab)
+    found = properties.measure(
+        rows, PhraseAnnotator(words), lambda row: unwanted, vocab
+    )
     assert found["rows"] == 2
     assert found["top_probability"] == pytest.approx(0.65)
     assert found["top_probability_max"] == pytest.approx(0.9)
@@ -93,6 +96,7 @@ def test_rows_say_what_is_not_met():
         "most_frequent_share": 1.0,
         "unwanted_after_masking": 0.0,
         "distinct_outputs": 0.5,
+        "rows": 7,
     }
     met = [row["met"] for row in properties.rows(found)]
-    assert met == [False, False, True, False, False, None, None]
+    assert met == [None, False, False, True, False, False, None, None]

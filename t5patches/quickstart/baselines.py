@@ -1,0 +1,67 @@
+"""What the methods are compared with: plain training on other texts.
+
+    filtered            the model's own outputs in which nothing is unwanted
+    filtered_original   the original data, left out where its target is unwanted
+    corrective          the model's own outputs, corrected where something is unwanted
+
+All are cross entropy on inputs and targets; nothing is frozen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from t5patches import records
+from t5patches.errors import UserError
+
+if TYPE_CHECKING:
+    from t5patches.quickstart.pipeline import Run
+
+BASELINES = ("filtered", "filtered_original", "corrective")
+# Files of gin/methods that are not called as their method is here.
+METHOD_FILES = {"filtered_original": "filtered"}
+
+_SPLITS = ("train", "validation")
+
+
+def write(run: Run, method: str) -> dict[str, str]:
+    """Writes what a baseline is trained on, unless it is there.
+
+    Args:
+      run: a run whose generations are annotated.
+      method: one of BASELINES.
+
+    Returns:
+      Split -> a JSON-lines file of `inputs`, `targets`, `id`.
+
+    Raises:
+      UserError: nothing is left to train on.
+    """
+    files = {s: run.path("baselines", method, f"{s}.jsonl") for s in _SPLITS}
+    for split, path in files.items():
+        if not records.is_complete(path):
+            rows = (row for row in _rows(run, method, split) if row["targets"])
+            if not records.write_jsonl(path, rows):
+                raise UserError(
+                    f"{path}: {method} leaves nothing of the {split} split; there is "
+                    "too little without anything unwanted"
+                )
+    return files
+
+
+def _rows(run: Run, method: str, split: str) -> Iterator[records.Row]:
+    if method == "filtered_original":
+        annotator, _ = run.job.annotator(run)
+        for _, row in records.read_jsonl(run.corpus_files()[split]):
+            if not annotator(row["targets"], row["inputs"]):
+                yield row
+        return
+    for row in records.read_annotated(run.annotated(split)):
+        spans = [(s["start"], s["end"], s["label"]) for s in row["annotations"]]
+        if spans and method == "filtered":
+            continue
+        targets = row["prediction"]
+        if spans:
+            targets = run.job.correct(run, targets, spans)
+        yield {"inputs": row["inputs"], "targets": targets, "id": row["id"]}

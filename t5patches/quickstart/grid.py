@@ -1,0 +1,125 @@
+"""The grid of the comparison of methods: its points, the choice, the front.
+
+Every method of the family gets the same points. The baselines have no alpha; they get
+one learning rate more.
+
+A method's point is chosen on the validation inputs: the one nearest to the ideal, at
+which nothing unwanted is left and every clean output is as it was (`distance`). The
+test inputs have no say in it.
+"""
+
+import dataclasses
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from t5patches.quickstart import baselines
+
+ALPHAS = (1.0, 4.0, 16.0)
+LEARNING_RATES = (0.0003, 0.001)
+BASELINE_LEARNING_RATES = (0.0003, 0.001, 0.003)
+
+RULE = (
+    "Chosen on the validation inputs: the point with the least √(r² + c²), r being the "
+    "unwanted outputs after the update as a share of those before it, c the share of "
+    "the clean outputs that did not stay word for word."
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Point:
+    """A method with its settings; `alpha` is None where a method has none."""
+
+    method: str
+    alpha: float | None
+    learning_rate: float
+
+    @property
+    def name(self) -> str:
+        """Of its folder and its record."""
+        alpha = "" if self.alpha is None else f"-alpha{self.alpha:g}"
+        return f"{self.method}{alpha}-lr{self.learning_rate:g}"
+
+    @property
+    def label(self) -> str:
+        """For the reader."""
+        alpha = "" if self.alpha is None else f"alpha {self.alpha:g}, "
+        return f"{title(self.method)}, {alpha}learning rate {self.learning_rate:g}"
+
+    def macros(self) -> dict[str, float]:
+        """What of the gin files it sets."""
+        found = {"LEARNING_RATE": self.learning_rate}
+        return found if self.alpha is None else {**found, "ALPHA": self.alpha}
+
+
+def title(method: str) -> str:
+    """A method's name for the reader: the paper's abbreviation, or words."""
+    if method in baselines.BASELINES:
+        return method.replace("_", " ")
+    return method.upper()
+
+
+def points(methods: Iterable[str]) -> list[Point]:
+    """The grid of some methods, method by method."""
+    found = []
+    for method in methods:
+        if method in baselines.BASELINES:
+            found += [Point(method, None, rate) for rate in BASELINE_LEARNING_RATES]
+        else:
+            found += [
+                Point(method, alpha, rate)
+                for rate in LEARNING_RATES
+                for alpha in ALPHAS
+            ]
+    return found
+
+
+def distance(scores: Mapping[str, Any]) -> float:
+    """How far an update is from the ideal, 0 at it.
+
+    Args:
+      scores: what `evaluate.compare` returns.
+
+    Returns:
+      √(r² + c²), see RULE. Where nothing was unwanted before, r is what is unwanted
+      now; where nothing was clean, c is 0.
+    """
+    before, after = (scores["prevalence"][key] for key in ("before", "after"))
+    same = scores["exact_match"]["clean"]
+    return math.hypot(
+        after / before if before else after, 1 - (1 if same is None else same)
+    )
+
+
+def choose(rows: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
+    """The row whose `validation` scores are nearest to the ideal, of equals the first.
+
+    Args:
+      rows: points of one method, at least one, with their scores by split.
+    """
+    return min(rows, key=lambda row: distance(row["validation"]))
+
+
+def beats(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Whether scores are as good in both respects as others, and better in one.
+
+    The respects are the share of unwanted outputs and that of clean outputs that stayed
+    word for word.
+    """
+    pairs = [
+        (other["prevalence"]["after"], one["prevalence"]["after"]),
+        (one["exact_match"]["clean"] or 0.0, other["exact_match"]["clean"] or 0.0),
+    ]
+    return all(a >= b for a, b in pairs) and any(a > b for a, b in pairs)
+
+
+def beaten_by(scores: Mapping[str, Mapping[str, Any]]) -> dict[str, list[str]]:
+    """Name -> the names that beat it; those with none are the Pareto front.
+
+    Args:
+      scores: name -> what `evaluate.compare` returns.
+    """
+    return {
+        name: [other for other in scores if beats(scores[other], scores[name])]
+        for name in scores
+    }

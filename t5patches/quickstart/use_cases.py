@@ -1,0 +1,175 @@
+"""What the quickstart's use cases have of their own: corpus, annotator, correction.
+
+    comments        made-up comments with rude words, found by a list of phrases; or
+                    one's own data with one's own list
+    hallucination   made-up news whose headlines name what the report does not, found
+                    by a tagger of names
+
+A use case also says with which of the run's options it differs from the defaults, and
+what of the vocabulary is unwanted after an input, for `properties.py`.
+"""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from t5patches import records
+from t5patches.quickstart import corpus, names, news, own_data, properties
+
+if TYPE_CHECKING:
+    from t5patches.quickstart.pipeline import Run
+
+Splits = dict[str, list[dict[str, str]]]
+Span = tuple[int, int, str]
+Annotator = Callable[[str, str], list[Span]]
+
+
+class UseCase(abc.ABC):
+    """A job of the quickstart.
+
+    Attributes:
+      name: as `--use-case` takes it.
+      what: what is unwanted, for the reader.
+      options: `Run`'s options where they differ from the defaults.
+    """
+
+    name: str
+    what: str
+    options: Mapping[str, Any] = {}
+
+    @abc.abstractmethod
+    def make(self, run: Run) -> Splits:
+        """The corpus: split -> examples `{"inputs", "targets"}`."""
+
+    @abc.abstractmethod
+    def prepare(self, run: Run) -> dict[str, Any]:
+        """Makes what the annotator needs; returns findings for the stage's record."""
+
+    @abc.abstractmethod
+    def annotator(self, run: Run) -> tuple[Annotator, dict[str, Any]]:
+        """The annotator, and the settings that tell it from others."""
+
+    @abc.abstractmethod
+    def correct(self, run: Run, text: str, spans: Sequence[Span]) -> str:
+        """An output with its unwanted spans corrected."""
+
+    def is_open(self, row: records.Row) -> bool:
+        """Whether an input leaves it to the model to say something unwanted or not."""
+        return True
+
+    @abc.abstractmethod
+    def unwanted_ids(self, run: Run, vocabulary: Any) -> properties.UnwantedIds:
+        """Prediction -> ids of the vocabulary that begin something unwanted there."""
+
+
+class Comments(UseCase):
+    """Comments, some of them rude."""
+
+    name = "comments"
+    what = "rude words"
+
+    def make(self, run: Run) -> Splits:
+        return corpus.make(run.seed, dict(run.sizes))
+
+    def prepare(self, run: Run) -> dict[str, Any]:
+        words = self._phrases(run)
+        with records.atomic_write(run.phrases_path) as file:
+            file.writelines(f"{word}\n" for word in words)
+        return {"phrases": len(words)}
+
+    def _phrases(self, run: Run) -> list[str]:
+        return corpus.rude_words()
+
+    def annotator(self, run: Run) -> tuple[Annotator, dict[str, Any]]:
+        from t5patches.annotate import phrases
+
+        settings = {
+            "annotator": "phrases",
+            "phrases": records.file_digest(run.phrases_path),
+        }
+        return phrases.load(run.phrases_path), settings
+
+    def correct(self, run: Run, text: str, spans: Sequence[Span]) -> str:
+        return corpus.correct(text, spans)
+
+    def unwanted_ids(self, run: Run, vocabulary: Any) -> properties.UnwantedIds:
+        from t5patches.annotate import phrases
+
+        words = phrases.read_phrases(run.phrases_path)
+        ids = properties.first_pieces(words, vocabulary)
+        return lambda row: ids
+
+
+class OwnData(Comments):
+    """One's own texts and phrases. A correction leaves the phrases out."""
+
+    name = "own data"
+    what = "your phrases"
+    # Real text needs more pieces, longer features and more steps.
+    options = {
+        "pieces": 4096,
+        "macros": {
+            "shared": {"TASK_FEATURE_LENGTHS": {"inputs": 48, "targets": 48}},
+            "finetune": {
+                "TRAIN_STEPS_RELATIVE": 2000,
+                "EVAL_PERIOD": 500,
+                "SAVE_PERIOD": 250,
+            },
+        },
+    }
+
+    def make(self, run: Run) -> Splits:
+        return own_data.read(run.data)
+
+    def _phrases(self, run: Run) -> list[str]:
+        from t5patches.annotate import phrases
+
+        return phrases.read_phrases(run.phrases)
+
+    def correct(self, run: Run, text: str, spans: Sequence[Span]) -> str:
+        for start, end, _ in sorted(spans, reverse=True):
+            text = text[:start] + text[end:]
+        return " ".join(text.split())
+
+
+class Hallucination(UseCase):
+    """News headlines that name what the report does not."""
+
+    name = "hallucination"
+    what = "names that the report does not have"
+
+    def make(self, run: Run) -> Splits:
+        return news.make(run.seed, dict(run.sizes))
+
+    def prepare(self, run: Run) -> dict[str, Any]:
+        return {"tagger": names.train(run.path("tagger"), run.seed)}
+
+    def annotator(self, run: Run) -> tuple[Annotator, dict[str, Any]]:
+        from t5patches.annotate import entities
+
+        annotator = entities.load(run.path("tagger"))
+        return annotator, {"annotator": "entities", "pipeline": annotator.digest}
+
+    def correct(self, run: Run, text: str, spans: Sequence[Span]) -> str:
+        return news.correct(text, spans)
+
+    def is_open(self, row: records.Row) -> bool:
+        return news.leaves_out(row["inputs"])
+
+    def unwanted_ids(self, run: Run, vocabulary: Any) -> properties.UnwantedIds:
+        first = {
+            name: properties.first_pieces([name], vocabulary) for name in news.names()
+        }
+
+        def ids(row: records.Row) -> set[int]:
+            named = {row["inputs"][a:b] for a, b, _ in news.entities(row["inputs"])}
+            return set().union(*(first[name] for name in first if name not in named))
+
+        return ids
+
+
+USE_CASES: dict[str, UseCase] = {
+    use_case.name: use_case for use_case in (Comments(), OwnData(), Hallucination())
+}

@@ -1,0 +1,82 @@
+"""The grid of the comparison: its points, the choice of one, and who beats whom."""
+
+import math
+
+import pytest
+
+from t5patches.quickstart import grid, pipeline
+
+
+def scores(after, same, before=0.4):
+    return {
+        "prevalence": {"before": before, "after": after},
+        "exact_match": {"clean": same},
+    }
+
+
+def test_every_method_has_the_same_points_and_a_name_of_its_own():
+    points = grid.points(pipeline.METHODS)
+    assert len({point.name for point in points}) == len(points)
+    settings = {
+        method: [
+            (p.alpha, p.learning_rate) for p in grid.points(pipeline.METHODS)
+            if p.method == method
+        ]
+        for method in pipeline.TARGETED
+    }  # fmt: skip
+    assert len(set(map(tuple, settings.values()))) == 1
+    assert all(a is not None for a, _ in settings["tnff"])
+    assert {p.alpha for p in grid.points(["corrective"])} == {None}
+
+
+def test_the_whole_grid_fits_into_an_hour():
+    # 45 seconds a point on two idle cores, and two minutes before the first.
+    assert len(grid.points(pipeline.METHODS)) * 45 + 120 < 50 * 60
+
+
+def test_macros():
+    assert grid.Point("ul", 4.0, 0.001).macros() == {
+        "ALPHA": 4.0,
+        "LEARNING_RATE": 0.001,
+    }
+    assert grid.Point("filtered", None, 0.001).macros() == {"LEARNING_RATE": 0.001}
+
+
+@pytest.mark.parametrize(
+    ("values", "distance"),
+    [
+        (scores(0.0, 1.0), 0.0),
+        (scores(0.4, 1.0), 1.0),
+        (scores(0.12, 0.6), 0.5),
+        (scores(0.1, None, before=0.0), 0.1),
+    ],
+)
+def test_distance(values, distance):
+    assert math.isclose(grid.distance(values), distance, abs_tol=1e-12)
+
+
+def test_the_choice_does_not_look_at_the_test_inputs():
+    rows = [
+        {"name": "a", "validation": scores(0.1, 0.99), "test": scores(0.0, 1.0)},
+        {"name": "b", "validation": scores(0.01, 0.97), "test": scores(0.4, 0.1)},
+    ]
+    assert grid.choose(rows)["name"] == "b"
+
+
+def test_beaten_by():
+    found = grid.beaten_by(
+        {
+            "best": scores(0.01, 0.99),
+            "cleaner": scores(0.0, 0.9),
+            "worse": scores(0.01, 0.98),
+            "worst": scores(0.3, 0.5),
+            "twin": scores(0.01, 0.99),
+        }
+    )
+    assert found == {
+        "best": [],
+        "cleaner": [],
+        "worse": ["best", "twin"],
+        "worst": ["best", "cleaner", "worse", "twin"],
+        "twin": [],
+    }

@@ -1,0 +1,108 @@
+"""The report of several methods: the numbers shown, the better ones named."""
+
+import re
+import struct
+
+import pytest
+
+from t5patches import report
+from t5patches.quickstart import grid
+from t5patches.report import comparison, curves
+
+TITLES = {"tnff": "TNFF", "ul": "UL", "filtered": "<filtered>"}
+
+
+def scores(after, same, bleu):
+    return {
+        "examples": 500,
+        "prevalence": {"before": 0.4, "after": after},
+        "exact_match": {"all": 0.5, "clean": same, "marked": 0.0},
+        "bleu": bleu,
+        "rougeL": bleu / 100,
+        "subsets": {"clean": {"examples": 300}},
+    }
+
+
+def point(method, alpha, validation, test):
+    row = {
+        "name": f"{method}-{alpha}",
+        "method": method,
+        "alpha": alpha,
+        "learning_rate": 0.001,
+        "seconds": 40.4,
+        "validation": scores(*validation),
+        "test": scores(*test),
+    }
+    return row | {
+        "distance": {s: grid.distance(row[s]) for s in ("validation", "test")}
+    }
+
+
+@pytest.fixture
+def results():
+    points = [
+        point("tnff", 1.0, (0.2, 0.99, 90.0), (0.2, 0.99, 90.0)),
+        point("tnff", 4.0, (0.02, 0.97, 89.0), (0.03, 0.96, 88.0)),
+        point("ul", 4.0, (0.1, 0.9, 80.0), (0.04, 0.95, 81.0)),
+        point("filtered", None, (0.1, 0.98, 80.0), (0.11, 0.99, 81.0)),
+    ]
+    return {
+        "methods": ["tnff", "ul", "filtered"],
+        "points": points,
+        "chosen": {"tnff": "tnff-4.0", "ul": "ul-4.0", "filtered": "filtered-None"},
+        "rule": "Chosen by hand.",
+        "front": ["tnff", "filtered"],
+        "beaten_by": {"tnff": [], "ul": ["tnff"], "filtered": []},
+        "failed": [
+            {
+                "method": "ul",
+                "alpha": 16.0,
+                "learning_rate": 0.1,
+                "failed": "the loss is NaN",
+            }
+        ],
+        "seed": 3,
+    }
+
+
+def test_terminal_table_has_the_best_first(results):
+    lines = comparison.terminal_table(results, TITLES).splitlines()
+    assert [line.split()[0] for line in lines[2:5]] == ["TNFF", "UL", "<filtered>"]
+    assert re.search(r"TNFF +4 +0.001 +3.0 % +1.8–4.9 +96.0 %.* 0$", lines[2])
+    assert lines[3].endswith(" 1")
+    assert lines[-1].startswith("TNFF and <filtered> are not beaten")
+
+
+@pytest.mark.parametrize(
+    ("methods", "front", "says"),
+    [
+        (["tnff"], ["tnff"], "one method alone"),
+        (["tnff", "ul"], ["tnff"], "TNFF beats every other"),
+        (["tnff", "ul"], ["ul", "tnff"], "UL and TNFF are not beaten.*UL is nearest"),
+    ],
+)
+def test_headline(methods, front, says):
+    found = comparison.headline({"methods": methods, "front": front}, TITLES)
+    assert re.search(says, found)
+
+
+def test_page_and_picture(results, tmp_path):
+    report.write_comparison(tmp_path, results, TITLES, settings={"pieces": 1000})
+    page = (tmp_path / "report.html").read_text()
+    text = re.sub(r"<[^>]*>", " ", page)
+    # Every point of the grid, chosen or not, with its validation numbers.
+    for row in results["points"]:
+        shown = f"{row['distance']['validation']:.3f}"
+        after = comparison.page.number(row["test"]["prevalence"]["after"])
+        assert re.search(rf"{shown}\s+{after}", text)
+    assert re.search(r"UL\s+16\s+0.1\s+the loss is NaN", text)
+    assert "Chosen by hand." in text and "pieces" in text
+    assert "&lt;filtered&gt;" in page and "<filtered>" not in page
+    assert "http" not in page.replace("http-equiv", "")
+    head = (tmp_path / "report.png").read_bytes()[:24]
+    assert head.startswith(b"\x89PNG") and struct.unpack(">I", head[16:20])[0] == 2400
+
+
+def test_lines_join_what_is_not_beaten():
+    points = [(0.9, 0.3), (0.99, 0.2), (0.95, 0.1), (0.8, 0.1), (0.7, 0.05)]
+    assert curves.best(points) == [(0.99, 0.2), (0.95, 0.1), (0.7, 0.05)]
