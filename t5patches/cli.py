@@ -224,6 +224,12 @@ def _annotate(argv: list[str]) -> None:
     command.annotate(argv, _parser, _prepare)
 
 
+def _tagger(argv: list[str]) -> None:
+    from t5patches.tagger import command
+
+    command.tagger(argv, _parser, _start_logging)
+
+
 def _prepare() -> None:
     _start_logging()
     _import_tensorflow()
@@ -329,6 +335,7 @@ COMMANDS: dict[str, tuple[Command, str]] = {
     "train": (_script("train"), "fine-tune or update a model"),
     "generate": (_script("generate"), "write a model's outputs as predictions"),
     "annotate": (_annotate, "mark what is unwanted in predictions"),
+    "tagger": (_tagger, "train a tagger of unwanted words for annotate toxicity"),
     "evaluate": (_evaluate, "compare outputs before and after an update"),
     "report": (_report, "write the report of an evaluation"),
     "infer": (_script("infer"), "run a model over a task, as T5X does"),

@@ -209,6 +209,36 @@ exactly)."""
         return annotator, {"pipeline": annotator.digest}
 
 
+class _Toxicity:
+    summary = "what a trained tagger marks (`t5patches tagger train`)"
+    description = "Marks the words that a trained tagger finds toxic, or else unwanted."
+    reads = " and a tagger"
+
+    @staticmethod
+    def add_arguments(parser: Parser) -> None:
+        add = parser.add_argument
+        add(
+            "--tagger",
+            required=True,
+            metavar="FOLDER",
+            help="what `t5patches tagger train` wrote",
+        )
+        add(
+            "--threshold",
+            type=float,
+            metavar="P",
+            help="probability from which a word is marked (default: the trained one)",
+        )
+        _add_batch_size(parser)
+
+    @staticmethod
+    def load(args: argparse.Namespace) -> Loaded:
+        from t5patches.annotate import toxicity
+
+        annotator = toxicity.load(args.tagger, args.threshold, args.batch_size)
+        return annotator, {"tagger": annotator.digest}
+
+
 class _Custom:
     summary = "what a Python function of yours returns"
     description = """\
@@ -239,6 +269,7 @@ a list of (start, end, label), spans of characters of the text.
 ANNOTATORS = {
     "phrases": _Phrases,
     "entities": _Entities,
+    "toxicity": _Toxicity,
     "custom": _Custom,
 }
 

@@ -1,0 +1,94 @@
+"""The toxicity annotator: what a trained tagger marks (`t5patches tagger train`)."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from t5patches import records
+from t5patches.annotate.alignment import Span
+from t5patches.errors import UserError
+
+BATCH_SIZE = 256
+
+
+class ToxicityAnnotator:
+    """Marks the spans of a tagger, whatever the input; the label is the tagger's."""
+
+    def __init__(
+        self,
+        nlp: Any,
+        threshold: float | None = None,
+        batch_size: int = BATCH_SIZE,
+    ):
+        """Takes a pipeline of `tagger.train`.
+
+        Args:
+          nlp: the pipeline.
+          threshold: probability from which a token is unwanted; the trained one if
+            None.
+          batch_size: texts that go through the pipeline together.
+        """
+        from t5patches.tagger import component
+
+        tagger = nlp.get_pipe(component.FACTORY)
+        if threshold is not None:
+            if not 0 <= threshold <= 1:
+                raise UserError(f"threshold {threshold} is not between 0 and 1")
+            tagger.cfg["threshold"] = threshold
+        self.nlp = nlp
+        self.threshold = threshold
+        self.batch_size = batch_size
+        self._key = tagger.label
+        self._settings = dict(tagger.cfg)
+        self._source: str | None = None
+
+    @property
+    def digest(self) -> str:
+        """Tells taggers and thresholds apart."""
+        files: list[pathlib.Path] = []
+        if self.nlp.path is not None:
+            files = sorted(pathlib.Path(self.nlp.path).rglob("*"))
+        content = records.file_digest([path for path in files if path.is_file()])
+        return records.fingerprint({**self._settings, "files": content})
+
+    def __call__(self, text: str, inputs: str = "") -> list[Span]:
+        """Returns the unwanted spans of `text`; `inputs` does not matter here."""
+        del inputs
+        return self._spans(self.nlp(text))
+
+    def pipe(self, pairs: Iterable[tuple[str, str]]) -> Iterator[list[Span]]:
+        """Does what a call does for many (text, inputs), in batches."""
+        texts = (text for text, _ in pairs)
+        for doc in self.nlp.pipe(texts, batch_size=self.batch_size):
+            yield self._spans(doc)
+
+    def _spans(self, doc: Any) -> list[Span]:
+        return [
+            (span.start_char, span.end_char, span.label_)
+            for span in doc.spans[self._key]
+        ]
+
+    def __reduce__(self):
+        if self._source is None:
+            return ToxicityAnnotator, (self.nlp, self.threshold, self.batch_size)
+        return load, (self._source, self.threshold, self.batch_size)
+
+
+def load(
+    tagger: str | os.PathLike,
+    threshold: float | None = None,
+    batch_size: int = BATCH_SIZE,
+) -> ToxicityAnnotator:
+    """Returns the annotator with the pipeline that `t5patches tagger train` wrote.
+
+    Raises:
+      UserError: the folder is missing, does not load, or is another pipeline.
+    """
+    from t5patches.tagger import training
+
+    annotator = ToxicityAnnotator(training.load(tagger), threshold, batch_size)
+    annotator._source = os.fspath(tagger)
+    return annotator
