@@ -1,0 +1,144 @@
+"""Runs of gin/runs on either engine: stopped, resumed, broken, and the best of them."""
+
+import json
+import os
+import pathlib
+import signal
+
+import numpy as np
+import pytest
+from flax import traverse_util
+
+from t5patches import checks, cli, scripts, watch
+from t5x_embedded import checkpoints
+
+ROOT = pathlib.Path(__file__).parents[1]
+
+
+def arguments(name, folder, *more):
+    return [
+        f"--gin_search_paths={ROOT}",
+        f"--gin_file=tests/testdata/runs/{name}.gin",
+        f"--gin.MODEL_DIR='{folder}'",
+        *more,
+    ]
+
+
+def read_json(path):
+    return json.loads(path.read_text())
+
+
+def arrays(checkpoint):
+    tree = checkpoints.load_t5x_checkpoint(checkpoint)
+    return traverse_util.flatten_dict(tree, sep="/")
+
+
+@pytest.fixture(scope="module")
+def update(tmp_path_factory):
+    """An update of 6 steps, of which only the last checkpoint is kept."""
+    folder = tmp_path_factory.mktemp("update")
+    scripts.run("train", arguments("update", folder, "--gin.KEEP_CHECKPOINTS=1"))
+    return folder
+
+
+def test_the_best_checkpoint_is_on_record_and_kept(update):
+    history = read_json(update / "validation.json")
+    values = {row["step"]: row["value"] for row in history["steps"]}
+    assert sorted(values) == [2, 4, 6]
+    best = read_json(update / "best.json")
+    assert best == {
+        "step": min(values, key=values.get),
+        "metric": "toy_annotated/loss_per_nonpadding_target_token",
+        "value": min(values.values()),
+    }
+    assert checks.checkpoint_steps(update) == [6]
+    assert checks.checkpoint_steps(update / "best") == [best["step"]]
+    checks.checkpoint(checks.choose_checkpoint(update, "best"))
+
+
+def test_sigterm_saves_and_the_rerun_ends_as_if_unbroken(update, tmp_path, monkeypatch):
+    received = watch.StopSignal.received
+
+    def signalled(self, step):
+        if step == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return received(self, step)
+
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(watch.StopSignal, "received", signalled)
+    assert cli.main(["train", *arguments("update", tmp_path)]) == 0
+    assert signal.getsignal(signal.SIGTERM) is before
+    assert checks.checkpoint_steps(tmp_path)[-1] == 3
+    monkeypatch.undo()
+    record = read_json(tmp_path / "frozen.json")
+    scripts.run("train", arguments("update", tmp_path))
+    assert read_json(tmp_path / "frozen.json") == record
+    got, want = (arrays(folder / "checkpoint_6") for folder in (tmp_path, update))
+    assert got.keys() == want.keys()
+    for name in want:
+        np.testing.assert_array_equal(got[name], want[name], err_msg=name)
+    # The history goes on: step 2 was evaluated before the interruption.
+    steps = [row["step"] for row in read_json(tmp_path / "validation.json")["steps"]]
+    assert steps[0] == 2 and steps[-1] == 6
+
+
+def test_a_loss_that_is_no_number_stops_the_run(tmp_path, capsys):
+    assert cli.main(["train", *arguments("poisoned", tmp_path)]) == 2
+    message = capsys.readouterr().err.split("error: ")[-1]
+    [path] = tmp_path.glob("bad_batch_*.jsonl")
+    step = int(path.name.removeprefix("bad_batch_").split("-")[0])
+    good = max(checks.checkpoint_steps(tmp_path))
+    assert good == (step - 1) // 2 * 2
+    assert f"at step {step};" in message
+    assert str(path) in message
+    assert f"The last good checkpoint: {tmp_path}/checkpoint_{good}." in message
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    assert len(rows) == 4
+    for row in rows:
+        letter = chr(65 + row["id"])
+        assert row["inputs"] == f"row {letter}"
+        assert row["targets"] == f"{letter} wor"
+        unwanted = -1 if row["id"] % 3 == 0 else 1
+        assert row["weights"] == [1, unwanted, 1, 1, 1, 1]
+    assert 17 in [row["id"] for row in rows]
+
+
+def test_fine_tuning_goes_on_from_the_best_of_a_folder(update, tmp_path):
+    start = read_json(update / "best.json")["step"]
+    scripts.run(
+        "train",
+        arguments(
+            "finetune",
+            tmp_path,
+            "--gin.INITIAL_CHECKPOINT_PATH=@checks.choose_checkpoint()",
+            f"--gin.INITIAL_MODEL_DIR='{update}'",
+            "--gin.TRAIN_STEPS_RELATIVE=2",
+        ),
+    )
+    assert checks.checkpoint_steps(tmp_path) == [start, start + 2]
+    assert read_json(tmp_path / "best.json")["step"] == start + 2
+    assert not (tmp_path / "frozen.json").exists()
+    chosen = arrays(checks.choose_checkpoint(update, "best"))
+    copied = arrays(tmp_path / f"checkpoint_{start}")
+    np.testing.assert_array_equal(
+        copied["target/decoder/logits_dense/kernel"],
+        chosen["target/decoder/logits_dense/kernel"],
+    )
+
+
+def test_the_command_resolves_the_checkpoint_before_the_run(update, tmp_path):
+    scripts.run(
+        "train",
+        arguments(
+            "update",
+            tmp_path,
+            f"--gin.INITIAL_CHECKPOINT_PATH='{update}'",
+            "--gin.TRAIN_STEPS_RELATIVE=1",
+            "--checkpoint=best",
+        ),
+    )
+    best = checks.choose_checkpoint(update, "best")
+    assert read_json(tmp_path / "frozen.json")["checkpoint"] == best
+    assert f"INITIAL_CHECKPOINT_PATH = '{best}'" in (
+        (tmp_path / "config.gin").read_text().replace("\\\n    ", "")
+    )
