@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
-import pathlib
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from t5patches import records
-from t5patches.annotate import occurrence
+from t5patches.annotate import occurrence, pipelines
 from t5patches.annotate.alignment import Span
 from t5patches.errors import UserError
 
@@ -67,13 +66,8 @@ class EntityAnnotator:
     @property
     def digest(self) -> str:
         """Tells pipelines and labels apart."""
-        parts: dict[str, Any] = {
-            key: self.nlp.meta.get(key) for key in ("lang", "name", "version")
-        }
-        if self.nlp.path is not None:
-            files = sorted(p for p in pathlib.Path(self.nlp.path).rglob("*"))
-            parts["files"] = records.file_digest([p for p in files if p.is_file()])
-        return records.fingerprint({**parts, "labels": self.labels})
+        parts = {"pipeline": pipelines.digest(self.nlp), "labels": self.labels}
+        return records.fingerprint(parts)
 
     def __call__(self, text: str, inputs: str) -> list[Span]:
         """Returns the entities of `text` that do not occur in `inputs`."""
@@ -152,32 +146,6 @@ def _name(nlp: Any) -> str:
     return os.fspath(nlp.path) if nlp.path else f"{nlp.meta['lang']}_{nlp.meta['name']}"
 
 
-def load_pipeline(name: str | os.PathLike) -> Any:
-    """Returns a spaCy pipeline by its name or path.
-
-    Raises:
-      UserError: spaCy or the pipeline is missing or does not load.
-    """
-    try:
-        import spacy
-    except ImportError as error:
-        raise UserError(
-            "spaCy is not installed; install it with `pip install spacy`"
-        ) from error
-    text = os.fspath(name)
-    is_path = os.path.exists(text)
-    if not is_path and (os.sep in text or not spacy.util.is_package(text)):
-        hint = "" if os.sep in text else f" with `python -m spacy download {text}`"
-        raise UserError(
-            f"{text}: no such spaCy pipeline; install it{hint} or give the folder "
-            "of one"
-        )
-    try:
-        return spacy.load(text)
-    except Exception as error:  # Its own and those of what the pipeline is made of.
-        raise UserError(f"{text}: spaCy cannot load it: {error}") from error
-
-
 def load(
     pipeline: str | os.PathLike = PIPELINE,
     labels: Sequence[str] | None = None,
@@ -189,6 +157,6 @@ def load(
       UserError: the pipeline is missing, does not load, finds no entities, or none with
         one of `labels`.
     """
-    annotator = EntityAnnotator(load_pipeline(pipeline), labels, batch_size)
+    annotator = EntityAnnotator(pipelines.load(pipeline), labels, batch_size)
     annotator._source = os.fspath(pipeline)
     return annotator

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-import pathlib
 from collections.abc import Iterable, Iterator
 from typing import Any
 
 from t5patches import records
+from t5patches.annotate import pipelines
 from t5patches.annotate.alignment import Span
 from t5patches.errors import UserError
 
@@ -48,11 +48,8 @@ class ToxicityAnnotator:
     @property
     def digest(self) -> str:
         """Tells taggers and thresholds apart."""
-        files: list[pathlib.Path] = []
-        if self.nlp.path is not None:
-            files = sorted(pathlib.Path(self.nlp.path).rglob("*"))
-        content = records.file_digest([path for path in files if path.is_file()])
-        return records.fingerprint({**self._settings, "files": content})
+        parts = {"pipeline": pipelines.digest(self.nlp), **self._settings}
+        return records.fingerprint(parts)
 
     def __call__(self, text: str, inputs: str = "") -> list[Span]:
         """Returns the unwanted spans of `text`; `inputs` does not matter here."""

@@ -18,6 +18,7 @@ from spacy.training import Example
 from thinc.api import Adam, fix_random_seed, set_dropout_rate
 
 from t5patches import progress, records
+from t5patches.annotate import pipelines
 from t5patches.errors import UserError
 from t5patches.tagger import component
 from t5patches.tagger.posts import Post, spans_of
@@ -322,9 +323,7 @@ def load(folder: records.PathLike) -> spacy.Language:
     Raises:
       UserError: there is none, or it has no span tagger.
     """
-    from t5patches.annotate import entities
-
-    nlp = entities.load_pipeline(folder)
+    nlp = pipelines.load(folder)
     if component.FACTORY not in nlp.pipe_names:
         raise UserError(
             f"{os.fspath(folder)}: has no {component.FACTORY!r} (it has: "

@@ -1,0 +1,44 @@
+"""spaCy pipelines: loading them, and telling them apart."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+from typing import Any
+
+from t5patches import records
+from t5patches.errors import UserError
+
+
+def load(name: str | os.PathLike) -> Any:
+    """Returns a spaCy pipeline by its name or folder.
+
+    Raises:
+      UserError: spaCy or the pipeline is missing or does not load.
+    """
+    try:
+        import spacy
+    except ImportError as error:
+        raise UserError(
+            "spaCy is not installed; install it with `pip install spacy`"
+        ) from error
+    text = os.fspath(name)
+    if not os.path.exists(text) and (os.sep in text or not spacy.util.is_package(text)):
+        hint = "" if os.sep in text else f" with `python -m spacy download {text}`"
+        raise UserError(
+            f"{text}: no such spaCy pipeline; install it{hint} or give the folder "
+            "of one"
+        )
+    try:
+        return spacy.load(text)
+    except Exception as error:  # Its own and those of what the pipeline is made of.
+        raise UserError(f"{text}: spaCy cannot load it: {error}") from error
+
+
+def digest(nlp: Any) -> str:
+    """Tells pipelines apart: by language, name, version, and files if it has any."""
+    parts: dict[str, Any] = {k: nlp.meta.get(k) for k in ("lang", "name", "version")}
+    if nlp.path is not None:
+        files = sorted(pathlib.Path(nlp.path).rglob("*"))
+        parts["files"] = records.file_digest([p for p in files if p.is_file()])
+    return records.fingerprint(parts)

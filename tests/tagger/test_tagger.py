@@ -1,0 +1,254 @@
+"""The tagger: its measure, its data, training, and the annotator that runs it."""
+
+import json
+import pickle
+import random
+
+import numpy as np
+import pytest
+import spacy
+
+from t5patches import cli
+from t5patches.annotate import annotate_texts, toxicity
+from t5patches.errors import UserError
+from t5patches.tagger import component, posts, scores, training
+
+TINY = training.Settings(width=16, depth=1, embed_size=200, epochs=4, dropout=0.1)
+RUDE = ["idiot", "moron", "stupid fool", "dumb"]
+
+
+def made_up_posts(count, seed=0):
+    """Posts where some words are always unwanted."""
+    generator = random.Random(seed)
+    made = []
+    for number in range(count):
+        words = generator.choices("the a news of day we talk about today".split(), k=6)
+        text = f"{' '.join(words)} {number}"
+        unwanted = set()
+        if number % 4:
+            rude = generator.choice(RUDE)
+            unwanted = set(range(len(text) + 1, len(text) + 1 + len(rude)))
+            text += f" {rude}, {generator.choice(words)}"
+        made.append(posts.Post(text, frozenset(unwanted)))
+    return made
+
+
+@pytest.fixture(scope="module")
+def trained():
+    return training.train(made_up_posts(300), TINY)
+
+
+@pytest.mark.parametrize(
+    ("predicted", "gold", "expected"),
+    [
+        ([], [], 1),
+        ([], [1], 0),
+        ([1], [], 0),
+        ([1, 2, 3], [1, 2, 3], 1),
+        # Precision 1/2, recall 1/3.
+        ([1, 9], [1, 2, 3], 2 * (1 / 2) * (1 / 3) / (1 / 2 + 1 / 3)),
+        ([1], [2], 0),
+    ],
+)
+def test_character_f1(predicted, gold, expected):
+    assert scores.character_f1(predicted, gold) == pytest.approx(expected)
+
+
+def test_bootstrap_interval():
+    values = np.random.default_rng(0).normal(0.5, 0.1, 400)
+    low, high = scores.bootstrap_interval(values, draws=2000)
+    # The normal approximation: the mean and 1.96 standard errors.
+    error = 1.96 * values.std() / 20
+    assert low == pytest.approx(values.mean() - error, abs=0.002)
+    assert high == pytest.approx(values.mean() + error, abs=0.002)
+    assert scores.bootstrap_interval([1.0, 1.0]) == (1.0, 1.0)
+
+
+def test_posts_of_csv_and_json_lines(tmp_path):
+    (tmp_path / "a.csv").write_text(
+        'spans,text\n"[0, 1, 2, 5]","abc, d\nnew line"\n[],nice\n', encoding="utf-8"
+    )
+    (tmp_path / "b.jsonl").write_text('{"text": "bad 🎉", "spans": [4]}\n')
+    read = posts.read_posts([tmp_path / "a.csv", tmp_path / "b.jsonl"])
+    assert read == [
+        posts.Post("abc, d\nnew line", frozenset({0, 1, 2, 5})),
+        posts.Post("nice", frozenset()),
+        posts.Post("bad 🎉", frozenset({4})),
+    ]
+    assert posts.spans_of({0, 1, 2, 5}) == [(0, 3), (5, 6)]
+    assert posts.spans_of([]) == [] and posts.spans_of([3, 3]) == [(3, 4)]
+    assert posts.without(read, [posts.Post("NICE ", frozenset())]) == [read[0], read[2]]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.csv", b"spans,text\n", "no posts in it"),
+        ("a.csv", b"spans,words\n[],x\n", "a.csv:2: field 'text' is missing"),
+        ("a.csv", b"spans,text\n[0],x\n(1),y\n", "a.csv:3: field 'spans' must be"),
+        ("a.csv", b'spans,text\n"[True]",x\n', "a.csv:2: field 'spans' must be"),
+        ("a.csv", b"spans,text\n[1],x\n", "a.csv:2: field 'spans' has offset 1, out"),
+        ("a.csv", b"spans,text\n[-1],x\n", "a.csv:2: field 'spans' has offset -1"),
+        ("a.csv", b"spans,text\n[0],\xe9\n", "a.csv:2: not UTF-8"),
+        ("b.jsonl", b'{"text": "x"}\n', "b.jsonl:1: field 'spans' must be"),
+        ("b.jsonl", b'{"text": "x", "spans": [0.0]}\n', "field 'spans' must be"),
+        ("b.jsonl", b"{\n", "b.jsonl:1: not valid JSON"),
+    ],
+)
+def test_wrong_posts(tmp_path, name, content, message):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(UserError) as caught:
+        posts.read_posts(tmp_path / name)
+    assert message in str(caught.value)
+
+
+def test_spans_of_tokens():
+    doc = spacy.blank("en")("you   stupid  fool, you!")
+    words = [token.text for token in doc]
+    chosen = np.array([word in ("stupid", "fool") for word in words])
+    assert [doc[s:e].text for s, e in component.token_spans(doc, chosen)] == [
+        "stupid  fool"
+    ]
+    chosen = np.array([token.is_space for token in doc])
+    assert component.token_spans(doc, chosen) == []
+    chosen = np.array([word in ("you", "fool") for word in words])
+    assert [doc[s:e].text for s, e in component.token_spans(doc, chosen)] == [
+        "you",
+        "fool",
+        "you",
+    ]
+
+
+def test_choice_by_both_thresholds():
+    probabilities = np.array([0.1, 0.3, 0.5, 0.9])
+    choose = lambda *args: component.choose(probabilities, *args).tolist()
+    assert choose(0.2, 0.0) == [False, True, True, True]
+    assert choose(0.2, 0.5) == [False, False, True, True]
+    assert choose(0.95, 0.0) == [False] * 4
+    assert component.choose(np.zeros(0), 0.1, 0.5).shape == (0,)
+
+
+def test_a_token_is_unwanted_if_most_of_it_is():
+    nlp = spacy.blank("en")
+    post = posts.Post("stupidest idea", frozenset(range(0, 6)) | {10})
+    example = training.example_of(nlp, post, "toxic")
+    assert [s.text for s in example.reference.spans["toxic"]] == ["stupidest"]
+
+
+def test_gradient_of_the_loss():
+    """Against finite differences of the loss."""
+    nlp = training._new_pipeline(TINY)
+    tagger = nlp.get_pipe(component.FACTORY)
+    example = training.example_of(nlp, posts.Post("you fool", {4, 5, 6, 7}), "toxic")
+    logits = np.array([[0.3, -2.0], [1.5, 40.0]])
+    _, (gradient,) = tagger.get_loss([example], [logits])
+    for index in np.ndindex(2, 2):
+        step = np.zeros((2, 2))
+        step[index] = 1e-4
+        up, _ = tagger.get_loss([example], [logits + step])
+        down, _ = tagger.get_loss([example], [logits - step])
+        # Scaled by 40 times the batch.
+        assert gradient[index] * 40 == pytest.approx((up - down) / 2e-4, abs=1e-4)
+
+
+def test_training_finds_the_words(trained):
+    held_out = made_up_posts(80, seed=1)
+    result = training.evaluate(training.span_finder(trained, "toxic"), held_out)
+    low, high = result["interval"]
+    assert low <= result["f1"] <= high and result["posts"] == 80
+    assert result["f1"] > 0.9
+    # By hand, over sets of characters.
+    find = training.span_finder(trained, "toxic")
+    one_by_one = []
+    for post in held_out:
+        ((spans),) = find([post.text])
+        found = {i for start, end in spans for i in range(start, end)}
+        one_by_one.append(scores.character_f1(found, post.unwanted))
+    assert np.mean(one_by_one) == pytest.approx(result["f1"])
+
+
+def test_the_same_seed_gives_the_same_tagger(trained):
+    again = training.train(made_up_posts(300), TINY)
+    first, second = (n.get_pipe(component.FACTORY) for n in (trained, again))
+    doc = trained.make_doc("you dumb idiot of the day")
+    np.testing.assert_array_equal(first.predict([doc])[0], second.predict([doc])[0])
+    assert first.cfg == second.cfg
+
+
+def test_members_are_averaged(trained):
+    tagger = trained.get_pipe(component.FACTORY)
+    doc = trained.make_doc("you dumb idiot of the day")
+    logits = [member.predict([doc])[0][:, 0] for member in tagger.model.layers]
+    assert len(logits) == 2 and not np.allclose(*logits)
+    expected = np.mean([1 / (1 + np.exp(-x)) for x in logits], axis=0)
+    np.testing.assert_allclose(tagger.predict([doc])[0], expected, rtol=1e-5)
+
+
+def test_odd_texts(trained):
+    for text in ("", " ", "\n\n", "🎉", "idiot" * 500):
+        assert isinstance(list(training.span_finder(trained, "toxic")([text]))[0], list)
+
+
+def test_saved_and_loaded(trained, tmp_path):
+    training.save(trained, tmp_path / "tagger")
+    assert not [p for p in tmp_path.iterdir() if p.name != "tagger"]
+    loaded = spacy.load(tmp_path / "tagger")
+    assert loaded.get_pipe(component.FACTORY).cfg == (
+        trained.get_pipe(component.FACTORY).cfg
+    )
+    with pytest.raises(UserError, match="tagger: exists"):
+        training.save(trained, tmp_path / "tagger")
+    annotator = toxicity.load(tmp_path / "tagger")
+    text = "what a stupid fool you are 🎉"
+    (found,) = annotator(text, "")
+    assert text[found[0] : found[1]] == "stupid fool" and found[2] == "toxic"
+    pairs = [(text, ""), ("a nice day", ""), (f"🎉 {text}", "")]
+    assert annotate_texts(annotator, pairs) == [annotator(t, "") for t, _ in pairs]
+    again = pickle.loads(pickle.dumps(annotator))
+    assert again(text, "") == [found] and again.digest == annotator.digest
+    nothing = toxicity.load(tmp_path / "tagger", threshold=1.0)
+    assert nothing(text, "") == [] and nothing.digest != annotator.digest
+    with pytest.raises(UserError, match="not between 0 and 1"):
+        toxicity.load(tmp_path / "tagger", threshold=3.0)
+
+
+def test_a_save_that_fails_leaves_nothing(trained, tmp_path, monkeypatch):
+    monkeypatch.setattr(trained, "to_disk", lambda path: (path.mkdir(), 1 / 0))
+    with pytest.raises(ZeroDivisionError):
+        training.save(trained, tmp_path / "tagger")
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_is_no_tagger(tmp_path):
+    spacy.blank("en").to_disk(tmp_path / "blank")
+    with pytest.raises(UserError, match="t5patches tagger train"):
+        toxicity.load(tmp_path / "blank")
+    with pytest.raises(UserError, match="no such spaCy pipeline"):
+        toxicity.load(tmp_path / "missing")
+
+
+def test_too_few_posts():
+    with pytest.raises(UserError, match="too few"):
+        training.train([posts.Post("nice", frozenset())] * 3, TINY)
+    with pytest.raises(UserError, match="no language"):
+        training.train(made_up_posts(20), training.Settings(language="xx_no"))
+
+
+def test_commands(tmp_path, capsys, monkeypatch):
+    for name, data in (("train", made_up_posts(60)), ("held", made_up_posts(12, 1))):
+        with open(tmp_path / f"{name}.jsonl", "w") as file:
+            for post in data:
+                row = {"text": post.text, "spans": sorted(post.unwanted)}
+                file.write(json.dumps(row) + "\n")
+    monkeypatch.chdir(tmp_path)
+    words = "tagger train --data train.jsonl held.jsonl --evaluate held.jsonl"
+    options = "--output out --epochs 1 --members 1 --compare"
+    assert cli.main([*words.split(), *options.split()]) == 0
+    results = json.loads((tmp_path / "out/evaluation.json").read_text())
+    assert results["training_posts"] == 60 and results["taken_out"] == 12
+    assert results["evaluation"]["posts"] == results["plain_ner"]["posts"] == 12
+    assert "95 % interval" in capsys.readouterr().out
+    assert cli.main("tagger evaluate --tagger out --data held.jsonl".split()) == 0
+    assert json.loads(capsys.readouterr().out) == results["evaluation"]
+    assert cli.main([*words.split(), *options.split()]) == 2
+    assert "out: exists" in capsys.readouterr().err
