@@ -1,0 +1,48 @@
+"""One checkpoint of a model folder: the best, the latest, or one by its step."""
+
+import pytest
+
+from t5patches import checks
+from t5patches.errors import UserError
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for name in ("checkpoint_10", "checkpoint_30", "best/checkpoint_20"):
+        (tmp_path / name).mkdir(parents=True)
+    (tmp_path / "best.json").write_text('{"step": 20, "metric": "x", "value": 1.0}')
+    return tmp_path
+
+
+def test_choices(folder):
+    def chosen(which):
+        return checks.choose_checkpoint(folder, which)
+
+    assert chosen("latest") == str(folder / "checkpoint_30")
+    assert chosen("10") == chosen(10) == str(folder / "checkpoint_10")
+    # `keep` has deleted it, the folder of the best has not.
+    assert chosen("best") == chosen("20") == str(folder / "best" / "checkpoint_20")
+    (folder / "checkpoint_20").mkdir()
+    assert chosen("best") == str(folder / "checkpoint_20")
+
+
+def refuses(message, path, which):
+    with pytest.raises(UserError, match=message):
+        checks.choose_checkpoint(path, which)
+
+
+def test_what_cannot_be_chosen(folder, tmp_path):
+    there = "there is checkpoint_10, checkpoint_30"
+    refuses(f"has no checkpoint_25; .*{there}", folder, 25)
+    refuses("expected 'best', 'latest' or a step", folder, "newest")
+    refuses("one checkpoint already", folder / "checkpoint_10", "best")
+    refuses("name the model folder", None, "best")
+    refuses("does not exist", folder / "nowhere", "best")
+    (folder / "empty").mkdir()
+    refuses("has no checkpoints", folder / "empty", "latest")
+    (folder / "best.json").write_text('{"step": 15}')
+    refuses("has no checkpoint_15", folder, "best")
+    (folder / "best.json").write_text("{}")
+    refuses("does not name the best checkpoint", folder, "best")
+    (folder / "best.json").unlink()
+    refuses(rf"has no best\.json: .*{there}", folder, "best")
