@@ -206,35 +206,43 @@ def best_thresholds(
     docs: Sequence[Doc], probabilities: Sequence[np.ndarray], posts: Sequence[Post]
 ) -> tuple[float, float, float]:
     """Returns the best F1 on `posts`, and the threshold and ratio that give it."""
-    return max(
-        (
-            float(
-                np.mean(
-                    [
-                        character_f1(
-                            _characters(
-                                d, component.choose(p, float(threshold), float(ratio))
-                            ),
-                            post.unwanted,
-                        )
-                        for d, p, post in zip(docs, probabilities, posts, strict=True)
-                    ]
-                )
-            ),
-            float(threshold),
-            float(ratio),
-        )
-        for threshold in THRESHOLDS
-        for ratio in RATIOS
-    )
+    tables = [_Characters(doc, post) for doc, post in zip(docs, posts, strict=True)]
+    scored = []
+    for threshold in THRESHOLDS:
+        for ratio in RATIOS:
+            values = [
+                table.f1(component.choose(p, threshold, ratio))
+                for table, p in zip(tables, probabilities, strict=True)
+            ]
+            scored.append((float(np.mean(values)), float(threshold), float(ratio)))
+    return max(scored)
 
 
-def _characters(doc: Doc, chosen: np.ndarray) -> set[int]:
-    return {
-        place
-        for start, end in component.token_spans(doc, chosen)
-        for place in range(doc[start].idx, doc[end - 1].idx + len(doc[end - 1]))
-    }
+class _Characters:
+    """Counts of characters of a post's tokens: F1 of many choices, quickly.
+
+    Each count is a pair: all characters, and those of them that are unwanted.
+    """
+
+    def __init__(self, doc: Doc, post: Post):
+        unwanted = np.zeros(len(post.text) + 1, np.int64)
+        unwanted[1 + np.array(sorted(post.unwanted), int)] = 1
+        before = np.stack([np.arange(len(unwanted)), unwanted.cumsum()])
+        words = [token for token in doc if not token.is_space]
+        starts = np.array([token.idx for token in words], int)
+        ends = starts + np.array([len(token) for token in words], int)
+        self.words = np.array([token.i for token in words], int)
+        self.inside = before[:, ends] - before[:, starts]
+        # Between a word and the next: in a span if both words are.
+        self.between = before[:, starts[1:]] - before[:, ends[:-1]]
+        self.gold = len(post.unwanted)
+
+    def f1(self, chosen: np.ndarray) -> float:
+        """Returns what `character_f1` gives for the spans of chosen tokens."""
+        chosen = chosen[self.words]
+        joined = chosen[1:] & chosen[:-1]
+        found, right = self.inside @ chosen + self.between @ joined
+        return 2 * right / (found + self.gold) if found + self.gold else 1.0
 
 
 def evaluate(

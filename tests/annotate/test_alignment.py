@@ -107,6 +107,38 @@ def test_each_id_decodes_to_its_characters(name, data):
             assert vocabulary.decode(ids[:count]) == text[:end]
 
 
+@each_vocabulary
+@settings(max_examples=80, deadline=None)
+@given(data=st.data())
+def test_marked_ids_decoded_alone_hold_the_span(name, data):
+    """By decoding alone: from the first to the last marked id all of the span is said.
+
+    And no less would do: without its first or its last id something is missing.
+    """
+    vocabulary = VOCABULARIES[name]
+    ids = [*vocabulary.encode(data.draw(TEXTS)), vocabulary.eos_id]
+    text = vocabulary.decode(ids)
+    if not text or "\ufffd" in text:  # A broken character has no id of its own.
+        return
+    start = data.draw(st.integers(0, len(text) - 1))
+    end = data.draw(st.integers(start + 1, len(text)))
+    marks = alignment.align(ids, text, [(start, end, "x")], vocabulary)
+    marked = [place for place, mark in enumerate(marks) if mark]
+    if not marked:  # Only spaces that begin a token.
+        assert not text[start:end].strip(" ")
+        return
+    first, last = marked[0], marked[-1]
+    alone = vocabulary.decode(ids[first : last + 1])
+    assert text[start:end].strip(" ") in alone
+    # The ids before the first say nothing of the span but spaces, nor those after.
+    before = len(vocabulary.decode(ids[:first]).rstrip("\ufffd"))
+    assert not text[start:before].strip(" ")
+    assert len(vocabulary.decode(ids[:last]).rstrip("\ufffd")) < end
+    for place, mark in enumerate(marks):
+        if first < place < last and not mark:  # Inside, only ids that say no character.
+            assert not vocabulary.decode([ids[place]]).strip(" \ufffd")
+
+
 def mark_pieces(vocabulary, text, *spans):
     ids = [*vocabulary.encode(text), 1]
     marks = alignment.align(ids, text, [(s, e, "x") for s, e in spans], vocabulary)
@@ -128,6 +160,52 @@ def test_all_bytes_of_a_character_are_marked():
     byte = VOCABULARIES["bytes"]
     ids = [*byte.encode("é!"), 1]
     assert alignment.align(ids, "é!", [(0, 1, "x")], byte) == [1, 1, 0, 0]
+
+
+@pytest.mark.parametrize("name", ["byte_fallback", "bytes"])
+@pytest.mark.parametrize(
+    ("text", "span"),
+    [
+        ("so 👩\u200d👧 now", "👩"),  # Part of joined emoji.
+        ("so 👩\u200d👧 now", "\u200d"),
+        ("cafe\u0301 bar", "\u0301"),  # A combining mark without its letter.
+        ("cafe\u0301 bar", "e"),
+        ("one\ttwo\nthree", "\t"),
+        ("one\ttwo\nthree", "two\nth"),
+        ("stupid", "upi"),
+        ("a  stupid", "  stu"),
+        ("\u05d0\u05e9 \u20ac", "\u05e9 \u20ac"),
+    ],
+)
+def test_characters_of_several_ids_and_ids_of_several_characters(name, text, span):
+    """The bytes that are marked are those of the span, widened to whole pieces."""
+    vocabulary = seqio.ByteVocabulary()
+    if name == "byte_fallback":
+        vocabulary = VOCABULARIES["identity_spaces_kept"]
+    ids = [*vocabulary.encode(text), 1]
+    assert vocabulary.decode(ids) == text
+    start = text.index(span)
+    marks = alignment.align(ids, text, [(start, start + len(span), "x")], vocabulary)
+    if name == "bytes":
+        first = len(text[:start].encode())
+        expected = range(first, first + len(span.encode()))
+        assert [i for i, mark in enumerate(marks) if mark] == [*expected]
+    else:
+        marked = [i for i, mark in zip(ids, marks, strict=True) if mark]
+        assert span.strip(" ") in vocabulary.decode(marked)
+
+
+def test_ids_that_decode_to_nothing_are_never_marked():
+    vocabulary = VOCABULARIES["byte_fallback"]
+    ids = [0, *vocabulary.encode("fool"), 0, 1, 0, *vocabulary.encode("you")]
+    text = vocabulary.decode(ids)
+    marks = alignment.align(ids, text, [(0, len(text), "x")], vocabulary)
+    stop = ids.index(1)
+    silent = [i for i, token in enumerate(ids) if token in (0, 1) or i > stop]
+    assert text == "fool" and not any(marks[i] for i in silent)
+    # The piece "▁" at the start of a text is silent, too.
+    said = [i for i in vocabulary.encode("fool") if vocabulary.decode([i])]
+    assert sum(marks) == len(said)
 
 
 def test_broken_bytes_of_a_byte_vocabulary_are_not_marked():

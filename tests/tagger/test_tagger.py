@@ -7,12 +7,15 @@ import random
 import numpy as np
 import pytest
 import spacy
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from t5patches import cli
 from t5patches.annotate import annotate_texts, toxicity
 from t5patches.errors import UserError
 from t5patches.tagger import component, posts, scores, training
 
+BLANK = spacy.blank("en")
 TINY = training.Settings(width=16, depth=1, embed_size=200, epochs=4, dropout=0.1)
 RUDE = ["idiot", "moron", "stupid fool", "dumb"]
 
@@ -126,6 +129,22 @@ def test_choice_by_both_thresholds():
     assert choose(0.2, 0.5) == [False, False, True, True]
     assert choose(0.95, 0.0) == [False] * 4
     assert component.choose(np.zeros(0), 0.1, 0.5).shape == (0,)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.data())
+def test_quick_scores_are_the_scores(data):
+    """The choice of thresholds counts as the measure does."""
+    text = data.draw(st.text(alphabet="ab  ,.é\n🎉", max_size=30))
+    places = st.frozensets(st.integers(0, max(len(text) - 1, 0)))
+    post = posts.Post(text, data.draw(places) if text else frozenset())
+    doc = BLANK.make_doc(text)
+    flags = st.lists(st.booleans(), min_size=len(doc), max_size=len(doc))
+    chosen = np.array(data.draw(flags), bool)
+    spans = [doc[s:e] for s, e in component.token_spans(doc, chosen)]
+    found = {i for span in spans for i in range(span.start_char, span.end_char)}
+    quick = training._Characters(doc, post).f1(chosen)
+    assert quick == pytest.approx(scores.character_f1(found, post.unwanted))
 
 
 def test_a_token_is_unwanted_if_most_of_it_is():
