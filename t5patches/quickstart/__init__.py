@@ -86,7 +86,7 @@ def main(
     methods = arguments.methods and sweep.methods_of(arguments.methods)
     _check(arguments, pipeline.METHODS)
     prepare()
-    use_case = "own data" if arguments.data else arguments.use_case or "comments"
+    use_case = arguments.use_case or "comments"
     run = pipeline.Run(
         folder=os.path.abspath(arguments.output or _default_folder(arguments)),
         seed=arguments.seed,
@@ -94,7 +94,7 @@ def main(
         use_case=use_case,
         data=arguments.data,
         phrases=arguments.phrases,
-        **use_cases.USE_CASES[use_case].options,
+        **use_cases.find(use_case, arguments.data).options,
     )
     if methods:
         sweep.run_all(run, methods)

@@ -54,7 +54,7 @@ class Run:
       folder: the run folder, absolute.
       seed: of the corpus, the initial parameters and the order of the data.
       method: of the update, one of METHODS.
-      use_case: a key of `use_cases.USE_CASES`.
+      use_case: of the made-up data, as `use_cases.find` takes it.
       data: a file of one's own data, or None for a made-up corpus.
       phrases: a phrase file; required with `data`.
       sizes: examples per split of the made-up corpus.
@@ -75,7 +75,7 @@ class Run:
     @property
     def job(self) -> use_cases.UseCase:
         """What the use case has of its own."""
-        return use_cases.USE_CASES[self.use_case]
+        return use_cases.find(self.use_case, self.data)
 
     def path(self, *parts: str) -> str:
         """A path in the run folder."""
@@ -132,7 +132,7 @@ class Run:
         return {
             "seed": self.seed,
             "method": self.method,
-            "use case": self.use_case,
+            "use case": self.job.name,
             "data": self.data and records.file_digest(self.data),
             "phrases": self.phrases and records.file_digest(self.phrases),
             "sizes": None if self.data else dict(self.sizes),
@@ -253,14 +253,13 @@ def annotate(run: Run) -> dict[str, Any]:
     return {"share_with_unwanted": shares}
 
 
-def update_model(run: Run, method: str, model: str, **macros: Any) -> str:
+def update_model(run: Run, method: str, model: str) -> str:
     """Updates the fine-tuned model; returns the checkpoint, relative to the folder.
 
     Args:
       run: the run.
       method: one of METHODS.
       model: the new model's folder, in the run folder.
-      **macros: of the gin files.
     """
     if method in baselines.BASELINES:
         experiment, files = "update_text", baselines.write(run, method)
@@ -284,7 +283,6 @@ def update_model(run: Run, method: str, model: str, **macros: Any) -> str:
         FILES=files,
         RANDOM_SEED=run.seed,
         DATA_SEED=run.seed,
-        **macros,
     )
     return os.path.relpath(run.checkpoint(model), run.folder)
 
@@ -389,7 +387,7 @@ def results_of(run: Run, done: dict[str, dict[str, Any]]) -> dict[str, Any]:
     evaluation = done["evaluate"]
     return {
         "method": run.method,
-        "use_case": run.use_case,
+        "use_case": run.job.name,
         "seed": run.seed,
         **evaluation["scores"],
         "seconds": sum(record["seconds"] for record in done.values()),

@@ -70,9 +70,7 @@ def do_point(run: Run, point: grid.Point) -> dict[str, Any]:
     folder = f"points/{point.name}"
     found: dict[str, Any] = {"name": point.name, **dataclasses.asdict(point)}
     try:
-        pipeline.update_model(
-            run, point.method, f"{folder}/model", **{**_MACROS, **point.macros()}
-        )
+        pipeline.update_model(_with_macros(run, point), point.method, f"{folder}/model")
     except UserError as error:
         # The trainer leaves the batch; any other mistake is not the point's own.
         if not list(epath.Path(run.path(folder, "model")).glob("bad_batch_*")):
@@ -85,6 +83,13 @@ def do_point(run: Run, point: grid.Point) -> dict[str, Any]:
     jax.clear_caches()
     gc.collect()
     return found
+
+
+def _with_macros(run: Run, point: grid.Point) -> Run:
+    """The run whose updates are at a point of the grid."""
+    own = run.macros.get("update", {})
+    macros = {**_MACROS, **own, **point.macros()}
+    return dataclasses.replace(run, macros={**run.macros, "update": macros})
 
 
 def _do_points(run: Run, points: Sequence[grid.Point]) -> list[stages.Record]:
@@ -137,7 +142,7 @@ def results_of(
     front = [method for method in methods if not beaten_by[method]]
     everything = [*shared.values(), *points]
     return {
-        "use_case": run.use_case,
+        "use_case": run.job.name,
         "seed": run.seed,
         "methods": methods,
         "rule": grid.RULE,

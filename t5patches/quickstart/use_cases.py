@@ -170,6 +170,12 @@ class Hallucination(UseCase):
         return ids
 
 
-USE_CASES: dict[str, UseCase] = {
-    use_case.name: use_case for use_case in (Comments(), OwnData(), Hallucination())
+MADE_UP: dict[str, UseCase] = {
+    use_case.name: use_case for use_case in (Comments(), Hallucination())
 }
+_OWN_DATA = OwnData()
+
+
+def find(name: str, data: str | None) -> UseCase:
+    """The use case of a name, a key of MADE_UP; with a file of one's own data, that."""
+    return _OWN_DATA if data else MADE_UP[name]

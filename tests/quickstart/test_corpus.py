@@ -73,3 +73,12 @@ def test_favourite_word_turns_with_the_person():
         )
         favourites.add(said.most_common(1)[0][0])
     assert len(favourites) == len(corpus.PEOPLE)
+
+
+def test_corrections_are_clean_and_keep_the_rest():
+    text = "that Idiot never asks first, what crap"
+    spans = [(5, 10, "idiot"), (34, 38, "crap")]
+    assert corpus.correct(text, spans) == "that person never asks first, what work"
+    rude = set(corpus.rude_words())
+    for word in rude:
+        assert corpus.correct(word, [(0, len(word), word)]) not in rude

@@ -1,0 +1,41 @@
+"""One small run of the whole job, which several tests look at."""
+
+import pytest
+
+from t5patches.quickstart import pipeline
+
+MACROS = {
+    "finetune": {"TRAIN_STEPS_RELATIVE": 12, "EVAL_PERIOD": 12, "SAVE_PERIOD": 4},
+    "update": {"TRAIN_STEPS_RELATIVE": 6, "EVAL_PERIOD": 6, "SAVE_PERIOD": 2},
+    "shared": {"TASK_FEATURE_LENGTHS": {"inputs": 24, "targets": 12}},
+}
+
+# Twelve steps teach nobody to swear: the phrases of these runs are what an untrained
+# model says. They come as someone's own.
+PHRASES = ["the", "it", "a", "what", "this"]
+
+
+@pytest.fixture(scope="session")
+def options(tmp_path_factory):
+    """What every run here is asked for, but for the folder."""
+    from t5patches import records
+    from t5patches.quickstart import corpus
+
+    folder = tmp_path_factory.mktemp("own")
+    rows = corpus.make(0, {"train": 260})["train"]
+    records.write_jsonl(folder / "data.jsonl", rows)
+    (folder / "phrases.txt").write_text("\n".join([*PHRASES, *corpus.rude_words()]))
+    return {
+        "data": str(folder / "data.jsonl"),
+        "phrases": str(folder / "phrases.txt"),
+        "pieces": 700,
+        "macros": MACROS,
+    }
+
+
+@pytest.fixture(scope="session")
+def whole(options, tmp_path_factory):
+    """A run that nobody disturbs."""
+    run = pipeline.Run(folder=str(tmp_path_factory.mktemp("whole")), **options)
+    pipeline.run_all(run)
+    return run

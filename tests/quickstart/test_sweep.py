@@ -1,0 +1,137 @@
+"""Several methods on one job, small: points, baselines, failures, more later."""
+
+import dataclasses
+import json
+import pathlib
+import shutil
+
+import pytest
+
+from t5patches import records
+from t5patches.errors import UserError
+from t5patches.quickstart import baselines, grid, pipeline, stages, sweep
+
+SHARED = ("corpus", "finetuned", "before", "annotated")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def small_grid():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(grid, "ALPHAS", (4.0,))
+        patch.setattr(grid, "LEARNING_RATES", (0.001,))
+        patch.setattr(grid, "BASELINE_LEARNING_RATES", (0.001,))
+        yield
+
+
+@pytest.fixture(scope="module")
+def run(whole, options, tmp_path_factory):
+    """A comparison whose fine-tuned model and annotations are those of `whole`."""
+    folder = tmp_path_factory.mktemp("sweep") / "run"
+    run = pipeline.Run(folder=str(folder), **options)
+    stages.claim(run.folder, sweep.settings(run))
+    for name in SHARED:
+        shutil.copytree(whole.path(name), folder / name)
+    for stage in pipeline.SHARED_STAGES:
+        path = stages.record_path(run.folder, stage.name)
+        path.parent.mkdir(exist_ok=True)
+        shutil.copy(stages.record_path(whole.folder, stage.name), path)
+    return run
+
+
+@pytest.fixture(scope="module")
+def first(run):
+    return sweep.run_all(run, ["tnff"])
+
+
+def test_a_method_alone(run, first):
+    assert first["chosen"] == {"tnff": "tnff-alpha4-lr0.001"}
+    assert first == json.loads(pathlib.Path(run.path("results.json")).read_text())
+    (point,) = first["points"]
+    assert set(point["distance"]) == set(sweep.SPLITS)
+    for split in sweep.SPLITS:
+        lines = list(records.read_predictions(run.predictions("before", split)))
+        assert point[split]["examples"] == len(lines)
+    for name in ("report.html", "report.png"):
+        assert pathlib.Path(run.path(name)).stat().st_size > 1000
+
+
+def test_the_point_is_the_update_that_method_makes(whole, run, first):
+    """4 and 0.001 are the settings of gin/experiments, which `whole` has run with."""
+    name = first["points"][0]["name"]
+    ours = records.read_predictions(run.predictions(f"points/{name}"))
+    theirs = records.read_predictions(whole.predictions("after"))
+    assert list(ours) == list(theirs)
+
+
+def test_more_methods_later(run, first, capsys):
+    results = sweep.run_all(run, ["tnff", "corrective"])
+    said = capsys.readouterr().out
+    assert "[1/2] TNFF, alpha 4, learning rate 0.001 done before" in said
+    assert "[2/2] corrective, learning rate 0.001 …" in said
+    assert "fine-tune a small T5 done before" in said
+    assert results["methods"] == ["tnff", "corrective"]
+    assert results["points"][0] == first["points"][0]
+    assert set(results["front"]) <= {"tnff", "corrective"} != set()
+
+
+def test_what_the_baselines_are_trained_on(run):
+    annotator, _ = run.job.annotator(run)
+    annotated = list(records.read_annotated(run.annotated("train")))
+    marked = [row for row in annotated if row["annotations"]]
+    found = {}
+    for method in baselines.BASELINES:
+        path = baselines.write(run, method)["train"]
+        found[method] = {row["id"]: row for _, row in records.read_jsonl(path)}
+        for row in found[method].values():
+            assert not annotator(row["targets"], row["inputs"])
+    assert len(found["filtered"]) == len(annotated) - len(marked)
+    for row in annotated:
+        if not row["annotations"]:
+            assert found["filtered"][row["id"]]["targets"] == row["prediction"]
+            assert found["corrective"][row["id"]]["targets"] == row["prediction"]
+    original = {row["id"]: row for _, row in records.read_jsonl(
+        run.corpus_files()["train"]
+    )}  # fmt: skip
+    assert found["filtered_original"].items() <= original.items()
+
+
+def test_a_loss_that_is_nan_ends_its_point_only(run, first, monkeypatch):
+    def diverges(run, method, model):
+        pathlib.Path(run.path(model)).mkdir(parents=True)
+        pathlib.Path(run.path(model, "bad_batch_7-00000-of-00001.jsonl")).touch()
+        raise UserError("the loss is NaN at step 7\nand more")
+
+    monkeypatch.setattr(pipeline, "update_model", diverges)
+    results = sweep.run_all(run, ["tnff", "ul"])
+    assert results["methods"] == ["tnff"]
+    assert [p["failed"] for p in results["failed"]] == ["the loss is NaN at step 7"]
+    assert "the loss is NaN" in pathlib.Path(run.path("report.html")).read_text()
+    with pytest.raises(UserError, match="every update failed; .*NaN at step 7"):
+        sweep.run_all(run, ["ul"])
+
+
+def test_other_mistakes_stop_the_run(run, first, monkeypatch):
+    def refuses(*args):
+        raise UserError("no such file")
+
+    monkeypatch.setattr(pipeline, "update_model", refuses)
+    with pytest.raises(UserError, match="no such file"):
+        sweep.run_all(run, ["nl"])
+
+
+def test_the_grid_goes_before_the_settings_of_the_job(run):
+    job = dataclasses.replace(run, macros={"update": {"ALPHA": 8.0, "SAVE_PERIOD": 3}})
+    macros = sweep._with_macros(job, grid.Point("ul", 1.0, 0.0003)).macros["update"]
+    assert macros["ALPHA"] == 1.0 and macros["LEARNING_RATE"] == 0.0003
+    assert macros["SAVE_PERIOD"] == 3
+
+
+def test_names_of_methods():
+    assert sweep.methods_of("all") == list(pipeline.METHODS)
+    assert sweep.methods_of("ul, tnff,ul") == ["ul", "tnff"]
+
+
+def test_what_is_left_is_said_in_minutes():
+    done = [{"seconds": 50.0}, {"seconds": 70.0}]
+    assert sweep._to_go(done, 60.0, 10) == ", about 10 min to go"
+    assert sweep._to_go(done, 60.0, 0) == ""
