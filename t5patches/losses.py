@@ -2,19 +2,19 @@
 
 Notation follows Targeted Negative Training (Zhang, Ranganath, Tafvizi, TMLR 2024,
 arXiv 2406.13660): p_o is the frozen original model, p_m the model in training and,
-at a token annotated as unwanted,
+at a position with unwanted tokens,
 
-    p_new(x) ∝ p_o(x) · 1[x is not the unwanted token]        (eq. 2)
+    p_new(x) ∝ p_o(x) · 1[x is not unwanted]        (eq. 2)
 
-is the distribution closest to p_o that never produces it. A method is a pair of
-divergences (D_neg, D_pos), a row of `METHODS`; its loss is
+is the distribution closest to p_o that never produces them. A method is a pair of
+terms, a row of `METHODS`; its loss is
 
     Σ_t  α · D_neg(p_new, p_m)  at unwanted tokens  +  D_pos(p_o, p_m)  elsewhere.
 
 Everything is computed in float32 whatever the dtype of the logits, in log space:
 p_new is a masked log-sum-exp, never 1 − p, which would cancel where p_o is nearly
 certain of the unwanted token. No array of shape [batch, length, vocab] is kept
-beside the logits themselves: the custom gradients below recompute the two softmaxes
+beside the logits themselves: the custom gradient below recomputes the softmaxes
 where they are used, and XLA fuses them into the pass that writes the gradient.
 
 Only jax and numpy are imported here.
@@ -23,15 +23,22 @@ Only jax and numpy are imported here.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 Array = jax.Array
 
-# A vocabulary index that no token has: "nothing is masked at this position".
+# A vocabulary index that no token has: "nothing is masked here".
 NO_TOKEN = -1
+# Floor of p_new at unwanted tokens for the reverse KL, which is infinite at a zero.
+EPSILON = 1e-6
+# Log-probability below which NL leaves an unwanted token alone: about one in the
+# 32,128 of T5's vocabulary.
+THRESHOLD = -10.3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,84 +60,94 @@ class Method:
 
 METHODS: Mapping[str, Method] = {
     method.name: method
-    for method in (Method("tnff", "forward_kl", "forward_kl", frozen=True),)
+    for method in (
+        Method("nl", "log_likelihood", "cross_entropy", frozen=False),
+        Method("ul", "unlikelihood", "cross_entropy", frozen=False),
+        Method("tnff", "forward_kl", "forward_kl", frozen=True),
+        Method("tnrr", "reverse_kl", "reverse_kl", frozen=True),
+        Method("tnrf", "reverse_kl", "forward_kl", frozen=True),
+        Method("tnfll", "forward_kl", "cross_entropy", frozen=True),
+        Method("tnrll", "reverse_kl", "cross_entropy", frozen=True),
+    )
 }
 
 
-def _log_softmax_parts(logits: Array) -> tuple[Array, Array]:
-    """max and log Σ exp(logits − max), [...] each.
+class _LogSum(NamedTuple):
+    """log Σ exp over a vocabulary as max and log Σ exp(· − max), [...] each.
 
     log p = (logits − max) − log Σ is exact to the precision of the differences of
     the logits. Through log Z = max + log Σ it would be only to that of their size.
     """
-    largest = jnp.max(logits, axis=-1)
-    total = jnp.sum(jnp.exp(logits - largest[..., None]), axis=-1)
-    return largest, jnp.log(total)
+
+    largest: Array
+    log_total: Array
+
+    @classmethod
+    def of(cls, logits: Array) -> _LogSum:
+        largest = jnp.max(logits, axis=-1)
+        total = jnp.sum(jnp.exp(logits - largest[..., None]), axis=-1)
+        return cls(largest, jnp.log(total))
+
+    def normalize(self, logits: Array) -> Array:
+        return (logits - self.largest[..., None]) - self.log_total[..., None]
 
 
-def _log_probability(logits: Array, parts: tuple[Array, Array]) -> Array:
-    largest, log_total = parts
-    return (logits - largest[..., None]) - log_total[..., None]
+def _is_any(ids: Array, shape: tuple[int, ...]) -> Array:
+    """Where the vocabulary index is one of `ids` [..., n]; by comparison, so it fuses.
+
+    Returns bool of `shape`, [..., vocab].
+    """
+    vocabulary = jax.lax.broadcasted_iota(jnp.int32, shape, len(shape) - 1)
+    found = (vocabulary == ids[..., i, None] for i in range(ids.shape[-1]))
+    return functools.reduce(jnp.logical_or, found)
 
 
-def _mask(logits: Array, masked_ids: Array) -> Array:
-    """Logits with −inf at `masked_ids`; compared by index, so it fuses."""
-    vocabulary = jax.lax.broadcasted_iota(jnp.int32, logits.shape, logits.ndim - 1)
-    return jnp.where(vocabulary == masked_ids[..., None], -jnp.inf, logits)
+def _first_of_each(ids: Array) -> Array:
+    """Bool [..., n]: a token, and not a repetition of one before it."""
+    same = ids[..., :, None] == ids[..., None, :]
+    earlier = jnp.tril(jnp.ones(same.shape[-2:], bool), -1)
+    return (ids != NO_TOKEN) & ~jnp.any(same & earlier, axis=-1)
 
 
-@jax.custom_vjp
-def forward_cross_entropy(
-    logits: Array, frozen_logits: Array, masked_ids: Array
-) -> tuple[Array, Array, Array]:
-    """Cross entropy of p_m under p_new, or under p_o where nothing is masked.
+def _log_mass(logits: Array, total: _LogSum, ids: Array) -> Array:
+    """log of the probability of the tokens `ids` [..., n] together, float32 [...]."""
+    chosen = jnp.take_along_axis(logits, jnp.maximum(ids, 0), axis=-1)
+    log_p = total.normalize(chosen.astype(jnp.float32))
+    kept = jnp.where(_first_of_each(ids), log_p, -jnp.inf)
+    return jax.nn.logsumexp(kept, axis=-1)
 
-    The gradient is that of the forward KL divergence KL(p_new ‖ p_m), which differs
-    from it by the entropy of p_new, a constant. Nothing flows to `frozen_logits`.
+
+def target_log_probabilities(
+    frozen_logits: Array, unwanted_ids: Array, epsilon: float = 0.0
+) -> Array:
+    """log p_new, with a floor for the reverse KL.
 
     Args:
-      logits: [..., vocab] float, the logits of p_m.
       frozen_logits: [..., vocab] float, the logits of p_o.
-      masked_ids: [...] int32, the token without which p_o is renormalised, or
-        `NO_TOKEN`.
+      unwanted_ids: [..., n] int32, the unwanted tokens of each position in any order;
+        `NO_TOKEN` for none.
+      epsilon: the probability that each unwanted token keeps. The others share the
+        rest in p_o's proportions, so that the whole sums to 1.
 
     Returns:
-      Three float32 arrays of shape [...]: the cross entropy −Σ p_new log p_m, the
-      entropy of p_new, and log Z, the log normaliser of `logits`. Gradients flow
-      through the first and the last.
+      float32 [..., vocab]: log epsilon (−inf for 0) at unwanted tokens.
 
     References:
-      arXiv 2406.13660, eq. 2 (p_new) and the loss of TNFF in section 4.
+      arXiv 2406.13660, eq. 2.
     """
-    return _forward_cross_entropy_fwd(logits, frozen_logits, masked_ids)[0]
-
-
-def _forward_cross_entropy_fwd(logits, frozen_logits, masked_ids):
-    z = logits.astype(jnp.float32)
     frozen = frozen_logits.astype(jnp.float32)
-    masked = _mask(frozen, masked_ids)
-    model_parts = _log_softmax_parts(z)
-    target_parts = _log_softmax_parts(masked)
-    target = jnp.exp(_log_probability(masked, target_parts))
-    cross_entropy = -jnp.sum(target * _log_probability(z, model_parts), axis=-1)
-    # From the unmasked logits: 0 · −∞ is not 0.
-    entropy = -jnp.sum(target * _log_probability(frozen, target_parts), axis=-1)
-    log_z = model_parts[0] + model_parts[1]
-    residuals = (logits, frozen_logits, masked_ids, model_parts, target_parts)
-    return (cross_entropy, entropy, log_z), residuals
+    unwanted = _is_any(unwanted_ids, frozen.shape)
+    total = _LogSum.of(jnp.where(unwanted, -jnp.inf, frozen))
+    return _log_target(frozen, unwanted, unwanted_ids, total, epsilon)
 
 
-def _forward_cross_entropy_bwd(residuals, cotangents):
-    logits, frozen_logits, masked_ids, model_parts, target_parts = residuals
-    d_cross_entropy, _, d_log_z = (g[..., None] for g in cotangents)
-    masked = _mask(frozen_logits.astype(jnp.float32), masked_ids)
-    model = jnp.exp(_log_probability(logits.astype(jnp.float32), model_parts))
-    target = jnp.exp(_log_probability(masked, target_parts))
-    gradient = (d_cross_entropy + d_log_z) * model - d_cross_entropy * target
-    return gradient.astype(logits.dtype), None, None
-
-
-forward_cross_entropy.defvjp(_forward_cross_entropy_fwd, _forward_cross_entropy_bwd)
+def _log_target(frozen, unwanted, unwanted_ids, total: _LogSum, epsilon: float):
+    log_new = total.normalize(frozen)
+    floor = jnp.log(jnp.float32(epsilon))
+    if epsilon:
+        count = jnp.sum(_first_of_each(unwanted_ids), axis=-1)
+        log_new += jnp.log1p(-epsilon * count)[..., None]
+    return jnp.where(unwanted, floor, log_new)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -139,7 +156,8 @@ class TokenTerms:
 
     Attributes:
       loss: what is minimised.
-      divergence: the divergence from the target distribution, 0 at its minimum.
+      divergence: for a KL divergence, the divergence itself, 0 at its minimum (the
+        loss of a forward one is its cross entropy); elsewhere the loss.
       log_z: log normaliser of the model's logits, for the z-loss.
     """
 
@@ -148,63 +166,295 @@ class TokenTerms:
     log_z: Array
 
 
-def _forward_kl(logits, frozen_logits, masked_ids) -> TokenTerms:
-    cross_entropy, entropy, log_z = forward_cross_entropy(
-        logits, frozen_logits, masked_ids
-    )
-    # The loss is the cross entropy (as in T5X and upstream t5patches).
-    return TokenTerms(cross_entropy, cross_entropy - entropy, log_z)
+@dataclasses.dataclass
+class _View:
+    """Both models at every position, as the terms see them.
+
+    What has the vocabulary's axis is computed anew wherever it is used, inside the
+    loop that XLA makes of its reduction; only sums over the vocabulary are kept.
+    """
+
+    logits: Array
+    frozen_logits: Array | None
+    targets: Array
+    unwanted_ids: Array
+    epsilon: float
+    threshold: float
+
+    @functools.cached_property
+    def z(self) -> Array:
+        return self.logits.astype(jnp.float32)
+
+    @functools.cached_property
+    def frozen(self) -> Array:
+        return self.frozen_logits.astype(jnp.float32)
+
+    @property
+    def unwanted(self) -> Array:
+        return _is_any(self.unwanted_ids, self.logits.shape)
+
+    # Sums over the vocabulary, [...].
+
+    @functools.cached_property
+    def total(self) -> _LogSum:
+        return _LogSum.of(self.z)
+
+    @functools.cached_property
+    def rest(self) -> _LogSum:
+        """Of the model's logits without the unwanted tokens."""
+        return _LogSum.of(jnp.where(self.unwanted, -jnp.inf, self.z))
+
+    @functools.cached_property
+    def target_total(self) -> _LogSum:
+        return _LogSum.of(jnp.where(self.unwanted, -jnp.inf, self.frozen))
+
+    @functools.cached_property
+    def log_mass(self) -> Array:
+        """log p_m of the unwanted tokens together."""
+        return _log_mass(self.logits, self.total, self.unwanted_ids)
+
+    @functools.cached_property
+    def log_rest(self) -> Array:
+        """log p_m of all other tokens together; exact at both ends."""
+        rest, total = self.rest, self.total
+        small = jnp.log1p(-jnp.exp(self.log_mass))
+        large = (rest.largest - total.largest) + (rest.log_total - total.log_total)
+        return jnp.where(self.log_mass < jnp.log(0.5), small, large)
+
+    # Distributions, [..., vocab].
+
+    @property
+    def log_p(self) -> Array:
+        return self.total.normalize(self.z)
+
+    def log_new(self, epsilon: float = 0.0) -> Array:
+        return _log_target(
+            self.frozen, self.unwanted, self.unwanted_ids, self.target_total, epsilon
+        )
 
 
-TERMS: Mapping[str, Callable[[Array, Array, Array], TokenTerms]] = {
-    "forward_kl": _forward_kl,
+class _Term(NamedTuple):
+    """A term of the loss.
+
+    Attributes:
+      value: view -> [...].
+      slope: (view, value) -> its gradient by the logits, [..., vocab].
+    """
+
+    value: Callable[[_View], Array]
+    slope: Callable[[_View, Array], Array]
+
+
+def _forward_kl(v: _View) -> Array:
+    return -jnp.sum(jnp.exp(v.log_new()) * v.log_p, axis=-1)
+
+
+def _forward_kl_slope(v: _View, _) -> Array:
+    return jnp.exp(v.log_p) - jnp.exp(v.log_new())
+
+
+def _entropy(v: _View) -> Array:
+    """Of p_new. From the unmasked logits: 0 · −∞ is not 0."""
+    log_new = v.target_total.normalize(v.frozen)
+    return -jnp.sum(jnp.where(v.unwanted, 0, jnp.exp(log_new) * log_new), axis=-1)
+
+
+def _reverse_kl(v: _View) -> Array:
+    return jnp.sum(jnp.exp(v.log_p) * (v.log_p - v.log_new(v.epsilon)), axis=-1)
+
+
+def _reverse_kl_slope(v: _View, value: Array) -> Array:
+    return jnp.exp(v.log_p) * (v.log_p - v.log_new(v.epsilon) - value[..., None])
+
+
+def _cross_entropy(v: _View) -> Array:
+    return -_log_mass(v.logits, v.total, v.targets[..., None])
+
+
+def _cross_entropy_slope(v: _View, _) -> Array:
+    return jnp.exp(v.log_p) - _is_any(v.targets[..., None], v.logits.shape)
+
+
+def _log_likelihood(v: _View) -> Array:
+    return jnp.maximum(v.log_mass, v.threshold)
+
+
+def _log_likelihood_slope(v: _View, _) -> Array:
+    # (1 − p) as the mass of the rest, which does not cancel where p is nearly 1.
+    upwards = jnp.exp(v.log_p + (v.log_rest - v.log_mass)[..., None])
+    slope = jnp.where(v.unwanted, upwards, -jnp.exp(v.log_p))
+    return jnp.where((v.log_mass > v.threshold)[..., None], slope, 0)
+
+
+def _unlikelihood(v: _View) -> Array:
+    return -v.log_rest
+
+
+def _unlikelihood_slope(v: _View, _) -> Array:
+    others = jnp.exp(v.rest.normalize(v.z) + v.log_mass[..., None])
+    return jnp.where(v.unwanted, jnp.exp(v.log_p), -others)
+
+
+TERMS: Mapping[str, _Term] = {
+    "log_likelihood": _Term(_log_likelihood, _log_likelihood_slope),
+    "unlikelihood": _Term(_unlikelihood, _unlikelihood_slope),
+    "forward_kl": _Term(_forward_kl, _forward_kl_slope),
+    "reverse_kl": _Term(_reverse_kl, _reverse_kl_slope),
+    "cross_entropy": _Term(_cross_entropy, _cross_entropy_slope),
 }
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
+def _terms(
+    method: Method,
+    epsilon: float,
+    threshold: float,
+    logits: Array,
+    frozen_logits: Array | None,
+    targets: Array,
+    unwanted_ids: Array,
+) -> tuple[Array, Array, Array]:
+    """Loss, divergence and log Z of every token; see `token_terms`.
+
+    A token is unwanted where `unwanted_ids` has an id. Gradients flow from the loss
+    and log Z to `logits` alone.
+    """
+    return _terms_fwd(
+        method, epsilon, threshold, logits, frozen_logits, targets, unwanted_ids
+    )[0]
+
+
+def _terms_fwd(method, epsilon, threshold, *arrays):
+    view = _View(*arrays, epsilon, threshold)
+    negative = jnp.any(view.unwanted_ids != NO_TOKEN, axis=-1)
+    names = {method.negative, method.positive}
+    values = {name: TERMS[name].value(view) for name in sorted(names)}
+    loss = jnp.where(negative, values[method.negative], values[method.positive])
+    divergence = loss
+    if "forward_kl" in names:
+        forward = jnp.where(
+            negative, method.negative == "forward_kl", method.positive == "forward_kl"
+        )
+        divergence = loss - jnp.where(forward, _entropy(view), 0)
+    log_z = view.total.largest + view.total.log_total
+    kept = {
+        name: value
+        for name, value in vars(view).items()
+        if name in ("total", "rest", "target_total", "log_mass", "log_rest")
+    }
+    return (loss, divergence, log_z), (arrays, negative, loss, kept)
+
+
+def _terms_bwd(method, epsilon, threshold, residuals, cotangents):
+    arrays, negative, loss, kept = residuals
+    d_loss, _, d_log_z = (g[..., None] for g in cotangents)
+    view = _View(*arrays, epsilon, threshold)
+    vars(view).update(kept)
+    slope = TERMS[method.positive].slope(view, loss)
+    if method.negative != method.positive:
+        at_unwanted = TERMS[method.negative].slope(view, loss)
+        slope = jnp.where(negative[..., None], at_unwanted, slope)
+    gradient = d_loss * slope + d_log_z * jnp.exp(view.log_p)
+    return gradient.astype(view.logits.dtype), None, None, None
+
+
+_terms.defvjp(_terms_fwd, _terms_bwd)
+
+
+def unwanted_ids(
+    targets: Array, weights: Array, negative_token_ids: Array | None = None
+) -> Array:
+    """The unwanted tokens of every position.
+
+    Args:
+      targets: [batch, length] integer token ids.
+      weights: [batch, length]; < 0 where the target is unwanted, 0 at padding.
+      negative_token_ids: [batch, length, k] integer, further unwanted tokens of a
+        position whatever the sign of its weight; 0 for none.
+
+    Returns:
+      int32 [batch, length, 1 + k]; `NO_TOKEN` for none.
+    """
+    ids = jnp.where(weights < 0, targets, NO_TOKEN)[..., None]
+    if negative_token_ids is not None:
+        given = (negative_token_ids != 0) & (weights != 0)[..., None]
+        more = jnp.where(given, negative_token_ids, NO_TOKEN)
+        ids = jnp.concatenate([ids, more], axis=-1)
+    return ids.astype(jnp.int32)
 
 
 def token_terms(
     method: Method,
     logits: Array,
-    frozen_logits: Array,
+    frozen_logits: Array | None,
     targets: Array,
     weights: Array,
+    *,
+    epsilon: float = EPSILON,
+    threshold: float = THRESHOLD,
+    negative_token_ids: Array | None = None,
 ) -> TokenTerms:
     """The terms of `method` at every token, unweighted: neither alpha nor |weight|.
+
+    forward_kl: −Σ p_new log p_m, whose gradient is that of KL(p_new ‖ p_m).
+    reverse_kl: KL(p_m ‖ q), q being p_new with the floor `epsilon`.
+    cross_entropy: −log p_m(target).
+    log_likelihood: max(log p_m(unwanted), threshold).
+    unlikelihood: −log(1 − p_m(unwanted)).
 
     Args:
       method: a row of `METHODS`.
       logits: [batch, length, vocab] float, the model's.
-      frozen_logits: [batch, length, vocab] float, the frozen original model's.
+      frozen_logits: [batch, length, vocab] float, the frozen original model's; None
+        for a method without one.
       targets: [batch, length] integer token ids.
       weights: [batch, length]; < 0 at unwanted tokens, > 0 at others, 0 at padding.
+      epsilon: floor of p_new's probability at each unwanted token in a reverse KL.
+      threshold: NL's log-probability below which an unwanted token is left alone.
+      negative_token_ids: [batch, length, k] integer, several unwanted tokens of one
+        position, see `unwanted_ids`. A position with any is an unwanted position.
 
     Returns:
       A `TokenTerms`.
 
     Raises:
-      ValueError: if shapes or dtypes do not fit.
+      ValueError: if shapes, dtypes or `epsilon` do not fit.
+
+    References:
+      arXiv 2406.13660, section 4 (the targeted losses) and section 5 (NL, UL).
     """
-    _check(logits, frozen_logits, targets, weights)
-    masked_ids = jnp.where(weights < 0, targets, NO_TOKEN).astype(jnp.int32)
-    positive = TERMS[method.positive](logits, frozen_logits, masked_ids)
-    if method.negative == method.positive:
-        return positive
-    negative = TERMS[method.negative](logits, frozen_logits, masked_ids)
-    choose = lambda n, p: jnp.where(weights < 0, n, p)
+    frozen_logits = frozen_logits if method.frozen else None
+    _check(method, logits, frozen_logits, targets, weights, negative_token_ids)
+    if "reverse_kl" in (method.negative, method.positive) and not 0 < epsilon < 1:
+        raise ValueError(
+            f"epsilon = {epsilon}: the reverse KL needs a probability above 0 and"
+            " below 1 for the unwanted tokens of p_new"
+        )
+    ids = unwanted_ids(targets, weights, negative_token_ids)
     return TokenTerms(
-        loss=choose(negative.loss, positive.loss),
-        divergence=choose(negative.divergence, positive.divergence),
-        log_z=positive.log_z,
+        *_terms(
+            method,
+            epsilon,
+            threshold,
+            logits,
+            frozen_logits,
+            targets.astype(jnp.int32),
+            ids,
+        )
     )
 
 
 def targeted_loss(
     method: Method,
     logits: Array,
-    frozen_logits: Array,
+    frozen_logits: Array | None,
     targets: Array,
     weights: Array,
     *,
     alpha: float = 1.0,
+    epsilon: float = EPSILON,
+    threshold: float = THRESHOLD,
+    negative_token_ids: Array | None = None,
     z_loss: float = 0.0,
     loss_normalizing_factor: float | Array | None = None,
 ) -> tuple[Array, dict[str, tuple[Array, Array]]]:
@@ -213,11 +463,15 @@ def targeted_loss(
     Args:
       method: a row of `METHODS`.
       logits: [batch, length, vocab] float, the model's.
-      frozen_logits: [batch, length, vocab] float, the frozen original model's.
+      frozen_logits: [batch, length, vocab] float, the frozen original model's; None
+        for a method without one.
       targets: [batch, length] integer token ids.
       weights: [batch, length] number; its sign says unwanted (−), other (+) or
         padding (0), its magnitude weighs the token.
       alpha: weight of the unwanted tokens.
+      epsilon: see `token_terms`.
+      threshold: see `token_terms`.
+      negative_token_ids: see `token_terms`.
       z_loss: coefficient of T5X's z-loss, z · (log Z)², at every token; it is a
         regulariser of the logits' scale and not weighted by alpha.
       loss_normalizing_factor: divides the loss, as in T5X; None for a plain sum.
@@ -227,46 +481,54 @@ def targeted_loss(
       scalars, each weighed by |weights|:
         z_loss: the z-loss part of the loss (normalised as the loss is).
         unwanted/loss: D_neg at unwanted tokens, without alpha.
-        unwanted/probability: p_m of the unwanted token.
+        unwanted/probability: p_m of the unwanted tokens.
         other/loss: D_pos at other tokens.
-        other/kl: for the forward KL, KL(p_o ‖ p_m) at other tokens.
+        other/kl: if D_pos is a KL divergence, that divergence at other tokens.
 
     Raises:
-      ValueError: if shapes or dtypes do not fit.
+      ValueError: if shapes, dtypes or `epsilon` do not fit.
 
     References:
       arXiv 2406.13660, section 4; z-loss as in T5X's cross_entropy_with_logits.
     """
-    terms = token_terms(method, logits, frozen_logits, targets, weights)
-    unwanted = jnp.where(weights < 0, -weights, 0).astype(jnp.float32)
-    other = jnp.where(weights > 0, weights, 0).astype(jnp.float32)
+    terms = token_terms(
+        method,
+        logits,
+        frozen_logits,
+        targets,
+        weights,
+        epsilon=epsilon,
+        threshold=threshold,
+        negative_token_ids=negative_token_ids,
+    )
+    ids = unwanted_ids(targets, weights, negative_token_ids)
+    negative = jnp.any(ids != NO_TOKEN, axis=-1)
+    magnitude = jnp.abs(weights).astype(jnp.float32)
+    unwanted = jnp.where(negative, magnitude, 0)
+    other = jnp.where(negative, 0, magnitude)
     count = jnp.sum(unwanted), jnp.sum(other)
-    regulariser = z_loss * jnp.sum((unwanted + other) * jnp.square(terms.log_z))
+    regulariser = z_loss * jnp.sum(magnitude * jnp.square(terms.log_z))
     loss = jnp.sum((alpha * unwanted + other) * terms.loss) + regulariser
     if loss_normalizing_factor is not None:
         loss = loss / loss_normalizing_factor
         regulariser = regulariser / loss_normalizing_factor
+    total = _LogSum(terms.log_z, jnp.zeros_like(terms.log_z))
+    probability = jnp.exp(_log_mass(logits, total, ids))
     parts = {
         "z_loss": (regulariser, count[0] + count[1]),
         "unwanted/loss": (jnp.sum(unwanted * terms.loss), count[0]),
-        "unwanted/probability": (
-            jnp.sum(unwanted * target_probability(logits, targets, terms.log_z)),
-            count[0],
-        ),
+        "unwanted/probability": (jnp.sum(unwanted * probability), count[0]),
         "other/loss": (jnp.sum(other * terms.loss), count[1]),
-        "other/kl": (jnp.sum(other * terms.divergence), count[1]),
     }
+    if method.positive in ("forward_kl", "reverse_kl"):
+        parts["other/kl"] = (jnp.sum(other * terms.divergence), count[1])
     return loss, jax.lax.stop_gradient(parts)
 
 
-def target_probability(logits: Array, targets: Array, log_z: Array) -> Array:
-    """p_m of the target token, float32 [batch, length]; a gather, not a softmax."""
-    chosen = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
-    return jnp.exp(chosen.astype(jnp.float32) - log_z)
-
-
-def _check(logits: Array, frozen_logits: Array, targets: Array, weights: Array):
-    if logits.shape != frozen_logits.shape:
+def _check(method, logits, frozen_logits, targets, weights, negative_token_ids):
+    if method.frozen and frozen_logits is None:
+        raise ValueError(f"{method.name} needs frozen_logits, the original model's")
+    if method.frozen and logits.shape != frozen_logits.shape:
         raise ValueError(
             f"logits {logits.shape} and frozen_logits {frozen_logits.shape} must have"
             " the same shape: the frozen model must be the same network"
@@ -278,7 +540,15 @@ def _check(logits: Array, frozen_logits: Array, targets: Array, weights: Array):
                 f" vocabulary axis), got {array.shape}"
             )
     for name, array in (("logits", logits), ("frozen_logits", frozen_logits)):
-        if not jnp.issubdtype(array.dtype, jnp.floating):
+        if array is not None and not jnp.issubdtype(array.dtype, jnp.floating):
             raise ValueError(f"{name} must be floating point, got {array.dtype}")
     if not jnp.issubdtype(targets.dtype, jnp.integer):
         raise ValueError(f"targets must be integer token ids, got {targets.dtype}")
+    if negative_token_ids is not None and (
+        negative_token_ids.shape[:-1] != targets.shape
+        or not jnp.issubdtype(negative_token_ids.dtype, jnp.integer)
+    ):
+        raise ValueError(
+            f"negative_token_ids must be integers of shape {targets.shape} and one"
+            f" axis more, got {negative_token_ids.dtype} {negative_token_ids.shape}"
+        )
