@@ -2,13 +2,11 @@
 
 Written from the table and the paper (arXiv 2406.13660, sections 3 and 4), token by
 token and by index, with none of the devices of `t5patches.losses`: the unwanted
-tokens are left out of a sum rather than masked in it. `plain` formulas take the
-array module as `xp`, so that jax.numpy in 64 bits differentiates the same text.
+tokens are left out of a sum rather than masked in it. Each formula has its derivative
+beside it; `finite_differences` is there to test these.
 
 `upstream_token_losses` has the numbers of google/t5patches, for `upstream_values`.
 """
-
-import itertools
 
 import numpy as np
 
@@ -25,13 +23,14 @@ TABLE = {
 TARGETED = ("tnff", "tnrr", "tnrf", "tnfll", "tnrll")
 
 
-def log_sum_exp(z, xp=np):
-    largest = z.max()
-    return largest + xp.log(xp.exp(z - largest).sum())
+def log_sum_exp(z):
+    return z.max() + np.log(np.exp(z - z.max()).sum())
 
 
-def log_softmax(z, xp=np):
-    return z - log_sum_exp(z, xp)
+def log_softmax(z):
+    # Not z − log_sum_exp(z), which rounds to the size of z.
+    z = z - z.max()
+    return z - np.log(np.exp(z).sum())
 
 
 def softmax(z):
@@ -60,34 +59,48 @@ def p_new(frozen, unwanted, epsilon=0.0):
     return result
 
 
-def term(kind, logits, frozen, target, unwanted, epsilon, threshold, xp=np):
-    """One token's term of the loss, without alpha and weight.
+def term(kind, logits, frozen, target, unwanted, epsilon, threshold):
+    """One token's term of the loss, without alpha and weight, and its derivative.
 
     Args:
       kind: an entry of `TABLE`'s rows.
-      logits: [vocab] of the model.
+      logits: float64 [vocab] of the model.
       frozen: [vocab] of the original model, or None where `kind` needs none.
       target: the token at this position.
       unwanted: the unwanted tokens at this position.
       epsilon: floor of the reverse KL's target at unwanted tokens.
       threshold: NL's, of the log-probability.
-      xp: numpy or jax.numpy.
+
+    Returns:
+      The value, and its gradient by `logits`, float64 [vocab].
     """
-    log_p = log_softmax(logits, xp)
-    others = np.setdiff1d(np.arange(len(logits)), unwanted)
+    log_p = log_softmax(logits)
+    p = np.exp(log_p)
     if kind == "cross entropy":
-        return -log_p[target]
+        return -log_p[target], p - _only(p, [target], 1.0)
     if kind == "log likelihood":
-        return xp.maximum(log_sum_exp(log_p[np.array(unwanted)], xp), threshold)
+        log_set = log_sum_exp(log_p[unwanted])
+        if log_set < threshold:
+            return threshold, np.zeros_like(p)
+        return log_set, _only(p, unwanted, np.exp(log_p[unwanted] - log_set)) - p
+    others = np.setdiff1d(np.arange(len(p)), unwanted)
     if kind == "unlikelihood":
-        return -log_sum_exp(log_p[others], xp)
+        log_rest = log_sum_exp(log_p[others])
+        return -log_rest, p - _only(p, others, np.exp(log_p[others] - log_rest))
     log_new = log_softmax(np.asarray(frozen, np.float64)[others])
     if kind == "forward":
-        return -(np.exp(log_new) * log_p[others]).sum()
-    log_q = log_new + np.log1p(-epsilon * len(unwanted))
-    result = (xp.exp(log_p[others]) * (log_p[others] - log_q)).sum()
-    for token in unwanted:
-        result = result + xp.exp(log_p[token]) * (log_p[token] - np.log(epsilon))
+        new = np.exp(log_new)
+        return -(new * log_p[others]).sum(), p - _only(p, others, new)
+    log_q = _only(p, unwanted, np.log(epsilon))
+    log_q[others] = log_new + np.log1p(-epsilon * len(unwanted))
+    value = (p * (log_p - log_q)).sum()
+    return value, p * (log_p - log_q - value)
+
+
+def _only(like, index, values):
+    """`values` at `index`, 0 elsewhere."""
+    result = np.zeros_like(like)
+    result[index] = values
     return result
 
 
@@ -101,14 +114,12 @@ def token_losses(
     epsilon=1e-6,
     threshold=-10.3,
     negative_token_ids=None,
-    xp=np,
 ):
-    """{(batch, position): (loss, log Z, whether unwanted)}, padding left out."""
-    if xp is np:
-        logits = np.asarray(logits, np.float64)
+    """{(batch, position): (loss, gradient, log Z, whether unwanted)}, no padding."""
+    logits = np.asarray(logits, np.float64)
     negative, positive = TABLE[name]
     result = {}
-    for index in itertools.product(*map(range, np.shape(targets))):
+    for index in np.ndindex(*np.shape(targets)):
         if weights[index] == 0:
             continue
         ids = () if negative_token_ids is None else negative_token_ids[index]
@@ -116,8 +127,8 @@ def token_losses(
         kind = negative if unwanted else positive
         row = None if frozen is None else frozen[index]
         z, target = logits[index], targets[index]
-        loss = term(kind, z, row, target, unwanted, epsilon, threshold, xp)
-        result[index] = loss, log_sum_exp(z, xp), bool(unwanted)
+        value, gradient = term(kind, z, row, target, unwanted, epsilon, threshold)
+        result[index] = value, gradient, log_sum_exp(z), bool(unwanted)
     return result
 
 
@@ -131,17 +142,21 @@ def loss(
     alpha=1.0,
     z_loss=0.0,
     loss_normalizing_factor=None,
-    xp=np,
     **options,
 ):
-    """The loss of a batch: Σ |weight| · (alpha or 1) · term + z-loss, normalised."""
-    total = 0.0
-    tokens = token_losses(name, logits, frozen, targets, weights, xp=xp, **options)
-    for index, (value, log_z, unwanted) in tokens.items():
+    """The loss of a batch and its gradient by the logits, float64.
+
+    Σ |weight| · (alpha or 1) · term + z-loss, normalised.
+    """
+    total, gradient = 0.0, np.zeros(np.shape(logits))
+    tokens = token_losses(name, logits, frozen, targets, weights, **options)
+    for index, (value, derivative, log_z, unwanted) in tokens.items():
         factor = alpha if unwanted else 1.0
-        weight = abs(float(weights[index]))
-        total = total + weight * (factor * value + z_loss * log_z**2)
-    return total / (loss_normalizing_factor or 1.0)
+        weight = abs(float(weights[index])) / (loss_normalizing_factor or 1.0)
+        total += weight * (factor * value + z_loss * log_z**2)
+        d_z_loss = 2 * z_loss * log_z * softmax(logits[index])
+        gradient[index] = weight * (factor * derivative + d_z_loss)
+    return total, gradient
 
 
 def finite_differences(function, logits, step=1e-5):

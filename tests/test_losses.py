@@ -1,214 +1,331 @@
 """The losses against an independent float64 reference in NumPy."""
 
+import types
+
 import jax
 import jax.numpy as jnp
+import loss_cases
+import loss_reference
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from loss_cases import METHODS, make_batch, value_and_grad
 
 from t5patches import losses
 
-TNFF = losses.METHODS["tnff"]
+TARGETED = loss_reference.TARGETED
+# Terms by the names of losses.TERMS and as loss_reference writes them.
+TERMS = {
+    "log likelihood": "log_likelihood",
+    "unlikelihood": "unlikelihood",
+    "forward": "forward_kl",
+    "reverse": "reverse_kl",
+    "cross entropy": "cross_entropy",
+}
 
 
-def reference_softmax(logits):
-    logits = np.asarray(logits, np.float64)
-    exps = np.exp(logits - logits.max(-1, keepdims=True))
-    return exps / exps.sum(-1, keepdims=True)
-
-
-def reference_p_new(frozen_logits, target, weight):
-    """p_o, or p_o without `target` and renormalised, for one token."""
-    frozen_logits = np.array(frozen_logits, np.float64)
-    if weight < 0:
-        frozen_logits[target] = -np.inf
-    return reference_softmax(frozen_logits)
-
-
-def reference_tnff(logits, frozen_logits, targets, weights, alpha, z_loss=0.0):
-    """The loss, token by token, as the paper writes it."""
-    total = 0.0
-    for index in np.ndindex(targets.shape):
-        weight = float(weights[index])
-        if weight == 0:
-            continue
-        z = np.asarray(logits[index], np.float64)
-        log_z = z.max() + np.log(np.exp(z - z.max()).sum())
-        p_new = reference_p_new(frozen_logits[index], targets[index], weight)
-        divergence = -(p_new * (z - log_z)).sum()
-        total += (alpha if weight < 0 else 1.0) * abs(weight) * divergence
-        total += z_loss * abs(weight) * log_z**2
-    return total
-
-
-def make_batch(seed, batch=3, length=5, vocab=11, scale=3.0):
-    rng = np.random.default_rng(seed)
-    logits = rng.normal(size=(batch, length, vocab)) * scale
-    frozen = rng.normal(size=(batch, length, vocab)) * scale
-    targets = rng.integers(vocab, size=(batch, length)).astype(np.int32)
-    weights = rng.integers(-1, 2, size=(batch, length)).astype(np.int32)
-    return logits, frozen, targets, weights
-
-
-def loss(logits, frozen, targets, weights, **kwargs):
-    return losses.targeted_loss(
-        TNFF,
-        jnp.asarray(logits, jnp.float32),
-        jnp.asarray(frozen, jnp.float32),
-        jnp.asarray(targets),
-        jnp.asarray(weights),
-        **kwargs,
+def one_token(logits, frozen=None, target=0, weight=-1, ids=None):
+    """A batch of one position."""
+    logits = np.asarray(logits, np.float32)
+    frozen = logits if frozen is None else np.asarray(frozen, np.float32)
+    return types.SimpleNamespace(
+        logits=logits[None, None],
+        frozen=frozen[None, None],
+        targets=np.array([[target]], np.int32),
+        weights=np.array([[weight]], np.int32),
+        negative_token_ids=None if ids is None else np.array([[ids]], np.int32),
     )
 
 
-@settings(max_examples=40, deadline=None)
+def with_probability(p_others, vocab=5):
+    """Logits of a token 0 whose probability is 1 − `p_others`."""
+    logits = np.full(vocab, np.log(p_others / (vocab - 1)))
+    logits[0] = np.log1p(-p_others)
+    return logits
+
+
+def test_the_table_is_the_papers():
+    assert set(losses.METHODS) == set(loss_reference.TABLE)
+    for name, (negative, positive) in loss_reference.TABLE.items():
+        method = losses.METHODS[name]
+        assert method.name == name
+        assert (method.negative, method.positive) == (TERMS[negative], TERMS[positive])
+        assert method.frozen == (name in TARGETED)
+    assert set(losses.TERMS) == set(TERMS.values())
+
+
+@pytest.mark.parametrize("name", METHODS)
+@settings(max_examples=25, deadline=None)
 @given(
     seed=st.integers(0, 2**32 - 1),
-    alpha=st.floats(0.0, 1e4),
-    z_loss=st.sampled_from([0.0, 1e-4, 0.1]),
+    alpha=st.sampled_from([0.0, 0.3, 1e4]),
+    z_loss=st.sampled_from([0.0, 0.1]),
     scale=st.sampled_from([0.1, 3.0, 30.0]),
+    ids=st.sampled_from([0, 3]),
 )
-def test_loss_equals_float64_reference(seed, alpha, z_loss, scale):
-    arrays = make_batch(seed, scale=scale)
-    expected = reference_tnff(*arrays, alpha, z_loss)
-    value, _ = loss(*arrays, alpha=alpha, z_loss=z_loss)
-    np.testing.assert_allclose(value, expected, rtol=1e-5, atol=1e-5)
+def test_loss_equals_the_float64_reference(name, seed, alpha, z_loss, scale, ids):
+    batch = make_batch(seed, scale=scale, ids=ids)
+    options = dict(alpha=alpha, z_loss=z_loss)
+    value, _ = value_and_grad(name, batch, **options)
+    expected, _ = loss_cases.reference(name, batch, **options)
+    # Log-likelihoods of both signs cancel in NL's sum.
+    size = abs(expected) + (alpha + 1) * (name == "nl")
+    np.testing.assert_allclose(value, expected, rtol=0, atol=1e-5 * size + 1e-6)
 
 
-@pytest.mark.parametrize("seed", range(3))
-def test_gradient_equals_finite_differences_in_float64(seed):
-    logits, frozen, targets, weights = make_batch(seed, batch=2, length=3, vocab=5)
-    options = dict(alpha=2.5, z_loss=0.01)
-    gradient = jax.grad(lambda z: loss(z, frozen, targets, weights, **options)[0])
-    actual = gradient(jnp.asarray(logits, jnp.float32))
-    expected = np.zeros_like(logits)
-    step = 1e-6
-    for index in np.ndindex(logits.shape):
-        for sign in (1, -1):
-            moved = logits.copy()
-            moved[index] += sign * step
-            value = reference_tnff(moved, frozen, targets, weights, *options.values())
-            expected[index] += sign * value / (2 * step)
-    np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-5)
-
-
-def test_no_gradient_reaches_the_frozen_logits():
-    logits, frozen, targets, weights = make_batch(0)
-    gradient = jax.grad(lambda f: loss(logits, f, targets, weights)[0])
-    assert not np.any(gradient(jnp.asarray(frozen, jnp.float32)))
-
-
-def test_bfloat16_logits_are_computed_in_float32():
-    arrays = make_batch(1, vocab=500)
-    low = [jnp.asarray(x, jnp.bfloat16) for x in arrays[:2]]
-    value, _ = losses.targeted_loss(TNFF, *low, *map(jnp.asarray, arrays[2:]))
-    assert value.dtype == jnp.float32
-    exact = [np.asarray(x, np.float64) for x in low]
-    np.testing.assert_allclose(
-        value, reference_tnff(*exact, *arrays[2:], alpha=1.0), rtol=1e-5
+@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("ids", [0, 2])
+def test_terms_of_every_token_equal_the_float64_reference(name, ids):
+    batch = make_batch(4, length=20, vocab=40, ids=ids)
+    options = dict(epsilon=1e-4, threshold=-3.0)
+    terms = loss_cases.token_terms(name, batch, **options)
+    expected = loss_reference.token_losses(
+        name,
+        batch.logits,
+        batch.frozen,
+        batch.targets,
+        batch.weights,
+        negative_token_ids=batch.negative_token_ids,
+        **options,
     )
-    gradient = jax.grad(
-        lambda z: losses.targeted_loss(TNFF, z, low[1], *map(jnp.asarray, arrays[2:]))[
-            0
-        ]
-    )(low[0])
-    assert gradient.dtype == jnp.bfloat16
+    assert len(expected) == np.count_nonzero(batch.weights)
+    for index, (loss, _, log_z, _) in expected.items():
+        np.testing.assert_allclose(terms.loss[index], loss, rtol=1e-5)
+        np.testing.assert_allclose(terms.log_z[index], log_z, rtol=1e-5)
+    for array in (terms.loss, terms.divergence, terms.log_z):
+        assert array.dtype == jnp.float32 and array.shape == batch.targets.shape
 
 
-def test_minimum_is_the_target_distribution():
-    """The gradient vanishes where p_m is p_new, here p_o without the token."""
-    _, frozen, targets, weights = make_batch(2)
-    at_target = frozen.copy()
-    for index in np.ndindex(targets.shape):
-        if weights[index] < 0:
-            at_target[index][targets[index]] = -60.0
-    gradient = jax.grad(lambda z: loss(z, frozen, targets, weights, alpha=100.0)[0])
-    np.testing.assert_allclose(gradient(jnp.asarray(at_target)), 0, atol=2e-5)
-
-
-@pytest.mark.parametrize("offset", [-1e4, -7.0, 1e3])
-def test_invariant_to_a_constant_added_to_the_logits(offset):
-    logits, frozen, targets, weights = make_batch(3)
-    expected, _ = loss(logits, frozen, targets, weights)
-    moved, _ = loss(logits + offset, frozen - offset, targets, weights)
-    # The loss is as exact as the sums that it is given: near 1e4 they resolve 1e-3.
-    rounded = [np.asarray(x, np.float32) for x in (logits + offset, frozen - offset)]
-    exact = reference_tnff(*rounded, targets, weights, alpha=1.0)
-    np.testing.assert_allclose(moved, exact, rtol=1e-6)
-    np.testing.assert_allclose(moved, expected, rtol=1e-6 + 1e-7 * abs(offset))
-
-
-def test_finite_when_the_original_is_certain_of_the_unwanted_token():
-    """All but 1e-30 of p_o on the unwanted token: 1 − p would be 0."""
-    frozen = np.array([[[0.0, -69.0, -69.7]]])
-    logits = frozen.copy()
-    targets, weights = np.array([[0]]), np.array([[-1]])
-    value, _ = loss(logits, frozen, targets, weights)
-    frozen = frozen.astype(np.float32)
-    expected = reference_tnff(frozen, frozen, targets, weights, alpha=1.0)
-    np.testing.assert_allclose(value, expected, rtol=1e-6)
-    gradient = jax.grad(lambda z: loss(z, frozen, targets, weights)[0])(
-        jnp.asarray(logits, jnp.float32)
+@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("ids", [0, 2])
+def test_gradient_equals_finite_differences_in_float64(name, ids):
+    batch = make_batch(1, batch=2, length=4, vocab=6, ids=ids)
+    options = dict(alpha=2.5, z_loss=0.01, epsilon=1e-3, loss_normalizing_factor=3.0)
+    _, gradient = value_and_grad(name, batch, **options)
+    expected = loss_reference.finite_differences(
+        lambda z: loss_cases.reference(name, batch, logits=z, **options)[0],
+        batch.logits,
     )
-    p_new = reference_p_new(frozen[0, 0], 0, -1)
-    np.testing.assert_allclose(
-        gradient[0, 0], reference_softmax(logits[0, 0]) - p_new, rtol=1e-5
+    loss_cases.assert_close_gradients(gradient, expected)
+    _, exact = loss_cases.reference(name, batch, **options)
+    np.testing.assert_allclose(exact, expected, rtol=1e-6, atol=1e-8)
+
+
+@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("scale", [0.3, 3.0, 30.0])
+def test_gradient_equals_the_float64_reference(name, scale):
+    batch = make_batch(2, length=6, vocab=500, scale=scale, ids=3)
+    options = dict(alpha=7.0, z_loss=1e-3)
+    _, gradient = value_and_grad(name, batch, **options)
+    _, expected = loss_cases.reference(name, batch, **options)
+    # A reverse KL's is p · (log p − log q − KL): a difference of numbers of KL's size,
+    # here up to 10 times the logits' scale.
+    noise = 7e-6 * scale if "reverse" in loss_reference.TABLE[name] else 0.0
+    loss_cases.assert_close_gradients(gradient, expected, noise=noise)
+
+
+@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("ids", [0, 2])
+def test_bfloat16_logits(name, ids):
+    """Computed in float32: what is lost is lost in the rounding of the logits."""
+    batch = make_batch(3, length=16, vocab=500, ids=ids)
+    options = dict(alpha=1.5, z_loss=1e-3)
+    value, gradient = value_and_grad(name, batch, dtype=jnp.bfloat16, **options)
+    expected, exact_gradient = loss_cases.reference(name, batch, **options)
+    np.testing.assert_allclose(value, expected, rtol=1e-2)
+    loss_cases.assert_close_gradients(gradient, exact_gradient, 1e-1)
+    for field in ("logits", "frozen"):
+        rounded = jnp.asarray(getattr(batch, field), jnp.bfloat16)
+        setattr(batch, field, np.asarray(rounded, np.float32))
+    expected, exact_gradient = loss_cases.reference(name, batch, **options)
+    np.testing.assert_allclose(value, expected, rtol=1e-5)
+    loss_cases.assert_close_gradients(gradient, exact_gradient, 1e-2)
+
+
+@pytest.mark.parametrize("name", TARGETED)
+def test_no_gradient_reaches_the_frozen_logits(name):
+    batch = make_batch(0, ids=2)
+
+    def loss(frozen):
+        return losses.targeted_loss(
+            losses.METHODS[name],
+            jnp.asarray(batch.logits),
+            frozen,
+            batch.targets,
+            batch.weights,
+            negative_token_ids=batch.negative_token_ids,
+        )[0]
+
+    assert not np.any(jax.grad(loss)(jnp.asarray(batch.frozen)))
+
+
+def test_weights_count_by_their_magnitude():
+    batch = make_batch(8)
+    batch.weights = np.array(batch.weights * [0.5, 1, 2, 3, 0.25], np.float32)
+    for name in METHODS:
+        value, gradient = value_and_grad(name, batch, alpha=3.0, z_loss=0.1)
+        options = dict(alpha=3.0, z_loss=0.1)
+        expected, exact = loss_cases.reference(name, batch, **options)
+        np.testing.assert_allclose(value, expected, rtol=1e-5)
+        loss_cases.assert_close_gradients(gradient, exact)
+
+
+# Several unwanted tokens at one position.
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_one_negative_id_that_is_the_generated_token_is_the_plain_case(name):
+    batch = make_batch(5, vocab=30)
+    batch.targets[batch.targets == 0] = 1  # 0 stands for "none"
+    plain = value_and_grad(name, batch, alpha=2.0)
+    unwanted = (batch.weights < 0)[..., None]
+    batch.negative_token_ids = np.where(unwanted, batch.targets[..., None], 0)
+    same = value_and_grad(name, batch, alpha=2.0)
+    np.testing.assert_allclose(same[0], plain[0], rtol=1e-6)
+    np.testing.assert_allclose(same[1], plain[1], rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize(
+    "weight, ids, unwanted",
+    [
+        (-1, [0, 0, 0], [4]),
+        (-1, [4, 4, 0], [4]),
+        (-1, [2, 0, 6], [2, 4, 6]),
+        (-1, [2, 2, 4], [2, 4]),
+        (1, [2, 6, 2], [2, 6]),
+        (1, [4, 0, 0], [4]),
+        (1, [0, 0, 0], []),
+        (0, [1, 2, 3], []),
+    ],
+)
+def test_negative_ids_are_a_set(name, weight, ids, unwanted):
+    rng = np.random.default_rng(0)
+    logits, frozen = rng.normal(size=(2, 8))
+    batch = one_token(logits, frozen, target=4, weight=weight, ids=ids)
+    value, _ = value_and_grad(name, batch, alpha=10.0, epsilon=0.01)
+    assert loss_reference.unwanted_tokens(4, weight, ids) == unwanted
+    kind = loss_reference.TABLE[name][0 if unwanted else 1]
+    arrays = (x[0, 0].astype(np.float64) for x in (batch.logits, batch.frozen))
+    expected, _ = loss_reference.term(kind, *arrays, 4, unwanted, 0.01, -10.3)
+    expected *= (10.0 if unwanted else 1.0) * abs(weight)
+    np.testing.assert_allclose(value, expected, rtol=1e-5)
+
+
+# NL and UL where upstream's are not what they say.
+
+
+def test_nl_stops_below_its_threshold():
+    above, below = -10.2, -10.4
+    for log_p, moves in ((above, True), (below, False)):
+        logits = np.zeros(5)
+        logits[0] = log_p - np.log1p(-np.exp(log_p)) + np.log(4)
+        value, gradient = value_and_grad("nl", one_token(logits), alpha=100.0)
+        np.testing.assert_allclose(value, 100 * max(log_p, -10.3), rtol=1e-5)
+        assert np.any(gradient) == moves
+
+
+def test_nl_trains_a_good_token_however_unlikely_it_is():
+    logits = np.zeros(5)
+    logits[0] = -50.0
+    value, gradient = value_and_grad("nl", one_token(logits, weight=1))
+    np.testing.assert_allclose(value, 50 + np.log(4), rtol=1e-6)
+    np.testing.assert_allclose(gradient[0, 0], [-1, *[0.25] * 4], rtol=1e-6)
+
+
+@pytest.mark.parametrize("p_others", [0.5, 1e-3, 1e-7, 1e-9, 1e-30])
+def test_ul_has_value_and_gradient_at_a_certain_unwanted_token(p_others):
+    batch = one_token(with_probability(p_others))
+    value, gradient = value_and_grad("ul", batch)
+    np.testing.assert_allclose(value, -np.log(p_others), rtol=1e-5)
+    expected = (1 - p_others) * np.array([1, *[-0.25] * 4])
+    np.testing.assert_allclose(gradient[0, 0], expected, rtol=1e-5)
+
+
+# The target distribution.
+
+
+@pytest.mark.parametrize("epsilon", [0.0, 1e-6, 0.01])
+def test_target_log_probabilities(epsilon):
+    rng = np.random.default_rng(6)
+    frozen = (rng.normal(size=(4, 50)) * 3).astype(np.float32)
+    sets = [[3], [3, 7, 40], [], [0]]
+    padded = np.array([[*s, -1, -1, -1][:3] for s in sets], np.int32)
+    log_new = losses.target_log_probabilities(jnp.asarray(frozen), padded, epsilon)
+    actual = np.exp(np.asarray(log_new, np.float64))
+    for row, unwanted in enumerate(sets):
+        expected = loss_reference.p_new(frozen[row], unwanted, epsilon)
+        np.testing.assert_allclose(actual[row], expected, rtol=1e-5)
+        # exp(log epsilon) in float32 is epsilon to a rounding; −inf is exactly 0.
+        np.testing.assert_allclose(actual[row, unwanted], epsilon, rtol=2e-6)
+    np.testing.assert_allclose(actual.sum(-1), 1, rtol=1e-6)
+
+
+# What is returned beside the loss.
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_parts_count_by_magnitude_with_more_unwanted_than_other_tokens(name):
+    batch = make_batch(4, batch=1, length=5)
+    batch.weights = np.array([[-1, -1, -1, 1, 0]])
+    value, parts = losses.targeted_loss(
+        losses.METHODS[name],
+        jnp.asarray(batch.logits),
+        jnp.asarray(batch.frozen) if losses.METHODS[name].frozen else None,
+        jnp.asarray(batch.targets),
+        jnp.asarray(batch.weights),
+        alpha=3.0,
+        z_loss=0.1,
+        loss_normalizing_factor=float(np.abs(batch.weights).sum()),
     )
-
-
-def test_parts_count_by_magnitude_with_more_unwanted_than_other_tokens():
-    logits, frozen, targets, _ = make_batch(4, batch=1, length=5)
-    weights = np.array([[-1, -1, -1, 1, 0]])
-    value, parts = loss(logits, frozen, targets, weights, alpha=3.0)
     assert parts["unwanted/loss"][1] == 3
     assert parts["other/loss"][1] == 1
-    np.testing.assert_allclose(
-        value, 3 * parts["unwanted/loss"][0] + parts["other/loss"][0], rtol=1e-6
+    weighted = 3 * parts["unwanted/loss"][0] + parts["other/loss"][0]
+    np.testing.assert_allclose(value, weighted / 4 + parts["z_loss"][0], rtol=1e-6)
+    expected, _ = loss_cases.reference(
+        name, batch, alpha=3.0, z_loss=0.1, loss_normalizing_factor=4.0
     )
-    p_m = reference_softmax(logits)
-    p_o = reference_softmax(frozen)
+    np.testing.assert_allclose(value, expected, rtol=1e-5)
+    p_m = loss_reference.softmax(batch.logits)
     np.testing.assert_allclose(
         parts["unwanted/probability"][0],
-        sum(p_m[0, t, targets[0, t]] for t in range(3)),
-        rtol=1e-5,
-    )
-    np.testing.assert_allclose(
-        parts["other/kl"][0],
-        (p_o[0, 3] * (np.log(p_o[0, 3]) - np.log(p_m[0, 3]))).sum(),
+        sum(p_m[0, t, batch.targets[0, t]] for t in range(3)),
         rtol=1e-5,
     )
 
 
-def test_normalizing_factor_divides_loss_and_z_loss():
-    arrays = make_batch(5)
-    plain, parts = loss(*arrays, z_loss=0.1)
-    halved, half_parts = loss(*arrays, z_loss=0.1, loss_normalizing_factor=2.0)
-    np.testing.assert_allclose(halved, plain / 2, rtol=1e-6)
-    np.testing.assert_allclose(half_parts["z_loss"][0], parts["z_loss"][0] / 2)
-
-
-@pytest.mark.parametrize("weights", [[[1, 1]], [[-1, -1]], [[0, 0]]])
-def test_all_none_or_no_token_unwanted_is_finite(weights):
-    logits, frozen, targets, _ = make_batch(6, batch=1, length=2, vocab=2)
-    value, parts = loss(logits, frozen, targets, np.array(weights))
-    assert np.isfinite(value)
-    assert all(np.isfinite(total) for total, _ in parts.values())
+@pytest.mark.parametrize("name", METHODS)
+def test_normalizing_factor_divides_loss_and_z_loss(name):
+    batch = make_batch(5)
+    value, gradient = value_and_grad(name, batch, z_loss=0.1)
+    halved = value_and_grad(name, batch, z_loss=0.1, loss_normalizing_factor=2.0)
+    np.testing.assert_allclose(halved[0], value / 2, rtol=1e-6)
+    np.testing.assert_allclose(halved[1], gradient / 2, rtol=1e-5, atol=1e-7)
 
 
 def test_wrong_shapes_and_dtypes_are_refused():
-    logits, frozen, targets, weights = make_batch(7)
+    batch = make_batch(7, ids=2)
+    arrays = [batch.logits, batch.frozen, batch.targets, batch.weights]
+
+    def loss(*changes, **options):
+        given = list(arrays)
+        for index, array in changes:
+            given[index] = array
+        given = [None if x is None else jnp.asarray(x) for x in given]
+        return losses.targeted_loss(losses.METHODS["tnrf"], *given, **options)
+
     with pytest.raises(ValueError, match="same shape"):
-        loss(logits, frozen[..., :-1], targets, weights)
+        loss((1, batch.frozen[..., :-1]))
     with pytest.raises(ValueError, match="targets must have shape"):
-        loss(logits, frozen, targets[:, :-1], weights)
+        loss((2, batch.targets[:, :-1]))
+    with pytest.raises(ValueError, match="weights must have shape"):
+        loss((3, batch.weights[:, :-1]))
     with pytest.raises(ValueError, match="integer token ids"):
-        loss(logits, frozen, targets.astype(np.float32), weights)
+        loss((2, batch.targets.astype(np.float32)))
     with pytest.raises(ValueError, match="floating point"):
-        losses.targeted_loss(
-            TNFF,
-            jnp.ones((1, 1, 3), jnp.int32),
-            jnp.ones((1, 1, 3)),
-            jnp.ones((1, 1), jnp.int32),
-            jnp.ones((1, 1), jnp.int32),
-        )
+        loss((0, batch.logits.astype(np.int32)))
+    with pytest.raises(ValueError, match="negative_token_ids"):
+        loss(negative_token_ids=jnp.asarray(batch.negative_token_ids[:, :-1]))
+    with pytest.raises(ValueError, match="frozen"):
+        loss((1, None))
