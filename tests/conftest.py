@@ -1,5 +1,6 @@
-"""Which tests are collected: those that need T5X only where T5X is installed."""
+"""Which tests are collected: those of T5X and Beam only where these are installed."""
 
+import importlib.util
 import os
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -8,3 +9,5 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 from t5patches import _engine  # noqa: E402  (the environment comes first)
 
 collect_ignore = [] if _engine.name() == "t5x" else ["t5x_parity"]
+if importlib.util.find_spec("apache_beam") is None:
+    collect_ignore.append("beam")  # The extra 'beam' is not part of 'test'.

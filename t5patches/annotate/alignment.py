@@ -121,7 +121,10 @@ def _sentencepiece_surfaces(ids: Sequence[int], tokenizer: Any) -> _Surfaces:
     size, unknown = tokenizer.get_piece_size(), tokenizer.unk_id()
     # SeqIO decodes ids beyond the vocabulary, which a padded model can generate, so.
     known = [int(token) if token < size else unknown for token in ids]
-    pieces = tokenizer.decode(known, return_type="proto").pieces
+    # SentencePiece 0.2.3 renamed it, and Apache Beam's protobuf needs an older one.
+    decode = getattr(tokenizer, "decode_ids_as_proto", None)
+    decode = decode or tokenizer.decode_ids_as_immutable_proto
+    pieces = decode(known).pieces
     surfaces = [piece.surface for piece in pieces]
     shared: dict[int, int] = {}
     pending: list[int] = []

@@ -1,0 +1,92 @@
+"""Annotating on Apache Beam's DirectRunner gives the files of the plain call."""
+
+import os
+
+import pytest
+import seqio
+import spacy
+from small_vocabulary import small_vocabulary
+
+from t5patches import cli, records
+from t5patches.annotate import annotate_files, beam, entities, phrases
+from t5patches.errors import UserError
+
+FLAGS = ["--runner=DirectRunner"]
+TEXTS = ["you stupid fool", "the news of the day", "hello world", "what a fool 🎉"]
+SUFFIXES = (".jsonl", ".tfrecord", ".stats.json")
+
+
+def write(folder, vocabulary, shards=3):
+    for shard in range(shards):
+        rows = [
+            {
+                "inputs": "hello",
+                "prediction": vocabulary.decode(vocabulary.encode(text)),
+                "target_tokens": records.encode(vocabulary, text),
+                "id": f"{shard}:{i}",
+            }
+            for i, text in enumerate(TEXTS)
+        ]
+        records.write_jsonl(records.shard_path(folder / "old", shard, shards), rows)
+    return folder / "old"
+
+
+def contents(folder):
+    return {name: (folder / name).read_bytes() for name in sorted(os.listdir(folder))}
+
+
+def entity_annotator(tmp_path):
+    nlp = spacy.blank("en")
+    ruler = nlp.add_pipe("entity_ruler")
+    ruler.add_patterns([{"label": "THING", "pattern": "news"}])
+    nlp.to_disk(tmp_path / "pipeline")
+    return entities.load(tmp_path / "pipeline")
+
+
+@pytest.mark.parametrize("kind", ["phrases", "entities"])
+@pytest.mark.parametrize("vocabulary", [small_vocabulary(), seqio.ByteVocabulary()])
+def test_same_output(tmp_path, kind, vocabulary):
+    predictions = write(tmp_path, vocabulary)
+    annotator = (
+        phrases.PhraseAnnotator(["fool"])
+        if kind == "phrases"
+        else entity_annotator(tmp_path)
+    )
+    options = {"settings": {"annotator": kind}, "only_annotated": True}
+    plain = annotate_files(
+        predictions, annotator, tmp_path / "plain", vocabulary, **options
+    )
+    on_beam = beam.annotate_files(
+        predictions, annotator, tmp_path / "beam", vocabulary, flags=FLAGS, **options
+    )
+    assert plain == on_beam and plain["written"] > 0
+    assert contents(tmp_path / "plain") == contents(tmp_path / "beam")
+
+
+def test_a_wrong_line_is_named_once_and_the_other_files_are_done(tmp_path):
+    vocabulary = small_vocabulary()
+    predictions = write(tmp_path, vocabulary)
+    with open(records.shard_path(predictions, 1, 3), "a") as file:
+        file.write("{\n")
+    arguments = (predictions, phrases.PhraseAnnotator(["fool"]), tmp_path / "out")
+    options = {"settings": {}, "flags": FLAGS}
+    with pytest.raises(UserError, match=r"00001-of-00003\.jsonl:5: not valid JSON"):
+        beam.annotate_files(*arguments, vocabulary, **options)
+    done = [f"annotated-0000{i}-of-00003{s}" for i in (0, 2) for s in SUFFIXES]
+    assert sorted(os.listdir(tmp_path / "out")) == sorted([*done, "settings.json"])
+    stats = beam.annotate_files(*arguments, vocabulary, **options, on_error="skip")
+    assert stats["skipped"] == 1 and stats["examples"] == 12
+
+
+def test_command(tmp_path, capsys):
+    write(tmp_path, seqio.ByteVocabulary())
+    (tmp_path / "rude.txt").write_text("fool\n")
+    words = ["--phrases", "rude.txt", "--predictions", "old", "--vocabulary", "bytes"]
+    flags = ["--output", "out", "--runner=DirectRunner", "--direct_num_workers=1"]
+    before = os.getcwd()
+    os.chdir(tmp_path)
+    try:
+        assert cli.main(["annotate", "phrases", *words, *flags]) == 0
+    finally:
+        os.chdir(before)
+    assert "12 predictions, 50.0 %" in capsys.readouterr().out
