@@ -34,6 +34,7 @@ def annotated_task(
     vocabulary: seqio.Vocabulary,
     output_vocabulary: seqio.Vocabulary | None = None,
     shuffle_buffer_size: int = SHUFFLE_BUFFER_SIZE,
+    negative_token_ids: int = 0,
 ) -> str:
     """Registers annotated generations (TFRecords) as a task; returns its name.
 
@@ -49,18 +50,27 @@ def annotated_task(
       vocabulary: of inputs and targets.
       output_vocabulary: of the targets, if it is another.
       shuffle_buffer_size: examples held for shuffling.
+      negative_token_ids: k, where the records name so many unwanted tokens for each
+        position, 0 being none, in a feature of this name: k numbers for the first
+        target, k for the next. The task has them as int32 [length, k].
     """
     output_vocabulary = output_vocabulary or vocabulary
+    features = {
+        "targets": seqio.Feature(output_vocabulary),
+        "target_annotations": seqio.Feature(
+            seqio.PassThroughVocabulary(2), add_eos=False
+        ),
+    }
+    if negative_token_ids:
+        features["negative_token_ids"] = seqio.Feature(
+            output_vocabulary, add_eos=False, rank=2
+        )
     return _register(
         "annotated",
         (name, files, vocabulary, output_vocabulary, shuffle_buffer_size),
-        [],
-        {
-            "targets": seqio.Feature(output_vocabulary),
-            "target_annotations": seqio.Feature(
-                seqio.PassThroughVocabulary(2), add_eos=False
-            ),
-        },
+        [_rows_of(negative_token_ids)] if negative_token_ids else [],
+        features,
+        negative_token_ids,
     )
 
 
@@ -168,7 +178,7 @@ def truncation(
 
 
 def _counts(spec: tuple[Any, ...], split: str, lengths: Mapping[str, int]):
-    _, _, files, *vocabularies, _ = spec
+    files, vocabularies = spec[2], spec[3:5]
     size = max(map(records.max_vocabulary_size, vocabularies))
     return tfrecords.check(dict(files), split, lengths, size)
 
@@ -178,15 +188,26 @@ def _register(
     arguments: tuple[Any, ...],
     preprocessors: Sequence[_Map],
     features: Mapping[str, seqio.Feature],
+    negative_token_ids: int = 0,
 ) -> str:
     name, files, vocabulary, output_vocabulary, shuffle_buffer_size = arguments
     files = plain(files)
+    more = ["corrected_targets"] if kind in ("corrective", "negative") else []
+    more += ["negative_token_ids"] if negative_token_ids else []
     return register(
         name,
-        (kind, name, files, vocabulary, output_vocabulary, shuffle_buffer_size),
+        (
+            kind,
+            name,
+            files,
+            vocabulary,
+            output_vocabulary,
+            shuffle_buffer_size,
+            negative_token_ids,
+        ),
         task_cls=RecordsTask,
         kind=kind,
-        source=tfrecords.source(files, corrections=kind in ("corrective", "negative")),
+        source=tfrecords.source(files, more),
         preprocessors=[
             to_int32,
             *preprocessors,
@@ -255,6 +276,22 @@ def to_int32(dataset: tf.data.Dataset) -> tf.data.Dataset:
         lambda example: {k: tf.cast(v, tf.int32) for k, v in example.items()},
         num_parallel_calls=tf.data.AUTOTUNE,
     )
+
+
+def _rows_of(k: int) -> _Map:
+    """Gives the negative token ids of a position a row of their own."""
+
+    def reshape(example: _Example) -> dict[str, tf.Tensor]:
+        ids = example["negative_token_ids"]
+        count = tf.size(example["targets"]) * k
+        message = f"negative_token_ids must have {k} ids per target, or be absent"
+        right = (tf.size(ids) == count) | (tf.size(ids) == 0)
+        with tf.control_dependencies([tf.debugging.Assert(right, [message, ids])]):
+            ids = ids if tf.size(ids) > 0 else tf.zeros(count, ids.dtype)
+            ids = tf.reshape(ids, [-1, k])
+        return {**example, "negative_token_ids": ids}
+
+    return lambda dataset: dataset.map(reshape, num_parallel_calls=tf.data.AUTOTUNE)
 
 
 def _only_clean(dataset: tf.data.Dataset) -> tf.data.Dataset:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import seqio
@@ -18,17 +18,16 @@ _INT64S = {
 }
 
 
-def source(files: Files, corrections: bool = False) -> seqio.DataSource:
+def source(files: Files, more: Sequence[str] = ()) -> seqio.DataSource:
     """Returns a source of annotated TFRecords (`records.training_features`).
 
     Args:
       files: by split, as `records.expand` takes them.
-      corrections: also read `corrected_targets`, empty where a record has none.
+      more: features to read beside the usual three, empty where a record has none.
     """
-    names = [*_INT64S, *(["corrected_targets"] if corrections else [])]
     description = {
         name: tf.io.FixedLenSequenceFeature([], tf.int64, allow_missing=True)
-        for name in names
+        for name in [*_INT64S, *more]
     }
     expanded = {split: split_files(files, split, ".tfrecord") for split in files}
     return seqio.TFExampleDataSource(expanded, feature_description=description)

@@ -4,10 +4,12 @@ import json
 
 import pytest
 import seqio
+import tensorflow as tf
 from small_vocabulary import small_vocabulary
 
 from t5patches import records, tasks
 from t5patches.errors import UserError
+from t5patches.feature_converters import TargetAnnotationsFeatureConverter
 
 VOCABULARY = small_vocabulary()
 LENGTHS = {"inputs": 8, "targets": 6}
@@ -177,6 +179,34 @@ def test_annotated_task(tmp_path):
     rows = read(name, lengths={"inputs": 16, "targets": 6})
     assert [{k: v.tolist() for k, v in row.items()} for row in rows] == examples
     assert {v.dtype.name for v in rows[0].values()} == {"int32"}
+
+
+def test_several_unwanted_tokens_at_a_position(tmp_path):
+    """From TFRecords to the batch; a record may have none."""
+    examples = annotated(2)
+    flat = [0, 0, 7, 9, 8, 0, 0, 0]
+    path = records.shard_path(tmp_path / "a", 0, 1, ".tfrecord")
+    records.write_tfrecords(
+        path, [{**examples[0], "negative_token_ids": flat}, examples[1]]
+    )
+    files = {"train": str(tmp_path / "a")}
+    name = tasks.annotated_task("t_ids", files, VOCABULARY, negative_token_ids=2)
+    rows = read(name)
+    pairs = [[0, 0], [7, 9], [8, 0], [0, 0]]
+    assert [row["negative_token_ids"].tolist() for row in rows] == [pairs, [[0, 0]] * 4]
+    cut = read(name, lengths={"inputs": 8, "targets": 3})
+    assert cut[0]["negative_token_ids"].tolist() == pairs[:3]
+    (batch, _) = seqio.get_dataset(
+        name,
+        LENGTHS,
+        dataset_split="train",
+        shuffle=False,
+        feature_converter=TargetAnnotationsFeatureConverter(pack=False),
+    ).as_numpy_iterator()
+    assert batch["negative_token_ids"].tolist() == [*pairs, [0, 0], [0, 0]]
+    name = tasks.annotated_task("t_ids", files, VOCABULARY, negative_token_ids=3)
+    with pytest.raises(tf.errors.InvalidArgumentError, match="3 ids per target"):
+        read(name)
 
 
 def test_the_order_of_annotated_shards_is_fixed_by_the_seed(tmp_path):
