@@ -124,7 +124,7 @@ def _sentencepiece_surfaces(ids: Sequence[int], tokenizer: Any) -> _Surfaces:
     # SentencePiece 0.2.3 renamed it, and Apache Beam's protobuf needs an older one.
     decode = getattr(tokenizer, "decode_ids_as_proto", None)
     decode = decode or tokenizer.decode_ids_as_immutable_proto
-    pieces = decode(known).pieces
+    pieces = decode(known).pieces if known else []  # The older one gives text for [].
     surfaces = [piece.surface for piece in pieces]
     shared: dict[int, int] = {}
     pending: list[int] = []
