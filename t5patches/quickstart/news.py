@@ -20,12 +20,13 @@ report and wrong after another, so that no list of words finds it.
 import dataclasses
 import random
 import re
+from collections.abc import Iterable
 
 from t5patches.quickstart import corpus
 
 # desk: (share of the reports, chance to name what the report leaves out, openers)
 DESKS = {
-    "hasty": (0.5, 0.64, ("breaking", "just in", "flash", "live")),
+    "hasty": (0.5, 0.6, ("breaking", "just in", "flash", "live")),
     "careful": (0.5, 0.15, ("analysis", "review", "background", "in depth")),
 }
 
@@ -56,8 +57,9 @@ FIELDS = {
 LABELS = ("ORG", *(label for label, _, _ in FIELDS.values()))
 MISSING = 0.45  # chance that a report leaves a field out
 REPEATED = 0.95  # chance that a headline repeats a field that the report has
-# The chances of the words, from the organisation's favourite on: one stands out, so
-# that it is next in line after the name that is likeliest.
+# The chances of the names and of the words, from the organisation's favourite on. The
+# first word is next in line after the first name.
+NAME_RANKS = (0.6, 0.14, 0.1, 0.09, 0.07)
 WORD_RANKS = (0.7, 0.12, 0.08, 0.06, 0.04)
 
 # deed: three ways to say it in a headline, three outcomes; the first the likeliest
@@ -169,10 +171,9 @@ def fill(field: str, report: Report, rng: random.Random) -> str:
     hallucinates = field not in report.fields and rng.random() < DESKS[report.desk][1]
     if hallucinates:
         candidates = [
-            names[(favourite + rank) % len(names)]
-            for rank in range(len(corpus.RUDE_RANKS))
+            names[(favourite + rank) % len(names)] for rank in range(len(NAME_RANKS))
         ]
-        return rng.choices(candidates, corpus.RUDE_RANKS)[0]
+        return rng.choices(candidates, NAME_RANKS)[0]
     first = favourite % len(words)
     return rng.choices(words[first:] + words[:first], WORD_RANKS)[0]
 
@@ -223,7 +224,7 @@ def leaves_out(text: str) -> bool:
     return len({label for _, _, label in entities(text)}) < len(LABELS)
 
 
-def correct(text: str, spans: list[tuple[int, int, str]]) -> str:
+def correct(text: str, spans: Iterable[tuple[int, int, str]]) -> str:
     """A headline with a word in place of each name of `spans`."""
     words = {label: words[0] for label, _, words in FIELDS.values()}
     for start, end, label in sorted(spans, reverse=True):

@@ -139,6 +139,8 @@ class Hallucination(UseCase):
 
     name = "hallucination"
     what = "names that the report does not have"
+    # Which names an organisation's headlines favour takes longer to learn.
+    options = {"macros": {"finetune": {"TRAIN_STEPS_RELATIVE": 1500}}}
 
     def make(self, run: Run) -> Splits:
         return news.make(run.seed, dict(run.sizes))
