@@ -16,10 +16,10 @@ import copy
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import gin
 import seqio
 import tensorflow as tf
 
-import gin
 from t5patches import feature_converters_utils as utils
 
 _Spec = seqio.FeatureConverter.FeatureSpec

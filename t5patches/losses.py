@@ -383,6 +383,12 @@ def unwanted_ids(
     return ids.astype(jnp.int32)
 
 
+def is_unwanted(weights: Array, negative_token_ids: Array | None = None) -> Array:
+    """Bool [batch, length]: where alpha counts; see `unwanted_ids`."""
+    ids = unwanted_ids(jnp.zeros_like(weights), weights, negative_token_ids)
+    return jnp.any(ids != NO_TOKEN, axis=-1)
+
+
 def token_terms(
     method: Method,
     logits: Array,
@@ -502,7 +508,7 @@ def targeted_loss(
         negative_token_ids=negative_token_ids,
     )
     ids = unwanted_ids(targets, weights, negative_token_ids)
-    negative = jnp.any(ids != NO_TOKEN, axis=-1)
+    negative = is_unwanted(weights, negative_token_ids)
     magnitude = jnp.abs(weights).astype(jnp.float32)
     unwanted = jnp.where(negative, magnitude, 0)
     other = jnp.where(negative, 0, magnitude)

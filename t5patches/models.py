@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import gin
 import jax
 import jax.numpy as jnp
 import seqio
@@ -18,26 +19,35 @@ from flax import core as flax_core
 from t5x import losses as t5x_losses
 from t5x import models as t5x_models
 
-from t5patches import feature_converters, losses
+from t5patches import feature_converters, losses, upstream_values
 
 PyTree = Any
 Batch = Mapping[str, jax.Array]
+Metrics = dict[str, clu_metrics.Metric]
 
 
 class NegativeTrainingTransformer(t5x_models.BaseTransformerModel):
     """Base of the models that train on annotated generations.
 
     Batches are those of a T5X model except that `decoder_loss_weights` carries the
-    annotation: −1 at unwanted tokens, 1 at others, 0 at padding.
+    annotation: −1 at unwanted tokens, 1 at others, 0 at padding. Optionally,
+    `negative_token_ids`, int32 [batch, length, k], has further unwanted tokens of
+    each position (0 for none).
 
     Attributes:
       METHOD: the row of `losses.METHODS` that the class stands for.
+      EPSILON: NL's threshold, a log-probability, under upstream's name.
       alpha: weight of the loss at unwanted tokens.
+      epsilon: floor of the unwanted tokens' probability in a reverse KL.
+      upstream_values: whether losses and scores are google/t5patches' numbers.
     """
 
+    # Class-level values: subclasses may replace __init__.
     METHOD: losses.Method
-    FEATURE_CONVERTER_CLS = feature_converters.TargetAnnotationsFeatureConverter
+    EPSILON = losses.THRESHOLD
     alpha: float = 1e4
+    epsilon: float = losses.EPSILON
+    upstream_values: bool = False
     _z_loss: float = 0.0
     _label_smoothing: float = 0.0
     _loss_normalizing_factor = None
@@ -46,6 +56,8 @@ class NegativeTrainingTransformer(t5x_models.BaseTransformerModel):
         self,
         feature_converter_cls: Callable[..., seqio.FeatureConverter] | None = None,
         alpha: float = 1e4,
+        epsilon: float = losses.EPSILON,
+        upstream_values: bool = False,
         **kwargs: Any,
     ):
         """Makes a model.
@@ -54,23 +66,142 @@ class NegativeTrainingTransformer(t5x_models.BaseTransformerModel):
           feature_converter_cls: converts the task's features to the batch; by
             default the one for `targets` with `target_annotations`.
           alpha: weight of the loss at unwanted tokens.
+          epsilon: see `losses.token_terms`; only reverse KLs use it.
+          upstream_values: whether losses and scores are the numbers of
+            google/t5patches where ours differ: see docs/methods.md. There is then
+            no z-loss and no normalisation, and `negative_token_ids` is refused.
           **kwargs: T5X's own (module, input_vocabulary, output_vocabulary,
             optimizer_def, decode_fn, z_loss, loss_normalizing_factor, ...).
 
         Raises:
-          ValueError: for label smoothing, which has no meaning here: the targets
-            are distributions already.
+          ValueError: for label smoothing, which has no meaning here: targets are
+            distributions already, or tokens of the model's own.
         """
         super().__init__(
             feature_converter_cls=feature_converter_cls or self.FEATURE_CONVERTER_CLS,
             **kwargs,
         )
         self.alpha = alpha
+        self.epsilon = epsilon
+        self.upstream_values = upstream_values
         if self._label_smoothing:
             raise ValueError(
                 f"label_smoothing = {self._label_smoothing}: the targeted losses have"
                 " distributions for targets, not labels; set LABEL_SMOOTHING = 0.0"
             )
+
+    def loss_fn(
+        self, params: PyTree, batch: Batch, dropout_rng: jax.Array | None
+    ) -> tuple[jax.Array, Metrics]:
+        """The loss of the update and its metrics.
+
+        Args:
+          params: the parameters in training.
+          batch: model features, int32 [batch, length] each.
+          dropout_rng: a key, or None for no dropout.
+
+        Returns:
+          The loss, a float32 scalar, and metrics: T5X's own, over |weights|, and
+          the parts that `losses.targeted_loss` names.
+        """
+        logits = self._compute_logits(params, batch, dropout_rng=dropout_rng)
+        return self._loss(logits, None, batch)
+
+    def score_batch(
+        self, params: PyTree, batch: Batch, return_intermediates: bool = False
+    ) -> jax.Array | tuple[jax.Array, Mapping[str, Any]]:
+        """The negative loss of each sequence; higher is better. No z-loss.
+
+        Args:
+          params: the parameters in training.
+          batch: model features, int32 [batch, length] each.
+          return_intermediates: whether to return what the network sowed, too.
+
+        Returns:
+          float32 [batch]; with `return_intermediates` a pair of it and the
+          intermediates, to which `decoder/target_tokens`, `decoder/loss_weights`
+          and `decoder/token_scores` (each token's loss) are added.
+        """
+        return self._score(params, batch, return_intermediates, lambda: None)
+
+    def _loss(self, logits, frozen_logits, batch) -> tuple[jax.Array, Metrics]:
+        weights, targets = batch["decoder_loss_weights"], _targets(batch)
+        # T5X's normalisers and metrics sum the weights: they want magnitudes.
+        magnitudes = {**batch, "decoder_loss_weights": jnp.abs(weights)}
+        factor, magnitude = t5x_losses.get_loss_normalizing_factor_and_weights(
+            self._loss_normalizing_factor, magnitudes
+        )
+        magnitude = jnp.asarray(magnitude, jnp.float32)
+        loss, parts = losses.targeted_loss(
+            self.METHOD,
+            logits,
+            frozen_logits,
+            targets,
+            jnp.where(weights < 0, -magnitude, magnitude),
+            alpha=self.alpha,
+            z_loss=self._z_loss,
+            loss_normalizing_factor=factor,
+            **self._term_options(batch),
+        )
+        z_loss, _ = parts.pop("z_loss")
+        if self.upstream_values:
+            loss = jnp.sum(self._token_losses(logits, frozen_logits, batch))
+            z_loss = jnp.zeros_like(z_loss)
+        metrics = self._compute_metrics(
+            logits=logits,
+            targets=targets,
+            mask=magnitude,
+            loss=loss,
+            z_loss=z_loss,
+            segment_ids=_segment_ids(batch),
+        )
+        metrics |= {
+            name: clu_metrics.Average(total=total, count=count)
+            for name, (total, count) in parts.items()
+        }
+        return loss, metrics
+
+    def _score(self, params, batch, return_intermediates, frozen_logits):
+        weights = batch["decoder_loss_weights"]
+        targets = batch["decoder_target_tokens"]
+        if not return_intermediates:
+            logits = self._compute_logits(params, batch)
+            return -jnp.sum(self._token_losses(logits, frozen_logits(), batch), axis=-1)
+        logits, variables = self._compute_logits(
+            params, batch, mutable=["intermediates"]
+        )
+        tokens = self._token_losses(logits, frozen_logits(), batch)
+        intermediates = flax_core.unfreeze(variables.get("intermediates", {}))
+        intermediates.setdefault("decoder", {}).update(
+            target_tokens=(targets,), loss_weights=(weights,), token_scores=(tokens,)
+        )
+        return -jnp.sum(tokens, axis=-1), intermediates
+
+    def _token_losses(self, logits, frozen_logits, batch) -> jax.Array:
+        """Each token's loss, alpha and weight included, float32 [batch, length]."""
+        weights = batch["decoder_loss_weights"]
+        # Logits of other dtypes than float32 and bfloat16 are nobody's but a test's.
+        logits, frozen_logits = jax.tree.map(_floating, (logits, frozen_logits))
+        arrays = logits, frozen_logits, _targets(batch), weights
+        options = self._term_options(batch)
+        if self.upstream_values:
+            return upstream_values.token_losses(self.METHOD, *arrays, self.alpha)
+        terms = losses.token_terms(self.METHOD, *arrays, **options)
+        unwanted = losses.is_unwanted(weights, options["negative_token_ids"])
+        return jnp.where(unwanted, self.alpha, 1.0) * jnp.abs(weights) * terms.loss
+
+    def _term_options(self, batch) -> dict[str, Any]:
+        ids = batch.get("negative_token_ids")
+        if self.upstream_values and ids is not None:
+            raise ValueError(
+                "upstream_values = True: google/t5patches has no negative_token_ids;"
+                " leave the feature or upstream_values out"
+            )
+        return {
+            "epsilon": self.epsilon,
+            "threshold": self.EPSILON,
+            "negative_token_ids": ids,
+        }
 
 
 class SelfDistillationModel(NegativeTrainingTransformer):
@@ -95,7 +226,7 @@ class SelfDistillationModel(NegativeTrainingTransformer):
         batch: Batch,
         dropout_rng: jax.Array | None,
         orig_params: PyTree = None,
-    ) -> tuple[jax.Array, dict[str, clu_metrics.Metric]]:
+    ) -> tuple[jax.Array, Metrics]:
         """The loss of the targeted update and its metrics.
 
         Args:
@@ -105,8 +236,7 @@ class SelfDistillationModel(NegativeTrainingTransformer):
           orig_params: the frozen parameters, a tree like `params`.
 
         Returns:
-          The loss, a float32 scalar, and metrics: T5X's own, over |weights|, and
-          the parts that `losses.targeted_loss` names.
+          See `NegativeTrainingTransformer.loss_fn`.
 
         Raises:
           ValueError: if `orig_params` is missing.
@@ -114,41 +244,11 @@ class SelfDistillationModel(NegativeTrainingTransformer):
         frozen_rng = dropout_rng if self.frozen_dropout else None
         logits = self._compute_logits(params, batch, dropout_rng=dropout_rng)
         frozen_logits = self._frozen_logits(orig_params, batch, frozen_rng)
-        weights = batch["decoder_loss_weights"]
-        # T5X's normalisers and metrics sum the weights: they want magnitudes.
-        magnitudes = {**batch, "decoder_loss_weights": jnp.abs(weights)}
-        factor, magnitude = t5x_losses.get_loss_normalizing_factor_and_weights(
-            self._loss_normalizing_factor, magnitudes
-        )
-        magnitude = jnp.asarray(magnitude, jnp.float32)
-        loss, parts = losses.targeted_loss(
-            self.METHOD,
-            logits,
-            frozen_logits,
-            batch["decoder_target_tokens"],
-            jnp.where(weights < 0, -magnitude, magnitude),
-            alpha=self.alpha,
-            z_loss=self._z_loss,
-            loss_normalizing_factor=factor,
-        )
-        z_loss, _ = parts.pop("z_loss")
-        metrics = self._compute_metrics(
-            logits=logits,
-            targets=batch["decoder_target_tokens"],
-            mask=magnitude,
-            loss=loss,
-            z_loss=z_loss,
-            segment_ids=_segment_ids(batch),
-        )
-        metrics |= {
-            name: clu_metrics.Average(total=total, count=count)
-            for name, (total, count) in parts.items()
-        }
-        return loss, metrics
+        return self._loss(logits, frozen_logits, batch)
 
     def eval_fn(
         self, params: PyTree, batch: Batch, orig_params: PyTree = None
-    ) -> tuple[jax.Array, dict[str, clu_metrics.Metric]]:
+    ) -> tuple[jax.Array, Metrics]:
         """`loss_fn` without dropout."""
         return self.loss_fn(params, batch, None, orig_params)
 
@@ -168,40 +268,41 @@ class SelfDistillationModel(NegativeTrainingTransformer):
           orig_params: the frozen parameters.
 
         Returns:
-          float32 [batch]; with `return_intermediates` a pair of it and the
-          intermediates, to which `decoder/target_tokens` and
-          `decoder/loss_weights` are added.
+          See `NegativeTrainingTransformer.score_batch`.
 
         Raises:
           ValueError: if `orig_params` is missing.
         """
-        weights = batch["decoder_loss_weights"]
-        targets = batch["decoder_target_tokens"]
-        intermediates = {}
-        if return_intermediates:
-            logits, variables = self._compute_logits(
-                params, batch, mutable=["intermediates"]
-            )
-            intermediates = flax_core.unfreeze(variables.get("intermediates", {}))
-            intermediates.setdefault("decoder", {}).update(
-                target_tokens=(targets,), loss_weights=(weights,)
-            )
-        else:
-            logits = self._compute_logits(params, batch)
-        frozen_logits = self._frozen_logits(orig_params, batch, None)
-        terms = losses.token_terms(self.METHOD, logits, frozen_logits, targets, weights)
-        per_token = jnp.where(weights < 0, self.alpha, 1.0) * jnp.abs(weights)
-        scores = -jnp.sum(per_token * terms.loss, axis=-1)
-        return (scores, intermediates) if return_intermediates else scores
+        return self._score(
+            params,
+            batch,
+            return_intermediates,
+            lambda: self._frozen_logits(
+                orig_params, batch, None, ["intermediates"] * return_intermediates
+            ),
+        )
 
-    def _frozen_logits(self, orig_params, batch, dropout_rng):
+    def _frozen_logits(self, orig_params, batch, dropout_rng, mutable=()):
         if orig_params is None:
             raise ValueError(
                 f"{type(self).__name__} compares with the frozen original model:"
                 " pass its parameters as orig_params (SelfDistillationTrainer does)."
-                " For log-likelihoods use models.EncoderDecoderModel"
+                " For log-likelihoods use T5X's own model class"
             )
-        return self._compute_logits(orig_params, batch, dropout_rng=dropout_rng)
+        logits = self._compute_logits(
+            orig_params, batch, dropout_rng=dropout_rng, mutable=mutable or False
+        )
+        return logits[0] if mutable else logits
+
+
+def _targets(batch: Batch) -> jax.Array:
+    """The target ids; T5X takes them in any dtype."""
+    return jnp.asarray(batch["decoder_target_tokens"]).astype(jnp.int32)
+
+
+def _floating(array: jax.Array) -> jax.Array:
+    floating = jnp.issubdtype(array.dtype, jnp.floating)
+    return array if floating else array.astype(jnp.float32)
 
 
 def _segment_ids(batch: Batch) -> dict[str, jax.Array]:
@@ -209,10 +310,131 @@ def _segment_ids(batch: Batch) -> dict[str, jax.Array]:
     suffix = "_segment_ids"
     packed = {k.removesuffix(suffix): v for k, v in batch.items() if k.endswith(suffix)}
     unpacked = ("encoder_input_tokens", "decoder_target_tokens")
-    return packed or {name: batch[name] != 0 for name in unpacked}
+    return packed or {name: batch[name] != 0 for name in unpacked if name in batch}
 
 
-class EncoderDecoderModelTNFF(SelfDistillationModel, t5x_models.EncoderDecoderModel):
+class NLModel(NegativeTrainingTransformer):
+    """NL: the log-likelihood of unwanted tokens, until they are unlikely enough."""
+
+    METHOD = losses.METHODS["nl"]
+
+
+class ULModel(NegativeTrainingTransformer):
+    """UL: −log(1 − p_m) at unwanted tokens, cross entropy elsewhere."""
+
+    METHOD = losses.METHODS["ul"]
+
+
+class TNFFModel(SelfDistillationModel):
     """TNFF: KL(p_new ‖ p_m) at unwanted tokens, KL(p_o ‖ p_m) elsewhere."""
 
     METHOD = losses.METHODS["tnff"]
+
+
+class TNRRModel(SelfDistillationModel):
+    """TNRR: KL(p_m ‖ p_new) at unwanted tokens, KL(p_m ‖ p_o) elsewhere."""
+
+    METHOD = losses.METHODS["tnrr"]
+
+
+class TNRFModel(SelfDistillationModel):
+    """TNRF: KL(p_m ‖ p_new) at unwanted tokens, KL(p_o ‖ p_m) elsewhere."""
+
+    METHOD = losses.METHODS["tnrf"]
+
+
+class TNFLLModel(SelfDistillationModel):
+    """TNFLL: KL(p_new ‖ p_m) at unwanted tokens, cross entropy elsewhere."""
+
+    METHOD = losses.METHODS["tnfll"]
+
+
+class TNRLLModel(SelfDistillationModel):
+    """TNRLL: KL(p_m ‖ p_new) at unwanted tokens, cross entropy elsewhere."""
+
+    METHOD = losses.METHODS["tnrll"]
+
+
+class _EncoderDecoder(t5x_models.EncoderDecoderModel):
+    FEATURE_CONVERTER_CLS = feature_converters.TargetAnnotationsFeatureConverter
+
+
+class _DecoderOnly(t5x_models.DecoderOnlyModel):
+    FEATURE_CONVERTER_CLS = (
+        feature_converters.DecoderOnlyTargetAnnotationsFeatureConverter
+    )
+
+
+# Registered as upstream registers them; gin files with imports of their own find the
+# same classes.
+_registered = gin.configurable(module="models")
+
+
+@_registered
+class EncoderDecoderModelNL(NLModel, _EncoderDecoder):
+    """NL for encoder-decoder models; see `NLModel`."""
+
+
+@_registered
+class EncoderDecoderModelUL(ULModel, _EncoderDecoder):
+    """UL for encoder-decoder models; see `ULModel`."""
+
+
+@_registered
+class EncoderDecoderModelTNFF(TNFFModel, _EncoderDecoder):
+    """TNFF for encoder-decoder models; see `TNFFModel`."""
+
+
+@_registered
+class EncoderDecoderModelTNRR(TNRRModel, _EncoderDecoder):
+    """TNRR for encoder-decoder models; see `TNRRModel`."""
+
+
+@_registered
+class EncoderDecoderModelTNRF(TNRFModel, _EncoderDecoder):
+    """TNRF for encoder-decoder models; see `TNRFModel`."""
+
+
+@_registered
+class EncoderDecoderModelTNFLL(TNFLLModel, _EncoderDecoder):
+    """TNFLL for encoder-decoder models; see `TNFLLModel`."""
+
+
+@_registered
+class EncoderDecoderModelTNRLL(TNRLLModel, _EncoderDecoder):
+    """TNRLL for encoder-decoder models; see `TNRLLModel`."""
+
+
+@_registered
+class DecoderOnlyModelNL(NLModel, _DecoderOnly):
+    """NL for decoder-only models; see `NLModel`."""
+
+
+@_registered
+class DecoderOnlyModelUL(ULModel, _DecoderOnly):
+    """UL for decoder-only models; see `ULModel`."""
+
+
+@_registered
+class DecoderOnlyModelTNFF(TNFFModel, _DecoderOnly):
+    """TNFF for decoder-only models; see `TNFFModel`."""
+
+
+@_registered
+class DecoderOnlyModelTNRR(TNRRModel, _DecoderOnly):
+    """TNRR for decoder-only models; see `TNRRModel`."""
+
+
+@_registered
+class DecoderOnlyModelTNRF(TNRFModel, _DecoderOnly):
+    """TNRF for decoder-only models; see `TNRFModel`."""
+
+
+@_registered
+class DecoderOnlyModelTNFLL(TNFLLModel, _DecoderOnly):
+    """TNFLL for decoder-only models; see `TNFLLModel`."""
+
+
+@_registered
+class DecoderOnlyModelTNRLL(TNRLLModel, _DecoderOnly):
+    """TNRLL for decoder-only models; see `TNRLLModel`."""
