@@ -1,0 +1,116 @@
+"""`t5patches annotate`: every annotator, with the options that all share."""
+
+import json
+import sys
+
+import pytest
+import seqio
+import spacy
+
+from t5patches import cli, records
+
+VOCABULARY = seqio.ByteVocabulary()
+TEXT = "Smith met John Doe in Paris"
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    rows = [
+        {
+            "inputs": inputs,
+            "prediction": TEXT,
+            "target_tokens": records.encode(VOCABULARY, TEXT),
+            "id": str(i),
+        }
+        for i, inputs in enumerate(["Jane Smith and John Doe, Paris", "nobody"])
+    ]
+    records.write_jsonl(tmp_path / "old.jsonl", rows)
+    nlp = spacy.blank("en")
+    patterns = [("PERSON", "Smith"), ("PERSON", "John Doe"), ("GPE", "Paris")]
+    nlp.add_pipe("entity_ruler").add_patterns(
+        [{"label": label, "pattern": text} for label, text in patterns]
+    )
+    nlp.to_disk(tmp_path / "pipeline")
+    spacy.blank("en").to_disk(tmp_path / "blank")
+    (tmp_path / "mine.py").write_text(
+        "def first(text, inputs):\n    return [(0, 5, 'first')]\n"
+        "def none(text, inputs):\n    return None\n"
+    )
+    (tmp_path / "rude.txt").write_text("doe\n")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def annotate(*words):
+    shared = "--predictions old.jsonl --output out --vocabulary bytes"
+    return cli.main(["annotate", *words, *shared.split()])
+
+
+def labels(folder):
+    rows = records.read_annotated(folder / "out/annotated", VOCABULARY)
+    return [[span["label"] for span in row["annotations"]] for row in rows]
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ("phrases --phrases rude.txt", [["doe"], ["doe"]]),
+        ("entities --pipeline pipeline", [[], ["PERSON", "PERSON", "GPE"]]),
+        ("entities --pipeline pipeline --labels GPE", [[], ["GPE"]]),
+        ("entities --pipeline pipeline --labels GPE --only-annotated", [["GPE"]]),
+        ("custom --function mine:first", [["first"], ["first"]]),
+        ("custom --function mine.py:first", [["first"], ["first"]]),
+    ],
+)
+def test_annotators(folder, words, expected, capsys):
+    assert annotate(*words.split()) == 0
+    assert labels(folder) == expected
+    written = f"{len(expected)} written to out"
+    assert written in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("entities --pipeline pipeline --labels DATE", "no entities 'DATE'"),
+        ("entities --pipeline blank", "no component that finds entities"),
+        ("entities --pipeline nothing", "spacy download nothing"),
+        ("custom --function mine:second", "'second' is no function"),
+        ("custom --function mine:none", "old.jsonl:1: the annotator returned None"),
+        ("toxicity --tagger pipeline", "t5patches tagger train"),
+        ("phrases --phrases rude.txt --processes 0", "must be at least 1"),
+        ("phrases --phrases rude.txt --number 3", "unrecognized arguments: --number 3"),
+        ("phrases --phrases rude.txt --on-error ignore", "invalid choice"),
+    ],
+)
+def test_wrong_use(folder, words, message, capsys):
+    assert annotate(*words.split()) == 2
+    captured = capsys.readouterr()
+    assert message in captured.err and "Traceback" not in captured.err
+    assert not (folder / "out/stats.json").exists()
+
+
+def test_skipped_lines_are_counted(folder, capsys):
+    with open("old.jsonl", "a") as file:
+        file.write('{"inputs": 3}\n')
+    assert annotate("custom", "--function=mine:first", "--on-error=skip") == 0
+    assert "1 skipped" in capsys.readouterr().out
+    assert "old.jsonl:3: field 'inputs'" in (folder / "out/skipped.txt").read_text()
+    assert json.loads((folder / "out/stats.json").read_text())["skipped"] == 1
+
+
+def test_beam_where_it_is_missing(folder, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "apache_beam", None)
+    monkeypatch.delitem(sys.modules, "t5patches.annotate.beam", raising=False)
+    words = ["custom", "--function=mine:first", "--runner=DirectRunner"]
+    assert annotate(*words) == 2
+    assert "pip install t5patches[beam]" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["phrases", "entities", "toxicity", "custom"])
+def test_help_of_each(name, capsys):
+    assert cli.main(["annotate", name, "--help"]) == 0
+    text = capsys.readouterr().out
+    assert "reads " in text and "writes " in text and "--on-error" in text
+    assert cli.main(["annotate", "--help"]) == 0
+    assert f"  {name} " in capsys.readouterr().out
