@@ -1,6 +1,9 @@
 """Our decoder-only network and the engine's DecoderOnlyModel against T5X's."""
 
 import json
+import os
+import pathlib
+import subprocess
 import sys
 
 import decoder_only_cases as cases
@@ -9,8 +12,9 @@ import numpy as np
 import pytest
 from t5x.examples.decoder_only import network as t5x_network
 
-from t5patches import decoder_only
+from t5patches import decoder_only, records, scripts
 
+ROOT = pathlib.Path(__file__).parents[2]
 T5X_NETWORK = "t5x.examples.decoder_only.network"
 
 
@@ -58,6 +62,54 @@ def test_t5x_s_model_with_either_network():
 def test_either_engine_s_model(prefix):
     want = cases.flat(cases.run("t5x", prefix=prefix))
     cases.assert_same(cases.flat(cases.run("t5x_embedded", prefix=prefix)), want)
+
+
+GENERATE = """
+import sys
+from t5patches import _engine, scripts
+assert _engine.name() == "t5x_embedded"
+scripts.run("infer", sys.argv[1:])
+"""
+
+
+def test_a_run_by_gin_generates_alike_on_both_engines(tmp_path):
+    """Fine-tuned and updated under T5X; its checkpoints generate under either."""
+
+    def arguments(name, **macros):
+        return [
+            f"--gin_search_paths={ROOT}",
+            f"--gin_file=tests/testdata/runs/decoder_only_{name}.gin",
+            *(f"--gin.{macro}={value!r}" for macro, value in macros.items()),
+        ]
+
+    finetuned, updated = (str(tmp_path / name) for name in ("finetuned", "updated"))
+    steps = {"TRAIN_STEPS_RELATIVE": 2, "EVAL_PERIOD": 2}
+    scripts.run("train", arguments("finetune", MODEL_DIR=finetuned, **steps))
+    start = f"{finetuned}/checkpoint_2"
+    run = arguments("update", MODEL_DIR=updated, INITIAL_CHECKPOINT_PATH=start, **steps)
+    scripts.run("train", run)
+    engines = []
+    for engine in ("t5x", "t5x_embedded"):
+        folder = tmp_path / engine
+        run = arguments(
+            "generate",
+            CHECKPOINT_PATH=f"{updated}/checkpoint_4",
+            INFER_OUTPUT_DIR=str(folder),
+        )
+        if engine == "t5x":
+            scripts.run("infer", run)
+        else:
+            path = os.pathsep.join([str(ROOT), *sys.path])
+            subprocess.run(
+                [sys.executable, "-c", GENERATE, *run],
+                env=os.environ | {"PYTHONPATH": path, "T5PATCHES_ENGINE": engine},
+                cwd=ROOT,
+                check=True,
+            )
+        (path,) = folder.glob("*.jsonl")
+        engines.append([row for _, row in records.read_jsonl(path)])
+    assert engines[0] == engines[1]
+    assert len(engines[0]) == 24
 
 
 def test_frozen_numbers_are_t5x_s():
