@@ -1,7 +1,7 @@
 """The grid of the comparison of methods: its points, the choice, the front.
 
-Every method of the family gets the same points. The baselines have no alpha; they get
-one learning rate more.
+Every method of the family gets the same points: alpha over almost two decades, and a
+smaller learning rate. The baselines have no alpha; they get one learning rate more.
 
 A method's point is chosen on the validation inputs: the one nearest to the ideal, at
 which nothing unwanted is left and every clean output is as it was (`distance`). The
@@ -15,9 +15,16 @@ from typing import Any
 
 from t5patches.quickstart import baselines
 
-ALPHAS = (1.0, 4.0, 16.0)
-LEARNING_RATES = (0.0003, 0.001)
-BASELINE_LEARNING_RATES = (0.0003, 0.001, 0.003)
+# (alpha, learning rate)
+FAMILY = (
+    (0.25, 0.001),
+    (1.0, 0.001),
+    (4.0, 0.001),
+    (16.0, 0.001),
+    (1.0, 0.0003),
+    (4.0, 0.0003),
+)
+BASELINES = ((None, 0.0003), (None, 0.001), (None, 0.003))
 
 RULE = (
     "Chosen on the validation inputs: the point with the least √(r² + c²), r being the "
@@ -61,17 +68,11 @@ def title(method: str) -> str:
 
 def points(methods: Iterable[str]) -> list[Point]:
     """The grid of some methods, method by method."""
-    found = []
-    for method in methods:
-        if method in baselines.BASELINES:
-            found += [Point(method, None, rate) for rate in BASELINE_LEARNING_RATES]
-        else:
-            found += [
-                Point(method, alpha, rate)
-                for rate in LEARNING_RATES
-                for alpha in ALPHAS
-            ]
-    return found
+    return [
+        Point(method, alpha, rate)
+        for method in methods
+        for alpha, rate in (BASELINES if method in baselines.BASELINES else FAMILY)
+    ]
 
 
 def distance(scores: Mapping[str, Any]) -> float:

@@ -29,7 +29,7 @@ from typing import Any
 
 from etils import epath
 
-from t5patches import records
+from t5patches import losses, records
 from t5patches.errors import UserError
 from t5patches.quickstart import baselines, stages, use_cases, vocabulary
 
@@ -38,9 +38,8 @@ SIZES = {"train": 12000, "validation": 400, "test": 500}
 GIN = "experiments/quickstart"
 VOCABULARY_SIZE = 1000
 
-# Methods of the family, each a file of gin/methods, and what they are compared with.
-TARGETED = ("nl", "ul", "tnff", "tnrr", "tnrf", "tnfll", "tnrll")
-METHODS = (*TARGETED, *baselines.BASELINES)
+# The family, each method a file of gin/methods, and what it is compared with.
+METHODS = (*losses.METHODS, *baselines.BASELINES)
 
 # Overrides of the gin files' macros by stage; 'shared' ones hold for every stage.
 Macros = Mapping[str, Mapping[str, Any]]

@@ -17,9 +17,8 @@ SHARED = ("corpus", "finetuned", "before", "annotated")
 @pytest.fixture(scope="module", autouse=True)
 def small_grid():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(grid, "ALPHAS", (4.0,))
-        patch.setattr(grid, "LEARNING_RATES", (0.001,))
-        patch.setattr(grid, "BASELINE_LEARNING_RATES", (0.001,))
+        patch.setattr(grid, "FAMILY", ((4.0, 0.001),))
+        patch.setattr(grid, "BASELINES", ((None, 0.001),))
         yield
 
 
