@@ -21,6 +21,7 @@ from t5patches.errors import UserError
 Command = Callable[[list[str]], None]
 
 _GENERATE_GIN = "runs/generate.gin"
+_GENERATE_BEAM_GIN = "runs/generate_beam.gin"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -175,14 +176,17 @@ writes  metrics and predictions to EVAL_OUTPUT_DIR
 """,
     ),
     "generate": (
-        "Generates with a model on a task's split (greedily, with our gin files).",
+        "Generates with a model on a task's split: greedily, or by sampling or beams.",
         """\
 reads   the task's files and the checkpoint CHECKPOINT_PATH (with --checkpoint
         best|latest|STEP: a checkpoint of the model folder that it names)
 writes  predictions, TASK-predict-00000-of-00001.jsonl, to INFER_OUTPUT_DIR:
         one JSON line each with inputs, prediction, target_tokens, id
 
-runs/generate.gin is read after the models/ file, also if no --gin_file names it.
+runs/generate.gin is read after the models/ file, also if no --gin_file names it. It
+says how to sample (TEMPERATURE, TOP_K, TOP_P) and to share the work between processes
+(SHARD_ID, NUM_SHARDS); runs/generate_beam.gin searches with beams. Typed again, it
+skips what is complete.
 """,
     ),
 }
@@ -208,7 +212,7 @@ def _script(name: str) -> Command:
 def _with_generate_gin(argv: list[str]) -> list[str]:
     """Puts the run file after the model's, whose required macros it sets."""
     values = [word.removeprefix("--gin_file=") for word in argv]
-    if any(value.endswith(_GENERATE_GIN) for value in values):
+    if any(value.endswith((_GENERATE_GIN, _GENERATE_BEAM_GIN)) for value in values):
         return argv
     models = [i for i, value in enumerate(values) if "models/" in value]
     place = models[-1] + 1 if models else 0

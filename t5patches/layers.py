@@ -324,6 +324,15 @@ def _attend_bwd(saved, gradient):
 _attend.defvjp(_attend_fwd, _attend_bwd)
 
 
+def _hoisted(x: jax.Array) -> jax.Array:
+    """x with heads before positions, laid out so once for all steps of a loop.
+
+    XLA moves a product out of a loop but not a transpose alone, and would write all
+    keys and values anew at every step; behind a barrier it moves both.
+    """
+    return lax.optimization_barrier(jnp.swapaxes(x, 1, 2))
+
+
 class Attention(nn.Module):
     """Multi-head attention with T5X's cache for decoding a token at a time.
 
@@ -352,6 +361,7 @@ class Attention(nn.Module):
         deterministic: bool,
         decode: bool = False,
         prefill_lengths: jax.Array | None = None,
+        fixed_memory: bool = False,
     ) -> jax.Array:
         """Lets every position of `x` attend to `memory`.
 
@@ -366,6 +376,7 @@ class Attention(nn.Module):
           prefill_lengths: int [batch]; self-attention over the whole length, after
             which so many positions of each row are in the cache, and the next one to
             decode is row by row another.
+          fixed_memory: called in a loop with the same `memory` at every step.
 
         Returns:
           [batch, q_length, features] in `dtype`.
@@ -401,6 +412,8 @@ class Attention(nn.Module):
             multiplier = keep_multiplier(
                 self.make_rng("dropout"), self.dropout_rate, shape, self.dtype
             )
+        if fixed_memory:
+            key, value = (jnp.swapaxes(_hoisted(x), 1, 2) for x in (key, value))
         mixed = attend(query, key, value, bias, mask, multiplier, self.float32_logits)
         out = kernel("out", (width, features), axes[::-1], attention_init)
         mixed = mixed.reshape(*x.shape[:-1], width)
@@ -449,9 +462,8 @@ class Attention(nn.Module):
             )
         place = index.value.reshape(-1, 1, 1, 1)
         positions = jnp.arange(length)
-        here = positions == place
-        keys.value = jnp.where(here, jnp.moveaxis(key, 1, -1), keys.value)
-        values.value = jnp.where(here, jnp.moveaxis(value, 1, -1), values.value)
+        for cached, new in ((keys, key), (values, value)):
+            cached.value = self._appended(cached.value, new, index.value)
         if index.value.ndim:  # Rows are at different positions.
             bias = bias.at[0, :, index.value].get(mode="clip")[:, :, None]
         else:
@@ -460,6 +472,16 @@ class Attention(nn.Module):
         index.value = index.value + 1
         keys, values = (jnp.moveaxis(cached.value, -1, 1) for cached in (keys, values))
         return keys, values, bias, mask
+
+    @staticmethod
+    def _appended(cached, new, index):
+        """`cached` [batch, heads, head_dim, length] with `new` at position `index`."""
+        new = jnp.moveaxis(new, 1, -1)
+        if index.ndim or jax.default_backend() == "tpu":
+            # Rows at different positions; and along TPU's minor axis a slice is slower.
+            here = jnp.arange(cached.shape[-1]) == index.reshape(-1, 1, 1, 1)
+            return jnp.where(here, new, cached)
+        return lax.dynamic_update_slice_in_dim(cached, new, index, axis=-1)
 
 
 def activation(name: str | Callable) -> Callable:

@@ -102,7 +102,11 @@ class Layer(nn.Module):
                 x,
                 "pre_cross_attention_layer_norm",
                 lambda y: attention("encoder_decoder_attention")(
-                    y, encoded, mask=cross_mask, deterministic=deterministic
+                    y,
+                    encoded,
+                    mask=cross_mask,
+                    deterministic=deterministic,
+                    fixed_memory=decode,
                 ),
             )
         mlp = layers.Mlp(

@@ -317,9 +317,9 @@ def _infer_chunks(chunks: tf.data.Dataset, infer_fn, write, base: epath.Path) ->
             if _suffixed(path, _DONE).exists():
                 logging.info("Chunk %d is complete; skipping it.", number)
                 continue
-            task_ds, model_ds = (tf.data.Dataset.from_tensor_slices(x) for x in chunk)
+            task_ds = tf.data.Dataset.from_tensor_slices(chunk[0])
             rng = jax.random.fold_in(jax.random.PRNGKey(0), number)
-            results = infer_fn(model_ds.enumerate(), rng)
+            results = infer_fn(_by_length(chunk[1]), rng)
             pairs, aux = results if isinstance(results, tuple) else (results, {})
             inferences = [prediction for _, prediction in pairs], aux
             if main:
@@ -329,6 +329,21 @@ def _infer_chunks(chunks: tf.data.Dataset, infer_fn, write, base: epath.Path) ->
             utils.sync_global_devices(f"{base.name}:chunk{number:05}")
         for future in written:
             future.result()
+
+
+def _by_length(features: Mapping[str, tf.Tensor]) -> tf.data.Dataset:
+    """(place, model features) of each example, the shortest inputs first.
+
+    Inputs of like lengths share batches, which are cut to them. The places bring the
+    results back into order.
+    """
+    tokens = features.get("encoder_input_tokens")
+    rows = len(next(iter(features.values())))
+    order = np.arange(rows)
+    if tokens is not None:
+        order = np.argsort(np.count_nonzero(tokens, axis=1), kind="stable")
+    ordered = {name: tf.gather(value, order) for name, value in features.items()}
+    return tf.data.Dataset.from_tensor_slices((order, ordered))
 
 
 def _suffixed(path: epath.Path, suffix: str) -> epath.Path:

@@ -640,15 +640,35 @@ def _pad_rows(tree, rows: int):
     return jax.tree.map(pad, tree)
 
 
+# Encoders run at a quarter, a half, three quarters or the whole of the inputs' length,
+# each a program of its own; below this length there is little to gain.
+_SHORTEST_BUCKET = 32
+
+
+def _without_padding(batch):
+    """Cuts the encoder's features to the bucket of the longest row."""
+    names = [name for name in batch if name.startswith("encoder_")]
+    if "encoder_input_tokens" not in names:
+        return batch
+    tokens = batch["encoder_input_tokens"]
+    length = tokens.shape[1]
+    step = max(-(-length // 4), _SHORTEST_BUCKET)
+    used = int(np.flatnonzero((tokens != 0).any(axis=0)).max(initial=0)) + 1
+    bucket = min(-(-used // step) * step, length)
+    return {**batch, **{name: batch[name][:, :bucket] for name in names}}
+
+
 def _infer_batches(ds, batch_size: int, shard_id: int, num_shards: int):
     """Yields (indices, batch) of this shard; padding rows have the index -1.
+
+    Batches are cut to buckets of the inputs' length, all rows of one to the same.
 
     Row r of the data goes to shard r mod num_shards, so that all shards see the same
     number of batches, and the padding is in the last of them.
     """
     for indices, batch in ds.batch(batch_size).as_numpy_iterator():
         real = len(indices)
-        indices, batch = _pad_rows((indices, batch), batch_size)
+        indices, batch = _pad_rows((indices, _without_padding(batch)), batch_size)
         indices = np.where(np.arange(batch_size) < real, indices, -1)
         mine = slice(shard_id, None, num_shards)
         indices, batch = jax.tree.map(lambda x, s=mine: x[s], (indices, batch))

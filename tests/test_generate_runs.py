@@ -1,0 +1,98 @@
+"""`t5patches generate` with a small model: shards, buckets, ways to decode."""
+
+import pytest
+from small_vocabulary import small_vocabulary
+
+from t5patches import records, scripts
+
+VOCABULARY = small_vocabulary()
+WORDS = "hello stupid world you fool the day we talk about weather".split()
+ROWS = [
+    {
+        "inputs": " ".join(WORDS[(i + j) % len(WORDS)] for j in range(1 + 7 * (i % 4))),
+        "targets": f"you {WORDS[i % len(WORDS)]}",
+        "id": f"n{i}",
+    }
+    for i in range(20)
+]
+
+
+@pytest.fixture(scope="module")
+def job(tmp_path_factory):
+    """A folder with data, a gin file and checkpoint_2 of a small model."""
+    folder = tmp_path_factory.mktemp("job")
+    records.write_jsonl(folder / "rows.jsonl", ROWS)
+    sizes = dict(emb_dim=16, num_heads=2, head_dim=8, mlp_dim=16)
+    sizes |= dict(num_encoder_layers=1, num_decoder_layers=1)
+    (folder / "job.gin").write_text(
+        f"""from __gin__ import dynamic_registration
+from t5patches import network
+VOCABULARY_PATH = '{VOCABULARY.sentencepiece_model_file}'
+VOCABULARY_SIZE = 384
+TASK_FEATURE_LENGTHS = {{'inputs': 128, 'targets': 8}}
+FILES = {{split: '{folder}/rows.jsonl' for split in ()}}
+BATCH_SIZE = 4
+""".replace(
+            "{split: '" + str(folder) + "/rows.jsonl' for split in ()}",
+            repr(
+                dict.fromkeys(("train", "validation", "test"), f"{folder}/rows.jsonl")
+            ),
+        )
+        + "".join(f"network.T5Config.{k} = {v}\n" for k, v in sizes.items())
+    )
+    run(
+        folder,
+        "train",
+        "runs/finetune.gin",
+        MODEL_DIR=str(folder / "model"),
+        INITIAL_CHECKPOINT_PATH=None,
+        TRAIN_STEPS_RELATIVE=2,
+        LEARNING_RATE=0.1,
+    )
+    return folder
+
+
+def run(folder, script, run_file, *more, **macros):
+    files = ["models/t5_1_1_tiny.gin", run_file, "tasks/text.gin", f"{folder}/job.gin"]
+    arguments = [f"--gin_file={name}" for name in files]
+    arguments += [f"--gin.{name}={value!r}" for name, value in macros.items()]
+    scripts.run(script, [*arguments, *more])
+
+
+def generate(job, name, *more, run_file="runs/generate.gin", **macros):
+    """Predictions by id, of the shards that were made."""
+    run(
+        *(job, "infer", run_file, *more),
+        CHECKPOINT_PATH=str(job / "model" / "checkpoint_2"),
+        INFER_OUTPUT_DIR=str(job / name),
+        **macros,
+    )
+    paths = sorted((job / name).glob("text-predict-*.jsonl"))
+    rows = [row for path in paths for _, row in records.read_jsonl(path)]
+    assert all(len(row["target_tokens"]) <= 8 for row in rows)
+    return {row["id"]: row for row in rows}
+
+
+def test_shards_and_buckets_change_nothing(job):
+    whole = generate(job, "whole")
+    # In the order of the data, though batches are by length.
+    assert list(whole) == [row["id"] for row in ROWS]
+    assert [row["inputs"] for row in whole.values()] == [row["inputs"] for row in ROWS]
+    generate(job, "parts", "--shard_id=0", NUM_SHARDS=2)
+    parts = generate(job, "parts", SHARD_ID=1, NUM_SHARDS=2, BATCH_SIZE=3)
+    names = [path.name for path in (job / "parts").glob("*.jsonl")]
+    assert sorted(names) == [f"text-predict-0000{i}-of-00002.jsonl" for i in range(2)]
+    assert parts == whole
+    # Asked again, a complete shard is not made again.
+    before = (job / "parts" / names[0]).stat().st_mtime_ns
+    generate(job, "parts", SHARD_ID=0, NUM_SHARDS=2)
+    assert (job / "parts" / names[0]).stat().st_mtime_ns == before
+
+
+def test_ways_to_decode(job):
+    greedy = generate(job, "greedy")
+    assert generate(job, "top_1", TEMPERATURE=1.0, TOP_K=1) == greedy
+    nucleus = generate(job, "nucleus", TEMPERATURE=2.0, TOP_P=0.9)
+    beams = generate(job, "beams", run_file="runs/generate_beam.gin")
+    assert nucleus.keys() == beams.keys() == greedy.keys()
+    assert nucleus != greedy and beams != greedy
