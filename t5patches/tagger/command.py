@@ -74,7 +74,7 @@ def _train(
     )
     add("--label", default="toxic", help="of what is marked (default: %(default)s)")
     add("--language", default="en", help="of spaCy's tokenizer (default: %(default)s)")
-    add("--epochs", type=positive, default=6, help="at most (default: %(default)s)")
+    add("--epochs", type=positive, default=4, help="at most (default: %(default)s)")
     add(
         "--members",
         type=positive,
@@ -110,16 +110,17 @@ def _train(
     if held_out:
         find = training.span_finder(nlp, args.label)
         results["evaluation"] = training.evaluate(find, held_out)
-        if args.compare:
-            plain = training.train_plain_ner(kept, seed=args.seed)
-            find = training.span_finder(plain)
-            results["plain_ner"] = training.evaluate(find, held_out)
-    nlp.meta["performance"] = results
+        print(_line("tagger", results["evaluation"]))
+    nlp.meta["performance"] = dict(results)
     training.save(nlp, args.output)
-    records.write_json(os.path.join(args.output, "evaluation.json"), results)
-    for name in ("evaluation", "plain_ner"):
-        if name in results:
-            print(_line(name.replace("_", " "), results[name]))
+    record = os.path.join(args.output, "evaluation.json")
+    records.write_json(record, results)
+    if held_out and args.compare:
+        plain = training.train_plain_ner(kept, seed=args.seed)
+        found = training.span_finder(plain)
+        results["plain_ner"] = training.evaluate(found, held_out)
+        print(_line("plain NER", results["plain_ner"]))
+        records.write_json(record, results)
     print(f"written to {args.output}")
 
 

@@ -54,7 +54,7 @@ class Settings:
     width: int = 96
     depth: int = 3
     embed_size: int = 5000
-    epochs: int = 6
+    epochs: int = 4
     patience: int = 2
     batch_size: int = 32
     learning_rate: float = 1e-3
@@ -289,11 +289,7 @@ def train_plain_ner(
     examples = []
     for post in posts:
         doc = nlp.make_doc(post.text)
-        spans = [
-            doc.char_span(*span, "TOXIC", alignment_mode="contract")
-            for span in spans_of(post.unwanted)
-        ]
-        doc.ents = spacy.util.filter_spans([s for s in spans if s and s.text.strip()])
+        doc.ents = _entities(doc, post)
         examples.append(Example(nlp.make_doc(post.text), doc))
     optimizer = nlp.initialize(lambda: examples)
     shuffler = random.Random(seed)
@@ -302,6 +298,17 @@ def train_plain_ner(
         for batch in progress.track(_batched(examples, 64), f"plain NER {epoch + 1}"):
             nlp.update(batch, drop=0.2, sgd=optimizer)
     return nlp
+
+
+def _entities(doc: Doc, post: Post) -> list[spacy.tokens.Span]:
+    """Returns what is unwanted as entities, which spaCy lets not begin or end blank."""
+    entities = []
+    for start, end in spans_of(post.unwanted):
+        span = doc.char_span(start, end, "TOXIC", alignment_mode="contract")
+        words = [token.i for token in span or () if not token.is_space]
+        if words:
+            entities.append(spacy.tokens.Span(doc, words[0], words[-1] + 1, "TOXIC"))
+    return entities
 
 
 def save(nlp: spacy.Language, folder: records.PathLike) -> None:

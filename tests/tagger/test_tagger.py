@@ -253,6 +253,16 @@ def test_too_few_posts():
         training.train(made_up_posts(20), training.Settings(language="xx_no"))
 
 
+def test_entities_of_the_yardstick():
+    text = "you \n stupid  fool!"
+    unwanted = frozenset(range(3, 18))  # With the blanks around it.
+    doc = BLANK.make_doc(text)
+    found = training._entities(doc, posts.Post(text, unwanted))
+    assert [entity.text for entity in found] == ["stupid  fool"]
+    nlp = training.train_plain_ner([posts.Post(text, unwanted)] * 4, epochs=1)
+    assert nlp.pipe_names == ["ner"]
+
+
 def test_commands(tmp_path, capsys, monkeypatch):
     for name, data in (("train", made_up_posts(60)), ("held", made_up_posts(12, 1))):
         with open(tmp_path / f"{name}.jsonl", "w") as file:
