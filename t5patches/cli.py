@@ -248,8 +248,9 @@ def _evaluate(argv: list[str]) -> None:
         """\
 Compares the outputs of a model before and after an update.
 
-reads   predictions of both models for the same inputs (joined by id), a list of
-        phrases, and, if given, references
+reads   predictions of both models for the same inputs (joined by id), and, if given,
+        references. What is unwanted says a list of phrases, or, without one, the
+        annotations of the predictions: those that `t5patches annotate` has written
 writes  results.json: prevalence of unwanted outputs; exact match, BLEU and ROUGE-L
         between old and new outputs, for all inputs and for those whose old output was
         clean; and results.examples.jsonl, some pairs for the report""",
@@ -263,7 +264,7 @@ writes  results.json: prevalence of unwanted outputs; exact match, BLEU and ROUG
             metavar="FILE",
             help=f"predictions {when} the update",
         )
-    add("--phrases", required=True, help="text file, a phrase per line, # for comments")
+    add("--phrases", help="text file, a phrase per line, # for comments")
     add("--output", required=True, metavar="FILE", help="e.g. results.json")
     add("--references", metavar="FILE", help="JSON lines with id and the right output")
     add(
@@ -280,7 +281,7 @@ writes  results.json: prevalence of unwanted outputs; exact match, BLEU and ROUG
     results, examples = evaluate.evaluate_files(
         args.old,
         args.new,
-        phrases.load(args.phrases),
+        phrases.load(args.phrases) if args.phrases else None,
         args.references,
         args.references_key,
     )

@@ -42,7 +42,7 @@ class Pair:
 def join(
     old_predictions: Iterable[records.Row],
     new_predictions: Iterable[records.Row],
-    annotator: Annotator,
+    annotator: Annotator | None,
     references: Mapping[str, str] | None = None,
 ) -> list[Pair]:
     """Joins predictions of both models by id, in the order of the old ones.
@@ -50,7 +50,8 @@ def join(
     Args:
       old_predictions: predictions of the model before the update.
       new_predictions: those of the model after it, for the same inputs.
-      annotator: says what is unwanted in an output.
+      annotator: says what is unwanted in an output; None takes the predictions'
+        `annotations`.
       references: the right outputs by id.
 
     Raises:
@@ -75,8 +76,8 @@ def join(
                 inputs=row["inputs"],
                 old=row["prediction"],
                 new=other["prediction"],
-                old_spans=annotator(row["prediction"], row["inputs"]),
-                new_spans=annotator(other["prediction"], row["inputs"]),
+                old_spans=_spans(row, annotator),
+                new_spans=_spans(other, annotator),
                 old_tokens=_token_count(row),
                 new_tokens=_token_count(other),
                 reference=None if references is None else references[key],
@@ -115,6 +116,12 @@ def _check_same_ids(
                 f"ids of the {one_name} predictions are missing in the {other_name} "
                 f"({listed}); generate both from the same split"
             )
+
+
+def _spans(row: records.Row, annotator: Annotator | None) -> list[Span]:
+    if annotator is not None:
+        return annotator(row["prediction"], row["inputs"])
+    return [(span["start"], span["end"], span["label"]) for span in row["annotations"]]
 
 
 def _token_count(row: records.Row) -> int | None:
@@ -235,7 +242,7 @@ def pick_examples(
 def evaluate_files(
     old: records.PathLike | Sequence[records.PathLike],
     new: records.PathLike | Sequence[records.PathLike],
-    annotator: Annotator,
+    annotator: Annotator | None,
     references: records.PathLike | None = None,
     references_key: str = "targets",
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
@@ -244,7 +251,7 @@ def evaluate_files(
     Args:
       old: predictions before the update, as `records.expand` takes them.
       new: predictions after it.
-      annotator: says what is unwanted.
+      annotator: says what is unwanted; None reads annotated predictions.
       references: a JSON-lines file with `id` and the right output.
       references_key: field of the right output there.
 
@@ -255,9 +262,8 @@ def evaluate_files(
       UserError: naming file, line and field, or the ids that do not match.
     """
     right = None if references is None else _read_references(references, references_key)
-    pairs = join(
-        records.read_predictions(old), records.read_predictions(new), annotator, right
-    )
+    read = records.read_annotated if annotator is None else records.read_predictions
+    pairs = join(read(old), read(new), annotator, right)
     return summarize(pairs), pick_examples(pairs)
 
 

@@ -1,0 +1,61 @@
+"""The right outputs of a data set as predictions, to be annotated like a model's.
+
+    python -m t5patches.tasks.references --data train.jsonl --inputs-key document \\
+      --targets-key summary --output references/train.jsonl
+
+What `t5patches annotate` writes for them is what `filtered_task` reads for the baseline
+that trains on the original data without its unwanted examples. The lines have no ids:
+annotating encodes their texts.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator, Sequence
+
+from t5patches import records
+from t5patches.errors import UserError
+
+from . import sources
+
+
+def predictions(
+    paths: Sequence[str], inputs_key: str, targets_key: str, id_key: str
+) -> Iterator[records.Row]:
+    """Yields `inputs`, `prediction` and `id` of each row of JSON lines, CSV or Parquet.
+
+    Raises:
+      UserError: naming file, line and field.
+    """
+    rows = (pair for path in paths for pair in sources.read_rows(path))
+    for index, (where, row) in enumerate(rows):
+        yield {
+            "inputs": sources.text_field(row, inputs_key, where),
+            "prediction": sources.text_field(row, targets_key, where),
+            "id": sources.id_field(row, id_key, where) or str(index),
+        }
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Writes the references of files as predictions; returns the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", required=True, nargs="+", metavar="FILE")
+    parser.add_argument("--inputs-key", default="inputs", metavar="FIELD")
+    parser.add_argument("--targets-key", default="targets", metavar="FIELD")
+    parser.add_argument("--id-key", default="id", metavar="FIELD")
+    parser.add_argument("--output", required=True, metavar="FILE")
+    args = parser.parse_args(argv)
+    try:
+        keys = (args.inputs_key, args.targets_key, args.id_key)
+        rows = predictions(records.expand(args.data), *keys)
+        count = records.write_jsonl(args.output, rows)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(f"{count:,} references written to {args.output}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
