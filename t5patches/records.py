@@ -527,7 +527,9 @@ def check_annotations(row: Row, where: str) -> Row:
     tokens = row.get("target_tokens")
     if tokens is None:
         raise UserError(f"{where}: field 'target_tokens' is missing; {_FORMAT_HINT}")
-    if not isinstance(marks, list) or any(mark not in (0, 1) for mark in marks):
+    if not isinstance(marks, list) or not all(
+        _is_int(mark) and mark in (0, 1) for mark in marks
+    ):
         raise UserError(
             f"{where}: field 'target_annotations' must be a list of 0 and 1"
         )
@@ -544,11 +546,7 @@ def check_span(span: Any, length: int, where: str) -> None:
     if not isinstance(span, dict) or not isinstance(span.get("label"), str):
         raise UserError(f'{where}: must be {{"start", "end", "label"}}, not {span!r}')
     start, end = span.get("start"), span.get("end")
-    if (
-        not isinstance(start, int)
-        or not isinstance(end, int)
-        or (not 0 <= start < end <= length)
-    ):
+    if not _is_int(start) or not _is_int(end) or not 0 <= start < end <= length:
         raise UserError(
             f"{where}: start {start!r} and end {end!r} are not a span of the "
             f"{length} characters of 'prediction'"

@@ -139,9 +139,12 @@ class TextSource(FileSource):
 
 
 def read_rows(path: str) -> Iterator[tuple[str, records.Row]]:
-    """Yields (`file:line`, row) of a JSON-lines, CSV or Parquet file, by its suffix."""
+    """Yields (`file:line`, row) of a JSON-lines, CSV or Parquet file, by its suffix.
+
+    The text files may be gzipped (`.csv.gz`).
+    """
     reader = {".csv": _read_csv, ".parquet": _read_parquet}.get(
-        epath.Path(path).suffix, records.read_jsonl
+        epath.Path(path.removesuffix(".gz")).suffix, records.read_jsonl
     )
     for number, row in reader(path):
         yield f"{path}:{number}", row

@@ -1,5 +1,6 @@
 """The interchange files: what is read, refused and written, and how."""
 
+import gzip
 import json
 
 import pytest
@@ -89,6 +90,12 @@ def test_ids_of_the_padded_vocabulary_are_legal(tmp_path):
         ({"annotations": [{"start": 0, "end": 1}]}, r"annotations\[0\]: must be"),
         ({"target_annotations": [1, 2]}, "must be a list of 0 and 1"),
         ({"target_annotations": [1]}, "has 1 values for 2 ids"),
+        ({"target_annotations": [True, 0]}, "must be a list of 0 and 1"),
+        (
+            {"annotations": [{"start": False, "end": 1, "label": "x"}]},
+            "start False and end 1 are",
+        ),
+        ({"corrected": 3}, "field 'corrected' must be text"),
     ],
 )
 def test_wrong_annotations_are_named(tmp_path, change, message):
@@ -214,3 +221,44 @@ def test_vocabularies(tmp_path):
         records.load_vocabulary(tmp_path / "v.model")
     with pytest.raises(UserError, match="not a SentencePiece model"):
         records.load_vocabulary(write(tmp_path / "v.model", "not a model"))
+
+
+def test_what_corrections_become_in_training():
+    features = records.training_features({**ANNOTATED, "corrected": "you"}, VOCABULARY)
+    assert features == {
+        "inputs": records.encode(VOCABULARY, "a"),
+        "targets": [5, 1],
+        "target_annotations": [1, 0],
+        "corrected_targets": records.encode(VOCABULARY, "you"),
+    }
+    assert "corrected_targets" not in records.training_features(ANNOTATED, VOCABULARY)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("p.jsonl", b"", "no predictions in it"),
+        ("p.jsonl", b"\n\n", "no predictions in it"),
+        ("p.jsonl", b'{"inputs": "caf\xe9"}\n', r"p\.jsonl:1: not UTF-8"),
+        ("p.jsonl", b'{"inputs": "a", \n', r"p\.jsonl:1: not valid JSON"),
+        ("p.jsonl", b"[" * 100_000, r"p\.jsonl:1: not readable JSON"),
+        ("p.jsonl.gz", b"not gzip", r"p\.jsonl\.gz:1: the gzip file is"),
+        ("p.jsonl.gz", None, r"p\.jsonl\.gz:\d+: the gzip file is"),
+    ],
+)
+def test_files_that_cannot_be_read_are_named(tmp_path, name, content, message):
+    if content is None:  # Cut off in the middle.
+        rows = [{**GOOD, "id": str(i), "note": str(i**9)} for i in range(1000)]
+        lines = "".join(json.dumps(row) + "\n" for row in rows)
+        whole = gzip.compress(lines.encode())
+        content = whole[: len(whole) // 2]
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(UserError, match=message):
+        list(records.read_predictions(tmp_path / name))
+
+
+def test_a_missing_shard_is_named(tmp_path):
+    for shard in (0, 2):
+        records.write_jsonl(records.shard_path(tmp_path / "p", shard, 3), [GOOD])
+    with pytest.raises(UserError, match=r"p-00001-of-00003\.jsonl: shard is missing"):
+        list(records.read_predictions(tmp_path / "p"))

@@ -1,5 +1,6 @@
 """Tasks over a user's files: registration, features, order, and what is refused."""
 
+import gzip
 import json
 
 import pytest
@@ -76,6 +77,10 @@ def test_csv(tmp_path):
     first, second = read(name)
     assert first["inputs_pretokenized"] == b'a, "b"\nc'
     assert (second["targets_pretokenized"], second["id_pretokenized"]) == (b"f", b"y")
+    gzipped = tmp_path / "train.csv.gz"
+    gzipped.write_bytes(gzip.compress(path.read_bytes()))
+    name = tasks.text_task("t_gz", {"train": str(gzipped)}, VOCABULARY, "text", "reply")
+    assert [row["id_pretokenized"] for row in read(name)] == [b"x", b"y"]
     only_inputs = tasks.text_task(
         "t_csv2", {"train": str(path)}, VOCABULARY, "text", None
     )
