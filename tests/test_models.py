@@ -1,13 +1,26 @@
-"""The model class of TNFF over a network."""
+"""The model classes of the method family over a network."""
 
+import inspect
+
+import decoder_only_cases
+import gin
 import jax
 import jax.numpy as jnp
+import loss_reference
 import numpy as np
 import pytest
+import seqio
 import tiny
+from t5x import decoding
 from t5x import models as t5x_models
 
-from t5patches import losses
+from t5patches import decoder_only, losses, models
+
+METHODS = tuple(losses.METHODS)
+
+
+def model_class(name, kind="EncoderDecoder"):
+    return getattr(models, f"{kind}Model{name.upper()}")
 
 
 @pytest.fixture(scope="module")
@@ -81,6 +94,141 @@ def test_score_is_the_negative_loss_of_each_sequence(states):
     np.testing.assert_allclose(
         model.score_batch(params, batch, orig_params=frozen), scores, rtol=1e-6
     )
+
+
+def loss_of(model, params, batch, frozen):
+    """The loss without dropout, whether the method has a frozen model or not."""
+    return model.eval_fn(params, batch, *([frozen] if model.METHOD.frozen else []))
+
+
+def score_of(model, params, batch, frozen, **options):
+    if model.METHOD.frozen:
+        options["orig_params"] = frozen
+    return model.score_batch(params, batch, **options)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_class_is_its_row_of_the_table(states, name):
+    """The loss of the reference, with alpha, z-loss and ids of the batch."""
+    params, frozen = states
+    batch = tiny.make_batch()
+    ids = np.random.default_rng(1).integers(0, 3, (tiny.BATCH, tiny.TARGETS, 2))
+    batch["negative_token_ids"] = ids.astype(np.int32)
+    model = tiny.make_model(model_class(name), alpha=3.0, z_loss=0.01, epsilon=1e-4)
+    assert model.METHOD.name == name
+    loss, metrics = loss_of(model, params, batch, frozen)
+    expected, _ = loss_reference.loss(
+        name,
+        logits_of(model, params, batch),
+        logits_of(model, frozen, batch),
+        batch["decoder_target_tokens"],
+        batch["decoder_loss_weights"],
+        alpha=3.0,
+        z_loss=0.01,
+        epsilon=1e-4,
+        negative_token_ids=ids,
+    )
+    np.testing.assert_allclose(loss, expected, rtol=1e-5)
+    assert {"unwanted/loss", "other/loss", "z_loss", "accuracy"} <= set(metrics)
+    takes_frozen = "orig_params" in inspect.signature(model.loss_fn).parameters
+    assert takes_frozen == losses.METHODS[name].frozen
+    scores = score_of(model, params, batch, frozen)
+    model = tiny.make_model(model_class(name), alpha=3.0, epsilon=1e-4)
+    plain = loss_of(model, params, batch, frozen)[0]
+    np.testing.assert_allclose(-scores.sum(), plain, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_upstream_values_are_upstreams_numbers(states, name):
+    """No z-loss, its smoothing, its clip and its threshold."""
+    params, frozen = states
+    batch = tiny.make_batch()
+    options = dict(upstream_values=True, z_loss=0.1, alpha=50.0)
+    model = tiny.make_model(model_class(name), **options)
+    expected = loss_reference.upstream_token_losses(
+        name,
+        logits_of(model, params, batch),
+        logits_of(model, frozen, batch),
+        batch["decoder_target_tokens"],
+        batch["decoder_loss_weights"],
+        alpha=50.0,
+    )
+    loss, _ = loss_of(model, params, batch, frozen)
+    np.testing.assert_allclose(loss, expected.sum(), rtol=1e-5)
+    scores, extra = score_of(model, params, batch, frozen, return_intermediates=True)
+    np.testing.assert_allclose(-scores, expected.sum(-1), rtol=1e-5, atol=1e-5)
+    tokens = extra["decoder"]["token_scores"][0]
+    np.testing.assert_allclose(tokens, expected, rtol=1e-5, atol=1e-5)
+    batch["negative_token_ids"] = np.zeros((tiny.BATCH, tiny.TARGETS, 1), np.int32)
+    with pytest.raises(ValueError, match="no negative_token_ids"):
+        loss_of(model, params, batch, frozen)
+
+
+@pytest.mark.parametrize("kind", ["EncoderDecoder", "DecoderOnly"])
+@pytest.mark.parametrize("name", METHODS)
+def test_alpha_from_the_constructor_and_from_gin_takes_effect(name, kind):
+    cls = model_class(name, kind)
+    vocabularies = ["input_vocabulary", "output_vocabulary"]
+    names = vocabularies if kind == "EncoderDecoder" else ["vocabulary"]
+    options = dict.fromkeys(names, seqio.PassThroughVocabulary(9))
+    options |= dict(module=None, optimizer_def=None)
+    assert cls(**options).alpha == 1e4
+    assert cls(**options, alpha=2.0).alpha == 2.0
+    gin.parse_config(f"models.{cls.__name__}.alpha = 7.0")
+    try:
+        assert cls(**options).alpha == 7.0
+        assert cls(**options, alpha=2.0).alpha == 2.0
+    finally:
+        gin.clear_config()
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_decoder_only_models_have_the_same_table(name):
+    config = decoder_only.TransformerConfig(
+        **decoder_only_cases.CONFIGS["gated"], dtype=jnp.float32
+    )
+    module = decoder_only.DecoderWrapper(config=config)
+    params, frozen = (
+        jax.tree.map(lambda x, scale=scale: x * scale, variables["params"])
+        for scale, variables in zip(
+            (1.0, 1.5), [decoder_only_cases.init(module)] * 2, strict=True
+        )
+    )
+    batch = decoder_only_cases.batch(prefix=True)
+    weights = np.random.default_rng(0).integers(
+        -1, 2, batch["decoder_target_tokens"].shape
+    )
+    batch["decoder_loss_weights"] = jnp.asarray(weights, jnp.int32)
+    model = model_class(name, "DecoderOnly")(
+        module=module,
+        vocabulary=seqio.PassThroughVocabulary(config.vocab_size),
+        optimizer_def=None,
+        decode_fn=decoding.temperature_sample,
+        inputs_bidirectional_attention=True,
+        alpha=3.0,
+    )
+    loss, _ = loss_of(model, params, batch, frozen)
+    logits, frozen_logits = (
+        module.apply(
+            {"params": tree},
+            batch["decoder_input_tokens"],
+            batch["decoder_target_tokens"],
+            decoder_causal_attention=batch["decoder_causal_attention"],
+            enable_dropout=False,
+        )
+        for tree in (params, frozen)
+    )
+    expected, _ = loss_reference.loss(
+        name,
+        logits,
+        frozen_logits,
+        np.asarray(batch["decoder_target_tokens"]),
+        weights,
+        alpha=3.0,
+    )
+    np.testing.assert_allclose(loss, expected, rtol=1e-5)
+    scores = score_of(model, params, batch, frozen)
+    np.testing.assert_allclose(-scores.sum(), expected, rtol=1e-5)
 
 
 def test_frozen_parameters_get_no_gradient(states):
