@@ -5,7 +5,8 @@
     python -m benchmarks.loss_memory --shapes 8x64x32128 --time 8x64x32128 --steps 9
 
 What is compiled takes both models' logits, [batch, length, vocab], and gives the loss
-and its gradient with respect to the first; arguments and results are not temporary.
+(ours with its metrics) and its gradient with respect to the first; arguments and
+results are not temporary.
 Memory is XLA's own account of the compiled program, for which nothing is allocated:
 any shape will do. Times are at the shapes of `--time`, which take several times the
 memory of their logits; programs run in turn, so that a busy machine slows all alike,
@@ -34,6 +35,8 @@ from t5patches import losses
 ALPHA = 1.0
 FINETUNE = "cross entropy"
 MB = 1e6
+# (logits, frozen logits, targets, weights) -> loss, metrics.
+Loss = Callable[..., tuple[jax.Array, dict[str, Any]]]
 
 
 def cross_entropy(logits, frozen, targets, weights):
@@ -41,23 +44,23 @@ def cross_entropy(logits, frozen, targets, weights):
     tokens = optax.softmax_cross_entropy_with_integer_labels(
         logits.astype(jnp.float32), targets
     )
-    return jnp.sum(tokens * jnp.abs(weights))
+    return jnp.sum(tokens * jnp.abs(weights)), {}
 
 
-def ours(name: str) -> Callable[..., jax.Array]:
-    """The loss of `t5patches.losses` by the name of its method."""
+def ours(name: str) -> Loss:
+    """The loss of `t5patches.losses` and its metrics by the name of its method."""
     method = losses.METHODS[name]
 
     def loss(logits, frozen, targets, weights):
         frozen = frozen if method.frozen else None
         return losses.targeted_loss(
             method, logits, frozen, targets, weights, alpha=ALPHA
-        )[0]
+        )
 
     return loss
 
 
-def upstream(name: str) -> Callable[..., jax.Array]:
+def upstream(name: str) -> Loss:
     """Upstream's formula for the same method."""
     negative, positive = {
         "nl": ("likelihood", "likelihood"),
@@ -75,13 +78,13 @@ def upstream(name: str) -> Callable[..., jax.Array]:
         unwanted = weights < 0
         likelihood = jnp.sum(labels * log_p, axis=-1)
         if name == "nl":
-            tokens = jnp.minimum(-likelihood * weights, 10.3)
-            return jnp.sum(jnp.where(unwanted, ALPHA, 1.0) * tokens)
+            factor = jnp.where(unwanted, ALPHA, 1.0)
+            return jnp.sum(jnp.minimum(-likelihood * weights * factor, 10.3)), {}
         if name == "ul":
             p = jnp.clip(jnp.exp(likelihood), 0, 1 - 1e-7)
-            return jnp.sum(
-                jnp.where(unwanted, -ALPHA * jnp.log(1 - p), -likelihood * weights)
-            )
+            at_unwanted = -ALPHA * jnp.log(1 - p)
+            tokens = jnp.where(unwanted, at_unwanted, -likelihood * weights)
+            return jnp.sum(tokens), {}
         p_o = jax.nn.softmax(frozen.astype(jnp.float32))
         aim = jnp.where(unwanted[..., None], p_o - labels * p_o, p_o)
         if positive == "label":
@@ -98,12 +101,12 @@ def upstream(name: str) -> Callable[..., jax.Array]:
         tokens = jnp.where(
             unwanted, ALPHA * terms[negative](), terms[positive]() * weights
         )
-        return jnp.sum(tokens)
+        return jnp.sum(tokens), {}
 
     return loss
 
 
-def programs(methods: Sequence[str]) -> dict[str, Callable[..., jax.Array]]:
+def programs(methods: Sequence[str]) -> dict[str, Loss]:
     """Every loss by its name in the table: "ours/tnff", "upstream/tnff", ..."""
     result = {FINETUNE: cross_entropy}
     for name in methods:
@@ -111,11 +114,11 @@ def programs(methods: Sequence[str]) -> dict[str, Callable[..., jax.Array]]:
     return result
 
 
-def compiled(loss: Callable[..., jax.Array], shape: Sequence[int], dtype: str):
+def compiled(loss: Loss, shape: Sequence[int], dtype: str):
     """The compiled loss and gradient at [batch, length, vocab]; nothing runs."""
     logits = jax.ShapeDtypeStruct(tuple(shape), jnp.dtype(dtype))
     tokens = jax.ShapeDtypeStruct(tuple(shape[:2]), jnp.int32)
-    step = jax.jit(jax.value_and_grad(loss))
+    step = jax.jit(jax.value_and_grad(loss, has_aux=True))
     return step.lower(logits, logits, tokens, tokens).compile()
 
 

@@ -25,7 +25,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -187,6 +187,7 @@ class _View:
 
     @functools.cached_property
     def frozen(self) -> Array:
+        assert self.frozen_logits is not None
         return self.frozen_logits.astype(jnp.float32)
 
     @property
@@ -232,21 +233,45 @@ class _View:
             self.frozen, self.unwanted, self.unwanted_ids, self.target_total, epsilon
         )
 
+    def sums(self) -> dict[str, Any]:
+        """Those sums over the vocabulary that are known."""
+        names = ("total", "rest", "target_total", "log_mass", "log_rest")
+        return {name: vars(self)[name] for name in names if name in vars(self)}
+
+    def apart(self) -> _View:
+        """The same view, which shares no array over the vocabulary with this one.
+
+        XLA would compute such an array once for all its uses, and keep it till the
+        last of them; to compute it again costs less than to write and read it. Apart
+        from an `apart` view is another: from the same one, they would be merged.
+        """
+        logits, frozen_logits, sums = jax.lax.optimization_barrier(
+            (self.logits, self.frozen_logits, self.sums())
+        )
+        view = dataclasses.replace(self, logits=logits, frozen_logits=frozen_logits)
+        vars(view).update(sums)
+        return view
+
 
 class _Term(NamedTuple):
     """A term of the loss.
 
     Attributes:
-      value: view -> [...].
+      value: view -> [...]; or, for a sum over the vocabulary, its summand:
+        view -> [..., vocab], so that two of them can share one loop.
       slope: (view, value) -> its gradient by the logits, [..., vocab].
+      sums: the sums over the vocabulary that these need beside `total`.
+      summed: whether `value` is a summand.
     """
 
     value: Callable[[_View], Array]
     slope: Callable[[_View, Array], Array]
+    sums: tuple[str, ...] = ()
+    summed: bool = False
 
 
-def _forward_kl(v: _View) -> Array:
-    return -jnp.sum(jnp.exp(v.log_new()) * v.log_p, axis=-1)
+def _forward_kl_summand(v: _View) -> Array:
+    return -jnp.exp(v.log_new()) * v.log_p
 
 
 def _forward_kl_slope(v: _View, _) -> Array:
@@ -259,8 +284,8 @@ def _entropy(v: _View) -> Array:
     return -jnp.sum(jnp.where(v.unwanted, 0, jnp.exp(log_new) * log_new), axis=-1)
 
 
-def _reverse_kl(v: _View) -> Array:
-    return jnp.sum(jnp.exp(v.log_p) * (v.log_p - v.log_new(v.epsilon)), axis=-1)
+def _reverse_kl_summand(v: _View) -> Array:
+    return jnp.exp(v.log_p) * (v.log_p - v.log_new(v.epsilon))
 
 
 def _reverse_kl_slope(v: _View, value: Array) -> Array:
@@ -296,10 +321,14 @@ def _unlikelihood_slope(v: _View, _) -> Array:
 
 
 TERMS: Mapping[str, _Term] = {
-    "log_likelihood": _Term(_log_likelihood, _log_likelihood_slope),
-    "unlikelihood": _Term(_unlikelihood, _unlikelihood_slope),
-    "forward_kl": _Term(_forward_kl, _forward_kl_slope),
-    "reverse_kl": _Term(_reverse_kl, _reverse_kl_slope),
+    "log_likelihood": _Term(_log_likelihood, _log_likelihood_slope, ("log_rest",)),
+    "unlikelihood": _Term(_unlikelihood, _unlikelihood_slope, ("log_rest",)),
+    "forward_kl": _Term(
+        _forward_kl_summand, _forward_kl_slope, ("target_total",), summed=True
+    ),
+    "reverse_kl": _Term(
+        _reverse_kl_summand, _reverse_kl_slope, ("target_total",), summed=True
+    ),
     "cross_entropy": _Term(_cross_entropy, _cross_entropy_slope),
 }
 
@@ -324,32 +353,47 @@ def _terms(
     )[0]
 
 
+def _values(terms: tuple[_Term, _Term], view: _View, negative: Array) -> Array:
+    """The first term where `negative`, the second elsewhere; one loop for two sums."""
+    below, above = (term.value(view) for term in terms)
+    if terms[0] is terms[1]:
+        return jnp.sum(below, axis=-1) if terms[0].summed else below
+    if terms[0].summed and terms[1].summed:
+        return jnp.sum(jnp.where(negative[..., None], below, above), axis=-1)
+    below, above = (
+        jnp.sum(value, axis=-1) if term.summed else value
+        for term, value in zip(terms, (below, above), strict=True)
+    )
+    return jnp.where(negative, below, above)
+
+
 def _terms_fwd(method, epsilon, threshold, *arrays):
-    view = _View(*arrays, epsilon, threshold)
+    view = _View(*arrays, epsilon=epsilon, threshold=threshold)
     negative = jnp.any(view.unwanted_ids != NO_TOKEN, axis=-1)
     names = {method.negative, method.positive}
-    values = {name: TERMS[name].value(view) for name in sorted(names)}
-    loss = jnp.where(negative, values[method.negative], values[method.positive])
+    terms = TERMS[method.negative], TERMS[method.positive]
+    for name in ("total", *terms[0].sums, *terms[1].sums):
+        getattr(view, name)
+    view = view.apart()
+    loss = _values(terms, view, negative)
     divergence = loss
     if "forward_kl" in names:
         forward = jnp.where(
             negative, method.negative == "forward_kl", method.positive == "forward_kl"
         )
+        view = view.apart()
         divergence = loss - jnp.where(forward, _entropy(view), 0)
     log_z = view.total.largest + view.total.log_total
-    kept = {
-        name: value
-        for name, value in vars(view).items()
-        if name in ("total", "rest", "target_total", "log_mass", "log_rest")
-    }
-    return (loss, divergence, log_z), (arrays, negative, loss, kept)
+    arrays = (view.logits, view.frozen_logits, *arrays[2:])
+    return (loss, divergence, log_z), (arrays, negative, loss, view.sums())
 
 
 def _terms_bwd(method, epsilon, threshold, residuals, cotangents):
-    arrays, negative, loss, kept = residuals
+    arrays, negative, loss, sums = residuals
     d_loss, _, d_log_z = (g[..., None] for g in cotangents)
-    view = _View(*arrays, epsilon, threshold)
-    vars(view).update(kept)
+    view = _View(*arrays, epsilon=epsilon, threshold=threshold)
+    vars(view).update(sums)
+    view = view.apart()
     slope = TERMS[method.positive].slope(view, loss)
     if method.negative != method.positive:
         at_unwanted = TERMS[method.negative].slope(view, loss)

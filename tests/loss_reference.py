@@ -76,14 +76,18 @@ def term(kind, logits, frozen, target, unwanted, epsilon, threshold):
     """
     log_p = log_softmax(logits)
     p = np.exp(log_p)
+    others = np.setdiff1d(np.arange(len(p)), unwanted)
     if kind == "cross entropy":
         return -log_p[target], p - _only(p, [target], 1.0)
     if kind == "log likelihood":
         log_set = log_sum_exp(log_p[unwanted])
         if log_set < threshold:
             return threshold, np.zeros_like(p)
-        return log_set, _only(p, unwanted, np.exp(log_p[unwanted] - log_set)) - p
-    others = np.setdiff1d(np.arange(len(p)), unwanted)
+        # p / p(set) − p = p · (1 − p(set)) / p(set), which does not cancel.
+        log_odds = log_sum_exp(log_p[others]) - log_set
+        gradient = -p
+        gradient[unwanted] = np.exp(log_p[unwanted] + log_odds)
+        return log_set, gradient
     if kind == "unlikelihood":
         log_rest = log_sum_exp(log_p[others])
         return -log_rest, p - _only(p, others, np.exp(log_p[others] - log_rest))

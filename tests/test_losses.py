@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from loss_cases import METHODS, make_batch, value_and_grad
 
+from benchmarks import loss_memory
 from t5patches import losses
 
 TARGETED = loss_reference.TARGETED
@@ -329,3 +330,38 @@ def test_wrong_shapes_and_dtypes_are_refused():
         loss(negative_token_ids=jnp.asarray(batch.negative_token_ids[:, :-1]))
     with pytest.raises(ValueError, match="frozen"):
         loss((1, None))
+
+
+# Memory, by XLA's own account, and the benchmark that prints it.
+
+
+@pytest.mark.parametrize(
+    "dtype, methods", [("float32", METHODS), ("bfloat16", ("tnff", "tnrf"))]
+)
+def test_a_loss_keeps_little_beside_the_logits(dtype, methods):
+    """No one-hot, no second softmax; no method costs more than TNFF."""
+    shape = (4, 32, 2048)
+    memory = loss_memory.measure(shape, methods, dtype)["temporary"]
+    in_float32 = 4 * np.prod(shape)
+    small = 0.02 * in_float32  # what has no vocabulary's axis
+    for name in methods:
+        assert memory[f"ours/{name}"] <= memory["ours/tnff"] + small
+        assert memory[f"ours/{name}"] <= memory[f"upstream/{name}"] + small
+    assert memory["ours/tnff"] <= 2 * in_float32 + small
+    if dtype == "float32":
+        # Not even one: XLA's scratch is the gradient itself.
+        for name in ("nl", "ul", "tnrr", "tnrll"):
+            assert memory[f"ours/{name}"] <= small
+
+
+def test_the_benchmark_of_memory(capsys):
+    """Upstream's formulas in it are upstream's, and its table has every method."""
+    batch = make_batch(0, vocab=500)
+    arrays = batch.logits, batch.frozen, batch.targets, batch.weights
+    for name in METHODS:
+        value, _ = loss_memory.upstream(name)(*map(jnp.asarray, arrays))
+        expected = loss_reference.upstream_token_losses(name, *arrays, alpha=1.0)
+        np.testing.assert_allclose(value, expected.sum(), rtol=1e-5)
+    loss_memory.main(["--shapes", "--time", "2x3x11", "--steps", "1"])
+    printed = capsys.readouterr().out
+    assert all(f"\n{name} " in printed for name in ("CE", *METHODS))
