@@ -344,14 +344,14 @@ class NegativeTrainingFeatureConverterBase(_Converter):
     `corrected_targets` (what it should have said), compared position by position. A
     subclass says which of the two are the targets, and what each token weighs. Ours:
 
-    | class                   | targets             | marked             | weights     |
-    | ----------------------- | ------------------- | ------------------ | ----------- |
-    | NegativeTrainingFirst   | `negative_targets`  | the first change   | -1, others 1|
-    | NegativeTrainingDiff    | `negative_targets`  | every change       | -1, others 1|
-    | NegativeTrainingFull    | `negative_targets`  | everything         | -1          |
-    | CorrectiveTrainingFirst | `corrected_targets` | the first change   | 1, others 0 |
-    | CorrectiveTrainingDiff  | `corrected_targets` | every change       | 1, others 0 |
-    | CorrectiveTrainingFull  | `corrected_targets` | everything         | 1           |
+    | class                   | targets             | marked           | weighs | rest |
+    | ----------------------- | ------------------- | ---------------- | ------ | ---- |
+    | NegativeTrainingFirst   | `negative_targets`  | the first change | -1     | 1    |
+    | NegativeTrainingDiff    | `negative_targets`  | every change     | -1     | 1    |
+    | NegativeTrainingFull    | `negative_targets`  | everything       | -1     |      |
+    | CorrectiveTrainingFirst | `corrected_targets` | the first change | 1      | 0    |
+    | CorrectiveTrainingDiff  | `corrected_targets` | every change     | 1      | 0    |
+    | CorrectiveTrainingFull  | `corrected_targets` | everything       | 1      |      |
 
     Example: with {"inputs": [31, 1], "negative_targets": [44, 70, 25, 1],
     "corrected_targets": [44, 29, 36, 1]} and a length of 5, negative targets weigh
@@ -429,6 +429,9 @@ class _Row(NegativeTrainingFeatureConverterBase):
         return task_feature_lengths[self.TARGETS]
 
 
+_Maker = Callable[..., NegativeTrainingFeatureConverterBase]
+
+
 def _everything(targets: tf.Tensor, _: tf.Tensor) -> tf.Tensor:
     return tf.ones_like(targets)
 
@@ -491,10 +494,8 @@ class NegativeAndPositiveTrainingFeatureConverterBase(
     "corrected_targets": [29, 36, 1]} a good one, which weighs [1, 1, 1].
     """
 
-    NEGATIVE_FEATURE_CONVERTER_CLS: Callable[..., NegativeTrainingFeatureConverterBase]
-    NEGATIVE_FEATURE_CONVERTER_CLS = NegativeTrainingFullFeatureConverter
-    POSITIVE_FEATURE_CONVERTER_CLS: Callable[..., NegativeTrainingFeatureConverterBase]
-    POSITIVE_FEATURE_CONVERTER_CLS = CorrectiveTrainingFullFeatureConverter
+    NEGATIVE_FEATURE_CONVERTER_CLS: _Maker = NegativeTrainingFullFeatureConverter
+    POSITIVE_FEATURE_CONVERTER_CLS: _Maker = CorrectiveTrainingFullFeatureConverter
 
     def __init__(self, pack: bool = False, *args: Any, **kwargs: Any):
         """Makes a converter; the arguments are those of `seqio.FeatureConverter`."""

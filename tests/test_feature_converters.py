@@ -2,13 +2,13 @@
 
 import copy
 
+import gin
 import pytest
 import seqio
 import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import gin
 from t5patches import feature_converters as fcs
 from t5patches import feature_converters_utils as utils
 
@@ -342,7 +342,7 @@ CORRECTIONS = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(st.sampled_from(NINE), st.lists(CORRECTIONS, min_size=1, max_size=25))
 def test_corrections_weigh_by_the_table_and_pack_alike(name, examples):
     rows = convert(examples, CORRECTION_LENGTHS, getattr(fcs, name), pack=False)
