@@ -41,16 +41,19 @@ setuptools.setup(
         "numpy",
         "optax>=0.2.8",
         "orbax-checkpoint>=0.12",
+        "pyarrow",  # local Parquet files
         "rouge-score",
         "sacrebleu>=2.4",
         "sentencepiece>=0.2.3",
         "seqio>=0.0.20",
+        "spacy>=3.8",
         "tensorboard",  # clu imports it and does not require it
         "tensorflow>=2.21",
         "tensorflow-datasets",
         "tqdm",
     ],
     extras_require={
+        "beam": ["apache-beam"],
         "cuda": ["jax[cuda]"],
         "tpu": ["jax[tpu]"],
         "test": ["hypothesis", "pytest"],
