@@ -1,13 +1,22 @@
 """Resumed input: the step, not an iterator's state, says where to go on."""
 
-import types
-
 import pytest
+import seqio
 import tensorflow as tf
 from t5x import utils
 
-from t5patches import checks, data
+from t5patches import checks, data, feature_converters
 from t5patches.errors import UserError
+from tests import engine_toy, run_toy
+
+
+def config(task=None, lengths=engine_toy.LENGTHS, **kwargs):
+    settings = dict(split="train", batch_size=4, shuffle=True, seed=0)
+    return utils.DatasetConfig(
+        mixture_or_task_name=task or engine_toy.register(),
+        task_feature_lengths=lengths,
+        **{**settings, **kwargs},
+    )
 
 
 def make_folder(path, *names):
@@ -41,7 +50,7 @@ def test_total_steps_do_not_grow_when_a_run_resumes(tmp_path):
 @pytest.mark.parametrize("initial_step", [0, 600])
 def test_input_is_skipped_to_where_the_run_goes_on(tmp_path, monkeypatch, initial_step):
     monkeypatch.setattr(utils, "get_dataset", lambda *_: tf.data.Dataset.range(100))
-    cfg = types.SimpleNamespace(seed=0, mixture_or_task_name="task")
+    cfg = config()
     initial = f"some/checkpoint_{initial_step}" if initial_step else None
 
     def first_batch():
@@ -58,6 +67,30 @@ def test_input_is_skipped_to_where_the_run_goes_on(tmp_path, monkeypatch, initia
 
 
 def test_input_without_a_seed_is_refused(tmp_path):
-    cfg = types.SimpleNamespace(seed=None, mixture_or_task_name="my_task")
-    with pytest.raises(ValueError, match="my_task: .*seed must be a number"):
+    cfg = config(seed=None)
+    with pytest.raises(ValueError, match="toy_copy: .*seed must be a number"):
         data.get_dataset(cfg, 0, 1, None, model_dir=tmp_path)
+
+
+def first_batch(cfg, converter, folder):
+    dataset = data.get_dataset(cfg, 0, 1, converter, model_dir=folder)
+    return next(dataset.as_numpy_iterator())
+
+
+def test_ids_of_a_task_reach_the_batch(tmp_path):
+    lengths = {"inputs": 8, "targets": 6}
+    converter = feature_converters.TargetAnnotationsFeatureConverter
+    cfg = config(run_toy.register(), lengths)
+    batch = first_batch(cfg, converter, tmp_path)
+    assert batch["id"].shape == (4, 1)
+    # The last letter of a row's input is its id.
+    letters = [tokens[tokens > 0][-1] for tokens in batch["encoder_input_tokens"]]
+    assert [letter - 68 for letter in letters] == batch["id"][:, 0].tolist()
+    assert cfg.task_feature_lengths == lengths
+    # T5X's own converter lets them through as well; a packed row has none.
+    plain = seqio.EncDecFeatureConverter
+    assert "id" in first_batch(cfg, plain, tmp_path)
+    packed = config(run_toy.TASK, {"inputs": 16, "targets": 16}, pack=True)
+    assert "id" not in first_batch(packed, converter, tmp_path)
+    without = config()
+    assert "id" not in first_batch(without, plain, tmp_path)

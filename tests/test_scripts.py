@@ -4,10 +4,10 @@ import json
 import pathlib
 import sys
 
+import gin
 import pytest
 import seqio
 
-import gin
 from t5patches import _engine, progress, scripts
 from t5patches.errors import UserError
 from tests import engine_toy
@@ -85,7 +85,7 @@ def test_inference_counts_examples(run, tmp_path, monkeypatch):
             yield item
 
     monkeypatch.setattr(progress, "track", watch)
-    arguments = infer_arguments(run / "checkpoint_3", tmp_path)
+    arguments = infer_arguments(run, tmp_path, "--checkpoint=3")
     scripts.run("infer", arguments, description="predicting")
     rows = (tmp_path / f"{engine_toy.TASK}-predict.jsonl-00000-of-00001").read_text()
     assert len(rows.splitlines()) == 20
@@ -104,17 +104,26 @@ def test_paths_may_be_relative(run, tmp_path, monkeypatch):
     assert (tmp_path / "more" / "checkpoint_4").is_dir()
 
 
-def test_evaluation(run, tmp_path):
+def test_the_checkpoint_of_a_folder_can_be_chosen(run, tmp_path):
     scripts.run(
         "eval",
         [
             f"--gin_file={GIN}/eval.gin",
-            f"--gin.CHECKPOINT_PATH='{run}/checkpoint_3'",
+            f"--gin.CHECKPOINT_PATH='{run}'",
             f"--gin.EVAL_OUTPUT_DIR='{tmp_path}'",
+            "--checkpoint=latest",
         ],
     )
     record = (tmp_path / f"eval.{engine_toy.TASK}.ckpt").read_text()
     assert record == f"{run}/checkpoint_3"
+    arguments = infer_arguments(run, tmp_path, "--checkpoint=best")
+    fails("infer", arguments, "has no best.json", "checkpoint_0, checkpoint_3")
+    arguments = infer_arguments(run, tmp_path, "--checkpoint=5")
+    fails("infer", arguments, "has no checkpoint_5")
+    arguments = infer_arguments(run / "checkpoint_3", tmp_path, "--checkpoint=0")
+    fails("infer", arguments, "is one checkpoint already", str(run))
+    arguments = train_arguments(tmp_path, "--checkpoint=best")
+    fails("train", arguments, "name it with --gin.INITIAL_CHECKPOINT_PATH")
 
 
 def test_gin_files_of_ours_are_found():

@@ -92,7 +92,7 @@ def test_a_loss_is_looked_at_one_step_later_or_at_the_end(tmp_path, loss):
 
 
 def test_parameters_are_looked_at_before_they_can_be_saved():
-    """The rate of the last step is infinite: its loss is a number, its result is not."""
+    """The last step's rate is infinite: its loss is a number, its result is not."""
     trainer = make_trainer(
         learning_rate_fn=lambda step: jnp.where(step == 2, jnp.inf, 1e-2)
     )
