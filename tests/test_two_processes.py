@@ -1,0 +1,110 @@
+"""Two processes over jax.distributed train one model, and stop as one."""
+
+import json
+import os
+import pathlib
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from flax import traverse_util
+
+from t5patches import checks, scripts
+from t5x_embedded import checkpoints
+from tests import two_processes
+
+ROOT = pathlib.Path(__file__).parents[1]
+SECONDS = 500
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("localhost", 0))
+        return probe.getsockname()[1]
+
+
+def start(index, port, folder):
+    program = (
+        "import sys; sys.path.insert(0, sys.argv.pop(1))\n"
+        "from tests import two_processes\n"
+        "two_processes.main(*sys.argv[1:])"
+    )
+    arguments = [str(ROOT), str(index), str(port), str(folder)]
+    with open(folder / f"log{index}", "w") as log:
+        return subprocess.Popen(
+            [sys.executable, "-c", program, *arguments],
+            stdout=log,
+            stderr=log,
+            cwd=ROOT,
+            env={
+                **os.environ,
+                "JAX_PLATFORMS": "cpu",
+                # The second run's programs are the first one's.
+                "JAX_COMPILATION_CACHE_DIR": str(folder / "compiled"),
+                "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.1",
+            },
+        )
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """The folders `run` and `endless` of two processes, of which one got SIGTERM."""
+    folder = tmp_path_factory.mktemp("two")
+    port = free_port()
+    processes = [start(index, port, folder) for index in range(2)]
+    try:
+        deadline = time.monotonic() + SECONDS
+        while not (folder / "endless" / "checkpoint_0").is_dir():
+            codes = [process.poll() for process in processes]
+            assert codes == [None, None], (folder / "log0").read_text()[-5000:]
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
+        processes[1].send_signal(signal.SIGTERM)
+        codes = [process.wait(SECONDS) for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    assert codes == [0, 0], (folder / "log0").read_text()[-5000:]
+    return folder
+
+
+def read_json(path):
+    return json.loads(path.read_text())
+
+
+def arrays(checkpoint):
+    tree = checkpoints.load_t5x_checkpoint(checkpoint)
+    return traverse_util.flatten_dict(tree["target"], sep="/")
+
+
+def test_two_processes_train_as_one(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "path", [str(ROOT), *sys.path])
+    scripts.run("train", two_processes.arguments(tmp_path))
+    run = folder / "run"
+    assert read_json(run / "frozen.json") == read_json(tmp_path / "frozen.json")
+    values = [
+        [row["value"] for row in read_json(at / "validation.json")["steps"]]
+        for at in (run, tmp_path)
+    ]
+    np.testing.assert_allclose(values[0], values[1], rtol=1e-5)
+    best = read_json(run / "best.json")
+    assert best["value"] == min(values[0])
+    assert checks.checkpoint_steps(run / "best") == [best["step"]]
+    got, want = (arrays(at / "checkpoint_6") for at in (run, tmp_path))
+    for name in want:
+        np.testing.assert_allclose(
+            got[name], want[name], rtol=1e-3, atol=1e-4, err_msg=name
+        )
+
+
+def test_sigterm_to_one_stops_both_after_the_same_step(folder):
+    first, last = checks.checkpoint_steps(folder / "endless")
+    assert first == 0 and last > 0
+    for index in range(2):
+        log = (folder / f"log{index}").read_text()
+        assert f"SIGTERM: stopping after step {last}." in log
+    checks.checkpoint(folder / "endless" / f"checkpoint_{last}")

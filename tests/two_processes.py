@@ -1,0 +1,36 @@
+"""One of the two processes of test_two_processes.py: two runs, the second endless."""
+
+import sys
+
+from t5patches import scripts
+
+
+def arguments(folder, *more):
+    return [
+        f"--gin_search_paths={sys.path[0]}",
+        "--gin_file=tests/testdata/runs/update.gin",
+        f"--gin.MODEL_DIR='{folder}'",
+        # In the data's order two processes and one have the same rows in a batch.
+        "--gin.train/utils.DatasetConfig.shuffle=False",
+        "--gin.DROPOUT_RATE=0.0",
+        *more,
+    ]
+
+
+def main(index, port, folder):
+    cluster = (
+        "--multiprocess_gpu",
+        f"--coordinator_address=localhost:{port}",
+        "--process_count=2",
+        f"--process_index={index}",
+    )
+    scripts.run("train", arguments(f"{folder}/run", *cluster))
+    endless = ("TRAIN_STEPS_RELATIVE", "EVAL_PERIOD", "SAVE_PERIOD")
+    scripts.run(
+        "train",
+        arguments(f"{folder}/endless", *(f"--gin.{name}=1000000" for name in endless)),
+    )
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
