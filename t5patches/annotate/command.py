@@ -226,8 +226,11 @@ class _Toxicity:
         add(
             "--threshold",
             type=float,
+            default=0.5,
             metavar="P",
-            help="probability from which a word is marked (default: the trained one)",
+            help="probability from which a word is marked (default: %(default)s); the "
+            "one that training chose, in evaluation.json, suits texts of which as many "
+            "are unwanted as there",
         )
         _add_batch_size(parser)
 
