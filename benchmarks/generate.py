@@ -14,7 +14,6 @@ ratios within a round. That the tokens are the same is printed with the times.
 import argparse
 import contextlib
 import functools
-import importlib.util
 import json
 import pathlib
 import subprocess
@@ -28,6 +27,8 @@ import flax
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+from t5patches import _engine
 
 Run = Callable[[], np.ndarray]
 
@@ -190,7 +191,7 @@ def main() -> None:
 
     params = initial_params(args)
     runs: dict[str, Run] = {"ours": ours(args, params)}
-    if importlib.util.find_spec("t5x"):
+    if _engine.name() == "t5x":
         runs["t5x"] = t5x(args, params, gather=False)
         runs["t5x-gather"] = t5x(args, params, gather=True)
     worker = None

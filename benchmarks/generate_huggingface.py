@@ -34,7 +34,6 @@ def make_model(args: dict, params: dict[str, np.ndarray]):
     )
     model = transformers.T5ForConditionalGeneration(config).eval()
     state = {"shared.weight": params["token_embedder/embedding"]}
-    state["lm_head.weight"] = params["decoder/logits_dense/kernel"].T
     for side in ("encoder", "decoder"):
         state[f"{side}.embed_tokens.weight"] = state["shared.weight"]
         state[f"{side}.final_layer_norm.weight"] = params[f"{side}/{side}_norm/scale"]
@@ -43,7 +42,10 @@ def make_model(args: dict, params: dict[str, np.ndarray]):
         bias = f"{side}.block.0.layer.0.SelfAttention.relative_attention_bias.weight"
         state[bias] = params[f"{side}/relpos_bias/rel_embedding"].T
     tensors = {k: torch.from_numpy(np.array(v)) for k, v in state.items()}
-    model.load_state_dict(tensors, strict=True)
+    # Transformers 5 ties logits to embeddings whatever the config says.
+    logits = torch.from_numpy(np.array(params["decoder/logits_dense/kernel"].T))
+    model.lm_head.weight = torch.nn.Parameter(logits)
+    model.load_state_dict({**tensors, "lm_head.weight": logits}, strict=True)
     return model
 
 
