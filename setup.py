@@ -29,7 +29,17 @@ setuptools.setup(
     ],
     package_dir={"t5patches.tasks": "tasks", "t5patches.gin": "gin"},
     package_data={"t5patches.gin": ["**/*.gin"], "t5x_embedded": ["README.md"]},
-    entry_points={"console_scripts": ["t5patches = t5patches.cli:main"]},
+    entry_points={
+        "console_scripts": ["t5patches = t5patches.cli:main"],
+        # A trained tagger loads with spacy.load alone.
+        "spacy_factories": [
+            "t5patches_span_tagger = t5patches.tagger.component:make_span_tagger"
+        ],
+        "spacy_architectures": [
+            "t5patches.TokenProbabilities.v1 = "
+            "t5patches.tagger.component:token_probabilities"
+        ],
+    },
     install_requires=[
         "absl-py",
         "clu>=0.0.12",
@@ -44,7 +54,7 @@ setuptools.setup(
         "pyarrow",  # local Parquet files
         "rouge-score",
         "sacrebleu>=2.4",
-        "sentencepiece>=0.2.3",
+        "sentencepiece>=0.2.1",
         "seqio>=0.0.20",
         "spacy>=3.8",
         "tensorboard",  # clu imports it and does not require it
@@ -53,7 +63,8 @@ setuptools.setup(
         "tqdm",
     ],
     extras_require={
-        "beam": ["apache-beam"],
+        # Newer sentencepiece does not import beside the protobuf that Beam asks for.
+        "beam": ["apache-beam>=2.77", "sentencepiece<0.2.3"],
         "cuda": ["jax[cuda]"],
         "tpu": ["jax[tpu]"],
         "test": ["hypothesis", "pytest"],
