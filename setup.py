@@ -67,7 +67,8 @@ setuptools.setup(
         "beam": ["apache-beam>=2.77", "sentencepiece<0.2.3"],
         "cuda": ["jax[cuda]"],
         "tpu": ["jax[tpu]"],
-        "test": ["hypothesis", "pytest"],
-        "dev": ["hypothesis", "pyright", "pytest", "ruff"],
+        # tensorflow-datasets imports importlib_resources where it writes data sets.
+        "test": ["hypothesis", "importlib_resources", "pytest"],
+        "dev": ["hypothesis", "importlib_resources", "pyright", "pytest", "ruff"],
     },
 )
