@@ -25,6 +25,10 @@ METHOD_FILES = {"filtered_original": "filtered"}
 _SPLITS = ("train", "validation")
 
 
+class NothingLeftError(UserError):
+    """A baseline has nothing to be trained on."""
+
+
 def write(run: Run, method: str) -> dict[str, str]:
     """Writes what a baseline is trained on, unless it is there.
 
@@ -36,14 +40,14 @@ def write(run: Run, method: str) -> dict[str, str]:
       Split -> a JSON-lines file of `inputs`, `targets`, `id`.
 
     Raises:
-      UserError: nothing is left to train on.
+      NothingLeftError: every text has something unwanted.
     """
     files = {s: run.path("baselines", method, f"{s}.jsonl") for s in _SPLITS}
     for split, path in files.items():
         if not records.is_complete(path):
             rows = (row for row in _rows(run, method, split) if row["targets"])
             if not records.write_jsonl(path, rows):
-                raise UserError(
+                raise NothingLeftError(
                     f"{path}: {method} leaves nothing of the {split} split; there is "
                     "too little without anything unwanted"
                 )

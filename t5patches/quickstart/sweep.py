@@ -25,7 +25,7 @@ from etils import epath
 
 from t5patches import records
 from t5patches.errors import UserError
-from t5patches.quickstart import grid, pipeline, stages
+from t5patches.quickstart import baselines, grid, pipeline, stages
 from t5patches.quickstart.pipeline import Run
 
 SPLITS = ("validation", "test")
@@ -65,7 +65,7 @@ def do_point(run: Run, point: grid.Point) -> dict[str, Any]:
 
     Returns:
       The point, and its scores by split, or `failed`, in words, where the loss became
-      infinite: some settings are too much for a method.
+      infinite (some settings are too much for a method) or a baseline has no data.
     """
     folder = f"points/{point.name}"
     found: dict[str, Any] = {"name": point.name, **dataclasses.asdict(point)}
@@ -73,7 +73,9 @@ def do_point(run: Run, point: grid.Point) -> dict[str, Any]:
         pipeline.update_model(_with_macros(run, point), point.method, f"{folder}/model")
     except UserError as error:
         # The trainer leaves the batch; any other mistake is not the point's own.
-        if not list(epath.Path(run.path(folder, "model")).glob("bad_batch_*")):
+        model = epath.Path(run.path(folder, "model"))
+        diverged = any(model.glob("bad_batch_*"))
+        if not diverged and not isinstance(error, baselines.NothingLeftError):
             raise
         return {**found, "failed": str(error).splitlines()[0]}
     for split in SPLITS:
