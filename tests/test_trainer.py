@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 import tiny
 from t5x import checkpoints
+from t5x import models as t5x_models
 
-from t5patches import frozen
+from t5patches import frozen, models
 from t5patches import trainer as trainer_lib
 from t5patches.errors import UserError
 
@@ -128,13 +129,89 @@ def test_microbatches_give_the_update_of_the_batch():
     assert_trees_equal(
         to_numpy(four.train_state.params),
         to_numpy(one.train_state.params),
-        rtol=1e-5,
+        rtol=1e-6,
         atol=1e-6,
     )
     for name in ("loss", "unwanted/loss", "other/loss", "accuracy"):
         np.testing.assert_allclose(metrics[1][name], metrics[0][name], rtol=1e-5)
     one.close()
     four.close()
+
+
+@pytest.mark.parametrize(
+    "cls", [models.EncoderDecoderModelNL, t5x_models.EncoderDecoderModel]
+)
+def test_models_without_frozen_parameters(cls, tmp_path):
+    """`frozen_checkpoint` is set by runs/update.gin, whatever the method."""
+    teacher = make_trainer(tiny.make_model())
+    checkpoint = save_checkpoint(teacher, tmp_path / "teacher")
+    run = tmp_path / "run"
+    trainer = make_trainer(
+        tiny.make_model(cls), run, frozen_checkpoint=str(checkpoint), num_microbatches=2
+    )
+    assert trainer.frozen_params is None and trainer.orig_train_state is None
+    assert np.isfinite(train(trainer, 1)[0]["loss"])
+    assert (
+        "loss" in trainer.eval({"validation": iter([tiny.make_batch()])})["validation"]
+    )
+    save_checkpoint(trainer, run)
+    make_trainer(tiny.make_model(cls), run).close()
+    assert not (run / frozen.RECORD).exists() and not (run / frozen.COPY).exists()
+    trainer.close()
+    teacher.close()
+
+
+def test_frozen_parameters_in_bfloat16(tmp_path):
+    model = tiny.make_model()
+    full = make_trainer(model, tmp_path)
+    bfloat16 = jnp.dtype("bfloat16")
+    copied = make_trainer(model, frozen_dtype="bfloat16")
+    save_checkpoint(full, tmp_path)
+    restored = make_trainer(model, tmp_path, seed=1, frozen_dtype="bfloat16")
+    for half in (copied, restored):
+        assert {x.dtype for x in jax.tree.leaves(half.frozen_params)} == {bfloat16}
+        rounded = jax.tree.map(lambda x: x.astype(jnp.bfloat16), full.frozen_params)
+        assert_trees_equal(to_numpy(half.frozen_params), to_numpy(rounded))
+    assert all(x.dtype == "float32" for x in jax.tree.leaves(full.train_state.params))
+    # p_o is a little off, and so is the loss.
+    np.testing.assert_allclose(
+        train(copied, 1)[0]["loss"], train(full, 1)[0]["loss"], rtol=1e-2
+    )
+    for trainer in (full, copied, restored):
+        trainer.close()
+    for wrong in ("int8", "half a float"):
+        with pytest.raises(UserError, match="frozen_dtype = .*expected 'bfloat16'"):
+            make_trainer(model, frozen_dtype=wrong)
+
+
+def test_upstreams_functions():
+    """Under their names, with the frozen parameters in microbatches, too."""
+    model = tiny.make_model(alpha=2.0)
+    _, state, _ = tiny.make_state(model)
+    _, other, _ = tiny.make_state(model, seed=1)
+    batch, rng = tiny.make_batch(), jax.random.PRNGKey(0)
+
+    @jax.jit
+    def compute(state, other):
+        gradients = jax.grad(model.loss_fn, has_aux=True)
+        expected, _ = gradients(state.params, batch, rng, other.params)
+        accumulated, metrics, mutables = trainer_lib.accumulate_grads_microbatched(
+            model, state, batch, rng, 2, orig_train_state=other
+        )
+        assert mutables is None
+        evaluated = trainer_lib.eval_step(model, state, batch, other)
+        stepped, more = trainer_lib.train_with_lr(
+            state, batch, jnp.float32(0.01), rng, model, None, orig_train_state=other
+        )
+        assert "learning_rate" in more
+        return expected, accumulated, (metrics, evaluated), stepped.step
+
+    expected, accumulated, metrics, step = compute(state, other)
+    assert_trees_equal(to_numpy(accumulated), to_numpy(expected), rtol=1e-4, atol=1e-5)
+    for name in ("loss", "other/kl"):
+        got, want = (m[name].total for m in metrics)
+        np.testing.assert_allclose(got, want, rtol=1e-5)
+    assert int(step) == 1
 
 
 def test_compiled_train_and_eval_as_the_train_loop_calls_them():
@@ -238,7 +315,9 @@ import numpy as np
 import test_trainer, tiny
 losses = []
 for partitions in (1, 2, 4):
-    trainer = test_trainer.make_trainer(tiny.make_model(), num_partitions=partitions)
+    trainer = test_trainer.make_trainer(
+        tiny.make_model(), num_partitions=partitions, frozen_dtype="bfloat16"
+    )
     metrics = test_trainer.train(trainer, 3)
     losses.append([m["loss"] for m in metrics])
     sharded = [not x.sharding.is_fully_replicated
