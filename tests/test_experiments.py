@@ -19,11 +19,17 @@ METHODS = (*losses.METHODS, "filtered", "corrective")
 
 def parse(script, name, query):
     """What an experiment's file alone binds to a parameter."""
+    return parse_files(script, [f"experiments/{name}"], query)
+
+
+def parse_files(script, files, query):
+    """What gin files, read in this order, bind to a parameter."""
     engine, function = scripts.SCRIPTS[script]
     module = importlib.import_module(engine)
     entry = scripts._entry(getattr(module, function))
     given = [f"--gin.{macro}='x'" for macro in GIVEN[script]]
-    flags = scripts._parse_flags(script, [f"--gin_file=experiments/{name}", *given])
+    given = [*(f"--gin_file={file}" for file in files), *given]
+    flags = scripts._parse_flags(script, given)
     with scripts._as_main(function, entry), scripts._fresh_gin() as gin:
         scripts._parse_gin(gin, entry, module, flags)
         return [gin.query_parameter(parameter) for parameter in query]
@@ -57,6 +63,32 @@ def test_fine_tuning_and_generation(case, steps):
         *("infer", f"{case}/generate.gin"), map(macro, ("TEMPERATURE", "NUM_SHARDS"))
     )
     assert found == [0.0, 1]
+
+
+@pytest.mark.parametrize("method", losses.METHODS)
+@pytest.mark.parametrize(
+    ("kind", "folder", "architecture"),
+    [
+        ("EncoderDecoder", "", "t5_1_1"),
+        ("DecoderOnly", "decoder_only/", "decoder_only"),
+    ],
+)
+def test_methods_of_both_kinds_of_models(method, kind, folder, architecture):
+    """The class, and what the paper's settings and the file's own give it."""
+    files = [
+        f"models/{architecture}_tiny.gin",
+        f"methods/{folder}{method}.gin",
+        "runs/update.gin",
+        "tasks/annotated.gin",
+    ]
+    files = [*files, "experiments/xsum/_update.gin"]
+    cls = f"{kind}Model{method.upper()}"
+    bound = [f"models.{cls}.{name}" for name in ("alpha", "z_loss")]
+    names = ("MODEL", "ALPHA", "LEARNING_RATE")
+    found = parse_files("train", files, [*map(macro, names), *bound])
+    assert found[0].selector.endswith(cls)
+    assert found[1:3] == [1.0, 1e-4]
+    assert all(reference.selector.endswith("macro") for reference in found[3:])
 
 
 def test_each_case_has_each_method():
