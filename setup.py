@@ -68,7 +68,7 @@ setuptools.setup(
         "cuda": ["jax[cuda]"],
         "tpu": ["jax[tpu]"],
         # tensorflow-datasets imports importlib_resources where it writes data sets.
-        "test": ["hypothesis", "importlib_resources", "pytest"],
+        "test": ["hypothesis", "importlib_resources", "pytest", "pytest-xdist"],
         "dev": ["hypothesis", "importlib_resources", "pyright", "pytest", "ruff"],
     },
 )

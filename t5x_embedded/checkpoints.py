@@ -14,6 +14,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+import gin
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -22,7 +23,6 @@ from absl import logging
 from etils import epath
 from flax import traverse_util
 
-import gin
 from t5x_embedded import _absent
 
 _PREFIX = "checkpoint"

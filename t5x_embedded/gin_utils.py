@@ -3,11 +3,10 @@
 import re
 from collections.abc import Sequence
 
+import gin
 import jax
 from absl import logging
 from etils import epath
-
-import gin
 
 # Gin records the names under which modules were imported; the configuration must
 # replay on either engine, so T5X's are written.

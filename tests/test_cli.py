@@ -168,6 +168,7 @@ def test_interrupt_and_our_own_faults(files, monkeypatch, capsys):
 
 def test_a_message_that_passed_through_gin():
     import gin
+
     from t5patches.errors import UserError
 
     def broken():

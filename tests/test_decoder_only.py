@@ -4,13 +4,13 @@ import copy
 import pathlib
 
 import decoder_only_cases as cases
+import gin
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from t5x import models
 
-import gin
 from t5patches import decoder_only
 
 GIN = pathlib.Path(__file__).parents[1] / "gin"

@@ -6,6 +6,7 @@ import pathlib
 import subprocess
 import sys
 
+import gin
 import jax
 import jax.numpy as jnp
 import network_cases as cases
@@ -13,7 +14,6 @@ import numpy as np
 import pytest
 import seqio
 
-import gin
 from t5patches import network
 
 FROZEN = pathlib.Path(__file__).parent / "testdata" / "network.json"

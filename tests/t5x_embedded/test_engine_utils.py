@@ -3,6 +3,7 @@
 import functools
 
 import clu.metrics
+import gin
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,7 +11,6 @@ import pytest
 import seqio
 import tensorflow as tf
 
-import gin
 from t5x_embedded import gin_utils, trainer, utils
 from t5x_embedded import metrics as metrics_lib
 from tests import engine_toy
