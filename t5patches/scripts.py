@@ -18,7 +18,6 @@ import logging
 import os
 import pathlib
 import shutil
-import signal
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -69,7 +68,7 @@ def run(script: str, argv: Sequence[str], description: str | None = None) -> Non
     module = importlib.import_module(module_name)
     entry = _entry(getattr(module, function_name))
     entry.watch.description = description or script
-    with _as_main(function_name, entry), _fresh_gin() as gin, _signals_as_before():
+    with _as_main(function_name, entry), _fresh_gin() as gin:
         configured = _parse_gin(gin, entry, module, flags)
         entry.watch.chosen = flags.checkpoint is not None
         if flags.checkpoint is not None:
@@ -272,17 +271,6 @@ def _choose_checkpoint(gin, macro: str, which: str) -> None:
 
 
 @contextlib.contextmanager
-def _signals_as_before() -> Iterator[None]:
-    """Takes SIGTERM back from a trainer that the engine did not close."""
-    before = signal.getsignal(signal.SIGTERM)
-    try:
-        yield
-    finally:
-        if signal.getsignal(signal.SIGTERM) is not before:
-            signal.signal(signal.SIGTERM, before)
-
-
-@contextlib.contextmanager
 def _without_path_errors() -> Iterator[None]:
     """Gin logs an error per folder that it looked into; what it raises says it all."""
 
@@ -462,9 +450,10 @@ def _showing_progress(what: str, name: str, arguments: dict[str, Any]):
     import jax
 
     tickers: list[_Ticker] = []
+    trainers: list[Any] = []
     if jax.process_index() == 0 and name == "train":
         arguments["trainer_cls"] = _counting_trainer(
-            arguments["trainer_cls"], what, arguments, tickers
+            arguments["trainer_cls"], what, arguments, tickers, trainers
         )
     elif jax.process_index() == 0 and name == "infer":
         arguments["write_fn"] = _counting_write_fn(
@@ -475,11 +464,15 @@ def _showing_progress(what: str, name: str, arguments: dict[str, Any]):
     finally:
         for ticker in tickers:
             ticker.close()
+        # T5X closes a trainer at the end of a run, not of one that stopped.
+        for trainer in trainers:
+            trainer.close()
 
 
-def _counting_trainer(trainer_cls, what, arguments, tickers):
+def _counting_trainer(trainer_cls, what, arguments, tickers, trainers):
     def make(*args, **kwargs):
         trainer = trainer_cls(*args, **kwargs)
+        trainers.append(trainer)
         train = trainer.train
 
         def counting(batches):

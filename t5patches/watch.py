@@ -6,6 +6,7 @@ T5X's train loop is not ours to change, so all of it happens inside the trainer'
 
 from __future__ import annotations
 
+import collections
 import json
 import math
 import os
@@ -93,47 +94,47 @@ def _all_finite(tree: PyTree) -> jax.Array:
 class LossGuard:
     """Stops a run whose loss is no number, before such a state can be saved.
 
-    A step's loss is looked at when the next step has been queued, so that the
-    accelerator never waits for the host; the last one's, and the parameters, before
-    `train` returns to the loop, which may save them.
+    A step's loss is looked at when `LAG` more steps have been queued: it has been
+    computed by then, and the accelerator does not wait for the host. The last ones,
+    and the parameters, are looked at before `train` returns to the loop, which may
+    save them. The lag is a number of steps, so that all processes stop at the same one.
     """
+
+    LAG = 4
 
     def __init__(self, model: Any, model_dir: str | None):
         self._model = model
         self._model_dir = model_dir
-        self._last: tuple[int, Batch, Any] | None = None
+        self._queued: collections.deque[tuple[int, Batch, Any]] = collections.deque()
 
     def note(self, step: int, batch: Batch, metrics: Mapping[str, Any]) -> None:
-        """Keeps what step number `step` was trained on; checks the one before.
+        """Keeps what step number `step` was trained on; checks an earlier one.
 
         Raises:
           UserError: its loss is NaN or infinite.
         """
-        self._check_last()
-        self._last = (step, batch, metrics.get("loss"))
+        self._queued.append((step, batch, metrics.get("loss")))
+        if len(self._queued) > self.LAG:
+            self._check(*self._queued.popleft())
 
     def finish(self, params: PyTree) -> None:
-        """Checks the last step, and the parameters that it led to.
+        """Checks the steps that are left, and the parameters that they led to.
 
         Raises:
-          UserError: the loss or a parameter is NaN or infinite.
+          UserError: a loss or a parameter is NaN or infinite.
         """
-        self._check_last()
-        if self._last is None:
-            return
-        if not bool(utils.get_local_data(_all_finite(params))):
-            self._fail("a parameter is NaN or infinite after")
-        self._last = None
+        last = self._queued[-1] if self._queued else None
+        while self._queued:
+            self._check(*self._queued.popleft())
+        if last and not bool(utils.get_local_data(_all_finite(params))):
+            self._fail("a parameter is NaN or infinite after", *last[:2])
 
-    def _check_last(self) -> None:
-        if self._last is None:
-            return
-        local = jax.tree.map(utils.get_local_data, self._last[2])
+    def _check(self, step: int, batch: Batch, loss: Any) -> None:
+        local = jax.tree.map(utils.get_local_data, loss)
         if not all(np.all(np.isfinite(x)) for x in jax.tree.leaves(local)):
-            self._fail("the loss is NaN or infinite at")
+            self._fail("the loss is NaN or infinite at", step, batch)
 
-    def _fail(self, what: str) -> None:
-        step, batch, _ = self._last
+    def _fail(self, what: str, step: int, batch: Batch) -> None:
         message = f"{what} step {step}; nothing of it is saved."
         if self._model_dir is not None:
             folder = checks.absolute(self._model_dir)

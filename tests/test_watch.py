@@ -76,15 +76,18 @@ def guard_metrics(loss):
 
 
 @pytest.mark.parametrize("loss", [np.nan, np.inf, -np.inf])
-def test_a_loss_is_looked_at_one_step_later_or_at_the_end(tmp_path, loss):
+def test_a_loss_is_looked_at_some_steps_later_or_at_the_end(tmp_path, loss):
     batch, params = tiny.make_batch(), {"w": jnp.ones(2)}
     guard = watch.LossGuard(tiny.make_model(), None)
     guard.note(1, batch, guard_metrics(3.0))
     guard.note(2, batch, guard_metrics(loss))
+    for step in range(3, 2 + guard.LAG):
+        guard.note(step, batch, guard_metrics(3.0))
     with pytest.raises(UserError, match="the loss is NaN or infinite at step 2;"):
-        guard.note(3, batch, guard_metrics(3.0))
+        guard.note(2 + guard.LAG, batch, guard_metrics(3.0))
     guard = watch.LossGuard(tiny.make_model(), str(tmp_path))
     guard.note(7, batch, guard_metrics(loss))
+    guard.note(8, batch, guard_metrics(3.0))
     (tmp_path / "checkpoint_5").mkdir()
     with pytest.raises(UserError, match=f"good checkpoint: {tmp_path}/checkpoint_5"):
         guard.finish(params)
