@@ -30,12 +30,6 @@ class ChoiceModel(models.EncoderDecoderModel):
         probabilities, ids = jax.lax.top_k(jax.nn.softmax(logits), self.ALTERNATIVES)
         return scores, {"ids": ids, "probabilities": probabilities}
 
-    def predict_batch_with_aux(self, *args, **kwargs) -> Any:
-        """T5X's, written again: gin configures no class that inherits a method which
-        it configures too, as runs/generate.gin does.
-        """
-        return super().predict_batch_with_aux(*args, **kwargs)
-
 
 def write_choices(
     path: str,
