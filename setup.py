@@ -55,6 +55,7 @@ setuptools.setup(
         "rouge-score",
         "sacrebleu>=2.4",
         "sentencepiece>=0.2.1",
+        "scipy",
         "seqio>=0.0.20",
         "spacy>=3.8",
         "tensorboard",  # clu imports it and does not require it
