@@ -215,9 +215,7 @@ def test_a_step_updates_the_state_and_adds_metrics(batch):
     assert float(metrics["moved"].compute()) > 0
 
 
-@pytest.mark.parametrize(
-    "name", ["WeightMetricsComputer", "TerminateOnNanAction", "PreemptionError"]
-)
+@pytest.mark.parametrize("name", ["WeightMetricsComputer", "TerminateOnNanAction"])
 def test_names_of_the_trainer_that_only_t5x_has(name):
     with pytest.raises(AttributeError, match=f"t5x.trainer.{name}; T5X does"):
         getattr(trainer, name)
