@@ -269,7 +269,12 @@ def _step_of(which: str | int, folder: epath.Path, steps: list[int]) -> int:
 
 def _committed(path: epath.Path) -> bool:
     on_gcs = str(path).startswith("gs://")
-    return not on_gcs or (path / "commit_success.txt").exists()
+    return not on_gcs or _is_legacy(path) or (path / "commit_success.txt").exists()
+
+
+def _is_legacy(path: epath.Path) -> bool:
+    """Whether it is of T5X's older format, whose msgpack file is written last."""
+    return (path / "checkpoint").exists()
 
 
 def checkpoint(path: epath.PathLike) -> None:
@@ -284,13 +289,8 @@ def checkpoint(path: epath.PathLike) -> None:
         raise UserError(f"there is no checkpoint {path}{_there_is(path.parent)}")
     if _TEMPORARY in path.name:
         raise _half_written(path)
-    if (path / "checkpoint").exists():  # T5X's own older format.
-        if _engine.name() == "t5x":
-            return
-        raise UserError(
-            f"checkpoint {path} is in T5X's older msgpack format, which the embedded "
-            "engine does not read; T5X does"
-        )
+    if _is_legacy(path) and _engine.name() == "t5x":
+        return  # T5X knows more of its older formats.
     if not _STEP.fullmatch(path.name):
         raise UserError(
             f"{path} is not the folder of a checkpoint (checkpoint_<step>)"
@@ -298,7 +298,8 @@ def checkpoint(path: epath.PathLike) -> None:
         )
     state = path / "state"
     parts = [state / "_METADATA", state / "manifest.ocdbt"]
-    whole = (state / "checkpoint").exists() or all(part.exists() for part in parts)
+    whole = _is_legacy(path) or (state / "checkpoint").exists()
+    whole = whole or all(part.exists() for part in parts)
     if not (whole and _committed(path)):
         raise _half_written(path)
 
@@ -318,7 +319,7 @@ def _there_is(folder: epath.Path) -> str:
 
 
 def stored_shapes(path: epath.PathLike) -> dict[str, tuple[int, ...]] | None:
-    """Shapes of a checkpoint's arrays by '/'-separated names; None if not orbax's.
+    """Shapes of a checkpoint's arrays by '/'-separated names; None if only T5X knows.
 
     Raises:
         UserError: its description cannot be read.
@@ -326,7 +327,15 @@ def stored_shapes(path: epath.PathLike) -> dict[str, tuple[int, ...]] | None:
     import orbax.checkpoint as ocp
     from flax import traverse_util
 
-    state = absolute(path) / "state"
+    path = absolute(path)
+    state = path / "state"
+    if _is_legacy(path) and _engine.name() != "t5x":
+        from t5x_embedded import checkpoints
+
+        try:
+            return {n: x.shape for n, x in checkpoints.stored_arrays(path).items()}
+        except ValueError as error:
+            raise UserError(str(error)) from error
     if not state.is_dir():
         return None
     try:

@@ -3,7 +3,7 @@
 A checkpoint is `<model_dir>/checkpoint_<step>/`; its item `state` is the train state's
 `state_dict()`: `target` (parameters), `state/step`, `state/param_states`. T5X writes
 the same, so either engine restores what the other saved. The state of the data
-iterator is not part of it.
+iterator is not part of it. T5X's older format is read, too (`legacy`).
 
 orbax writes under a temporary name and renames, or, where a rename is not atomic
 (gs://), leaves a commit marker. A folder without either is never listed and never
@@ -23,7 +23,7 @@ from absl import logging
 from etils import epath
 from flax import traverse_util
 
-from t5x_embedded import _absent
+from t5x_embedded import _absent, legacy
 
 _PREFIX = "checkpoint"
 _STATE = "state"
@@ -55,6 +55,8 @@ def get_checkpoint_dir(checkpoints_dir: epath.PathLike, step: int) -> str:
 def is_complete(path: epath.PathLike) -> bool:
     """Whether `path` is the folder of a checkpoint that was written to its end."""
     path = epath.Path(path)
+    if legacy.is_legacy(path):
+        return True
     if not path.is_dir() or not ocp.utils.is_checkpoint_finalized(path):
         return False
     state = path / _STATE
@@ -85,8 +87,6 @@ def find_checkpoint(path: epath.PathLike, step: int | None = None) -> str:
     if step is None and not is_complete(path):
         step = latest_step(path)
     found = str(path) if step is None else get_checkpoint_dir(path, step)
-    if (epath.Path(found) / "checkpoint").exists():
-        raise ValueError(f"{found}: {_absent.message('msgpack checkpoints')}")
     if not is_complete(found):
         raise ValueError(f"Path is not a valid checkpoint: {found}")
     return found
@@ -97,6 +97,13 @@ def find_checkpoint(path: epath.PathLike, step: int | None = None) -> str:
 
 def stored_arrays(path: epath.PathLike) -> dict[str, jax.ShapeDtypeStruct]:
     """A checkpoint's arrays by '/'-separated names ('target/…'); reads none."""
+    if legacy.is_legacy(path):
+        return {
+            name: jax.ShapeDtypeStruct(
+                x.shape, getattr(x.dtype, "numpy_dtype", x.dtype)
+            )
+            for name, x in legacy.open_arrays(path).items()
+        }
     folder = epath.Path(path) / _STATE
     tree = ocp.PyTreeCheckpointHandler().metadata(folder).tree
     flat = traverse_util.flatten_dict(dict(tree), sep="/")
@@ -109,6 +116,8 @@ def stored_arrays(path: epath.PathLike) -> dict[str, jax.ShapeDtypeStruct]:
 
 def _read(path, names: Mapping[str, ocp.RestoreArgs]) -> dict[str, Any]:
     """Reads the named arrays of a checkpoint, each as its arguments say."""
+    if legacy.is_legacy(path):
+        return legacy.read(path, names)
 
     def nest(flat):
         return traverse_util.unflatten_dict(flat, sep="/")
