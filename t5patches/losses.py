@@ -481,17 +481,9 @@ def token_terms(
             " below 1 for the unwanted tokens of p_new"
         )
     ids = unwanted_ids(targets, weights, negative_token_ids)
-    return TokenTerms(
-        *_terms(
-            method,
-            epsilon,
-            threshold,
-            logits,
-            frozen_logits,
-            targets.astype(jnp.int32),
-            ids,
-        )
-    )
+    arrays = logits, frozen_logits, targets.astype(jnp.int32), ids
+    terms: Any = _terms(method, epsilon, threshold, *arrays)
+    return TokenTerms(*terms)
 
 
 def targeted_loss(
