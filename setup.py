@@ -61,6 +61,7 @@ setuptools.setup(
         "tensorboard",  # clu imports it and does not require it
         "tensorflow>=2.21",
         "tensorflow-datasets",
+        "tensorstore",
         "tqdm",
     ],
     extras_require={
