@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -13,11 +12,12 @@ import tensorflow as tf
 
 from t5patches import records
 from t5patches.errors import UserError
+from t5patches.tables import id_field, offsets_field, text_field
 
 from .annotated import end_inputs_with_eos
 from .files import SHUFFLE_BUFFER_SIZE
 from .registry import plain, register
-from .sources import Files, FileSource, id_field, text_field
+from .sources import Files, FileSource
 from .tfds import TfdsSource
 
 # The one split of a source that holds all comments.
@@ -193,26 +193,10 @@ class SpanFiles(FileSource):
     dtypes = {"text": tf.string, "spans": tf.int32, "id_pretokenized": tf.string}
 
     def _columns_of(self, row: records.Row, where: str) -> dict[str, Any]:
-        text, offsets = text_field(row, "text", where), row.get("spans")
-        if isinstance(offsets, str):
-            try:
-                offsets = ast.literal_eval(offsets)
-            except (ValueError, SyntaxError) as error:
-                raise UserError(
-                    f"{where}: field 'spans' must be a list of character offsets"
-                ) from error
-        if not isinstance(offsets, list) or not all(type(i) is int for i in offsets):
-            raise UserError(
-                f"{where}: field 'spans' must be a list of character offsets"
-            )
-        if offsets and not (0 <= min(offsets) and max(offsets) < len(text)):
-            raise UserError(
-                f"{where}: field 'spans' has {min(offsets)} to {max(offsets)}, outside "
-                f"the {len(text)} characters of 'text'"
-            )
+        text = text_field(row, "text", where)
         return {
             "text": text,
-            "spans": offsets,
+            "spans": offsets_field(row, "spans", text, where),
             "id_pretokenized": id_field(row, "id", where),
         }
 

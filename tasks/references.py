@@ -14,10 +14,8 @@ import argparse
 import sys
 from collections.abc import Iterator, Sequence
 
-from t5patches import records
+from t5patches import records, tables
 from t5patches.errors import UserError
-
-from . import sources
 
 
 def predictions(
@@ -28,12 +26,12 @@ def predictions(
     Raises:
       UserError: naming file, line and field.
     """
-    rows = (pair for path in paths for pair in sources.read_rows(path))
+    rows = (pair for path in paths for pair in tables.read_rows(path))
     for index, (where, row) in enumerate(rows):
         yield {
-            "inputs": sources.text_field(row, inputs_key, where),
-            "prediction": sources.text_field(row, targets_key, where),
-            "id": sources.id_field(row, id_key, where) or str(index),
+            "inputs": tables.text_field(row, inputs_key, where),
+            "prediction": tables.text_field(row, targets_key, where),
+            "id": tables.id_field(row, id_key, where) or str(index),
         }
 
 

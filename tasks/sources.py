@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import seqio
@@ -12,11 +11,9 @@ from etils import epath
 
 from t5patches import records
 from t5patches.errors import UserError
+from t5patches.tables import id_field, read_rows, text_field
 
 Files = Mapping[str, str | Sequence[str]]
-
-# The csv module stops at fields of 128 KiB by default; documents can be longer.
-csv.field_size_limit(2**24)
 
 
 def split_files(files: Files, split: str, suffix: str) -> list[str]:
@@ -136,84 +133,3 @@ class TextSource(FileSource):
             "targets": text_field(row, targets_key, where) if targets_key else "",
             "id_pretokenized": id_field(row, id_key, where),
         }
-
-
-def read_rows(path: str) -> Iterator[tuple[str, records.Row]]:
-    """Yields (`file:line`, row) of a JSON-lines, CSV or Parquet file, by its suffix.
-
-    The text files may be gzipped (`.csv.gz`).
-    """
-    reader = {".csv": _read_csv, ".parquet": _read_parquet}.get(
-        epath.Path(path.removesuffix(".gz")).suffix, records.read_jsonl
-    )
-    for number, row in reader(path):
-        yield f"{path}:{number}", row
-
-
-def _read_csv(path: str) -> Iterator[tuple[int, records.Row]]:
-    lines = (line for _, line in records.read_lines(path))
-    reader = csv.DictReader(lines, strict=True)
-    start = 2
-    try:
-        for row in reader:
-            if None in row or None in row.values():
-                raise UserError(
-                    f"{path}:{start}: the line has not as many fields as the header "
-                    f"({len(reader.fieldnames or ())}: "
-                    f"{', '.join(reader.fieldnames or ())})"
-                )
-            yield start, row
-            start = reader.line_num + 1
-    except csv.Error as error:
-        raise UserError(f"{path}:{start}: not valid CSV ({error})") from error
-
-
-def _read_parquet(path: str) -> Iterator[tuple[int, records.Row]]:
-    import pyarrow
-    from pyarrow import parquet
-
-    number = 1
-    try:
-        with epath.Path(path).open("rb") as file:
-            for batch in parquet.ParquetFile(file).iter_batches(batch_size=1024):
-                for row in batch.to_pylist():
-                    yield number, row
-                    number += 1
-    except pyarrow.ArrowException as error:
-        raise UserError(f"{path}: not a readable Parquet file ({error})") from error
-
-
-def id_field(row: records.Row, key: str, where: str) -> str:
-    """Returns the id of a row as text, "" where it has none.
-
-    Raises:
-      UserError: naming `where` and the field, if it is neither text nor whole number.
-    """
-    value = row.get(key)
-    if isinstance(value, bool) or not isinstance(value, str | int | None):
-        raise UserError(f"{where}: field {key!r} must be a text or a whole number")
-    return "" if value is None else str(value)
-
-
-def text_field(row: records.Row, key: str, where: str) -> str:
-    """Returns a text of a row.
-
-    Raises:
-      UserError: naming `where` and the field, if it is missing or no text.
-    """
-    if key not in row:
-        raise UserError(
-            f"{where}: field {key!r} is missing; the line has {', '.join(row)}"
-        )
-    value = row[key]
-    if not isinstance(value, str):
-        raise UserError(
-            f"{where}: field {key!r} must be text, not {type(value).__name__}"
-        )
-    try:
-        value.encode("utf-8")
-    except UnicodeEncodeError as error:
-        raise UserError(
-            f"{where}: field {key!r} has half of a surrogate pair, which is not text"
-        ) from error
-    return value

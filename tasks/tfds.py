@@ -21,11 +21,18 @@ class TfdsSource(seqio.TfdsDataSource):
     split as TFDS has it: the same in every order and every shard.
 
     Args:
-      tfds_name: of the data set, perhaps with a config and a version.
+      tfds_name: of the data set, perhaps with a config, and with a version.
       splits: our names and what TFDS calls them.
+
+    Raises:
+      UserError: the name has no version.
     """
 
     def __init__(self, tfds_name: str, splits: Mapping[str, str]):
+        if ":" not in tfds_name:
+            raise UserError(
+                f"{tfds_name}: a version is missing, as in {tfds_name}:1.0.0"
+            )
         super().__init__(tfds_name, splits=dict(splits))
         self._tfds_splits = dict(splits)
 
@@ -44,16 +51,19 @@ class TfdsSource(seqio.TfdsDataSource):
                 num_input_pipelines=shard_info.num_shards,
                 input_pipeline_id=shard_info.index,
             )
-        ds = builder.as_dataset(
-            split=self._tfds_splits[split],
-            shuffle_files=shuffle,
-            read_config=tfds.ReadConfig(
-                add_tfds_id=True,
-                shuffle_seed=seed,
-                skip_prefetch=True,
-                input_context=context,
-            ),
-        )
+        try:
+            ds = builder.as_dataset(
+                split=self._tfds_splits[split],
+                shuffle_files=shuffle,
+                read_config=tfds.ReadConfig(
+                    add_tfds_id=True,
+                    shuffle_seed=seed,
+                    skip_prefetch=True,
+                    input_context=context,
+                ),
+            )
+        except ValueError as error:  # An unknown split.
+            raise UserError(f"{self.tfds_dataset.name}: {error}") from error
         if "id" in builder.info.features:
             with_id = lambda example: {**example, "id_pretokenized": example["id"]}
         else:

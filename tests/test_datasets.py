@@ -297,7 +297,7 @@ def test_spans_task(tmp_path, kind):
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ('"[1, 99]",abc', "has 1 to 99, outside the 3 characters"),
+        ('"[1, 99]",abc', "has offset 99, outside the 3 characters"),
         ('"[1, x]",abc', "must be a list of character offsets"),
         ("1,abc", "must be a list of character offsets"),
     ],

@@ -6,6 +6,8 @@ import argparse
 from collections.abc import Callable
 from typing import Any
 
+from t5patches.annotate.toxicity import THRESHOLD
+
 Parser = argparse.ArgumentParser
 
 _FILES = """\
@@ -225,8 +227,8 @@ class _Toxicity:
         )
         add(
             "--threshold",
-            type=float,
-            default=0.5,
+            type=probability,
+            default=THRESHOLD,
             metavar="P",
             help="probability from which a word is marked (default: %(default)s); the "
             "one that training chose, in evaluation.json, suits texts of which as many "
@@ -308,4 +310,12 @@ def positive(text: str) -> int:
     value = natural(text)
     if not value:
         raise argparse.ArgumentTypeError("must be at least 1")
+    return value
+
+
+def probability(text: str) -> float:
+    """Reads a number from 0 to 1."""
+    value = float(text)
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"{text} is not between 0 and 1")
     return value

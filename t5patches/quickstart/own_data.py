@@ -10,6 +10,7 @@ import hashlib
 import os
 from collections.abc import Iterator
 
+from t5patches import tables
 from t5patches.errors import UserError
 
 Splits = dict[str, list[dict[str, str]]]
@@ -47,16 +48,14 @@ def split_of(inputs: str) -> str:
 
 
 def _examples(path: str) -> Iterator[tuple[str, str]]:
-    from t5patches.tasks import sources
-
-    for where, row in sources.read_rows(path):
+    for where, row in tables.read_rows(path):
         if "inputs" in row and "targets" in row:
             pair = tuple(
-                " ".join(sources.text_field(row, key, where).split())
+                " ".join(tables.text_field(row, key, where).split())
                 for key in ("inputs", "targets")
             )
         elif "text" in row:
-            pair = cut(sources.text_field(row, "text", where))
+            pair = cut(tables.text_field(row, "text", where))
         else:
             raise UserError(
                 f"{where}: expected the columns 'inputs' and 'targets', or 'text'; "

@@ -9,15 +9,17 @@ from collections.abc import Callable
 from typing import Any
 
 from t5patches import records
-from t5patches.annotate.command import natural, positive
+from t5patches.annotate.command import natural, positive, probability
+from t5patches.annotate.toxicity import THRESHOLD
 from t5patches.errors import UserError
 
 Parser = argparse.ArgumentParser
 
 _DATA = """\
-reads   posts: CSV with columns spans ("[8, 9, 10]", character offsets) and text, or
-        JSON lines (.jsonl) with the same fields: SemEval-2021 Task 5's form, TFDS's
-        civil_comments/CivilCommentsToxicSpans"""
+reads   posts: CSV with columns spans ("[8, 9, 10]", character offsets) and text, as
+        SemEval-2021 Task 5 has them; JSON lines (.jsonl) or Parquet with the same
+        fields; or a split of TFDS's copy,
+        tfds:civil_comments/CivilCommentsToxicSpans:1.2.4/train"""
 _TRAIN = f"""\
 Trains a tagger of unwanted words (a spaCy pipeline, on CPU) for `t5patches annotate
 toxicity`. Epoch and thresholds are chosen on a part of the training posts.
@@ -25,7 +27,9 @@ toxicity`. Epoch and thresholds are chosen on a part of the training posts.
 {_DATA}
 writes  the pipeline to the output folder, which spacy.load and --tagger take, with
         evaluation.json in it: character F1 as SemEval-2021 Task 5 defines it, with a
-        95 % bootstrap interval, on the posts of --evaluate"""
+        95 % bootstrap interval, and the share of posts with something marked, on the
+        posts of --evaluate; with the threshold that was chosen, which is the best for
+        F1 (evaluation), and with the one that `annotate toxicity` has (annotating)"""
 _EVALUATE = f"""\
 Prints the character F1 of a tagger as SemEval-2021 Task 5 defines it (per post, mean
 over posts), with a 95 % bootstrap interval.
@@ -90,8 +94,10 @@ def _train(
         raise UserError(
             f"{args.output}: exists; give another folder or remove this one"
         )
-    data = posts.read_posts(args.data)
-    held_out = posts.read_posts(args.evaluate) if args.evaluate else []
+    data = posts.read_posts(args.data, args.tfds_data_dir)
+    held_out = (
+        posts.read_posts(args.evaluate, args.tfds_data_dir) if args.evaluate else []
+    )
     kept = posts.without(data, held_out)
     settings = training.Settings(
         label=args.label,
@@ -114,6 +120,10 @@ def _train(
     nlp.meta["performance"] = dict(results)
     training.save(nlp, args.output)
     record = os.path.join(args.output, "evaluation.json")
+    if held_out:
+        cfg["threshold"] = THRESHOLD  # The pipeline is saved, with its own.
+        results["annotating"] = training.evaluate(find, held_out)
+        print(_line(f"tagger at threshold {THRESHOLD}", results["annotating"]))
     records.write_json(record, results)
     if held_out and args.compare:
         plain = training.train_plain_ner(kept, seed=args.seed)
@@ -137,19 +147,31 @@ def _evaluate(
         metavar="FOLDER",
         help="what `t5patches tagger train` wrote",
     )
+    parser.add_argument(
+        "--threshold",
+        type=probability,
+        metavar="P",
+        help="probability from which a word is marked (default: the one that training "
+        f"chose; `annotate toxicity` has {THRESHOLD})",
+    )
     args = parser.parse_args(argv)
     prepare()
     from t5patches.tagger import component, posts, training
 
-    data = posts.read_posts(args.data)
+    data = posts.read_posts(args.data, args.tfds_data_dir)
     nlp = training.load(args.tagger)
-    key = nlp.get_pipe(component.FACTORY).label
-    print(json.dumps(training.evaluate(training.span_finder(nlp, key), data)))
+    tagger = nlp.get_pipe(component.FACTORY)
+    if args.threshold is not None:
+        tagger.cfg["threshold"] = args.threshold
+    print(json.dumps(training.evaluate(training.span_finder(nlp, tagger.label), data)))
 
 
 def _add_data(parser: Parser) -> None:
     parser.add_argument(
         "--data", required=True, nargs="+", metavar="FILE", help="posts"
+    )
+    parser.add_argument(
+        "--tfds_data_dir", metavar="FOLDER", help="of TensorFlow Datasets"
     )
 
 
@@ -157,5 +179,5 @@ def _line(name: str, result: dict[str, Any]) -> str:
     low, high = result["interval"]
     return (
         f"{name}: character F1 {result['f1']:.4f} (95 % interval {low:.4f} to "
-        f"{high:.4f}) on {result['posts']} posts"
+        f"{high:.4f}) on {result['posts']} posts, {result['marked']:.1%} marked"
     )

@@ -1,16 +1,17 @@
-"""Posts with marked characters: SemEval-2021 Task 5's CSV, or JSON lines."""
+"""Posts with marked characters: files as SemEval-2021 Task 5 has them, or TFDS's."""
 
 from __future__ import annotations
 
-import csv
 import itertools
-import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from t5patches import records
+from t5patches import records, tables
 from t5patches.errors import UserError
+
+# Before the name of a data set of TFDS and its split.
+TFDS = "tfds:"
 
 
 class Post(NamedTuple):
@@ -20,55 +21,60 @@ class Post(NamedTuple):
     unwanted: frozenset[int]
 
 
-def read_posts(paths: records.PathLike | Sequence[records.PathLike]) -> list[Post]:
-    """Returns the posts of CSV files (columns `spans`, `text`) or `.jsonl` files.
+def read_posts(
+    paths: records.PathLike | Sequence[records.PathLike],
+    tfds_data_dir: records.PathLike | None = None,
+) -> list[Post]:
+    """Returns posts with the fields `text` and `spans`.
 
-    `spans` lists character offsets into `text`: "[8, 9, 10]" in a CSV cell, a list of
-    numbers in JSON (the fields of TFDS's civil_comments/CivilCommentsToxicSpans).
+    Args:
+      paths: CSV, JSON-lines (`.jsonl`) or Parquet files, whose `spans` list character
+        offsets into `text` ("[8, 9, 10]" in a CSV cell); or
+        `tfds:civil_comments/CivilCommentsToxicSpans:1.2.4/train`, a data set of TFDS
+        and its split.
+      tfds_data_dir: where TFDS's copy is; None is TFDS's default.
 
     Raises:
-      UserError: naming file and line; or if there is no post.
+      UserError: naming file and line; TFDS has no such data; or there is no post.
     """
-    posts = []
-    for path in records.expand(paths, suffix=".csv"):
-        is_json = ".jsonl" in os.path.basename(path)
-        rows = records.read_jsonl(path) if is_json else _csv_rows(path)
-        posts += [_post(row, f"{path}:{number}") for number, row in rows]
+    if isinstance(paths, str | os.PathLike):
+        paths = [paths]
+    posts = [
+        Post(text, frozenset(tables.offsets_field(row, "spans", text, where)))
+        for path in paths
+        for where, row in _rows(os.fspath(path), tfds_data_dir)
+        for text in [tables.text_field(row, "text", where)]
+    ]
     if not posts:
-        raise UserError(f"{paths}: no posts in it")
+        raise UserError(f"{', '.join(map(os.fspath, paths))}: no posts in it")
     return posts
 
 
-def _csv_rows(path: str) -> Iterator[tuple[int, dict[str, Any]]]:
-    # The file as lines, so that what is not UTF-8 is named; cells may hold newlines.
-    reader = csv.DictReader(line for _, line in records.read_lines(path))
-    try:
-        for row in reader:
-            yield reader.line_num, row
-    except csv.Error as error:
-        raise UserError(f"{path}:{reader.line_num}: not CSV: {error}") from error
+def _rows(
+    path: str, tfds_data_dir: records.PathLike | None
+) -> Iterator[tuple[str, records.Row]]:
+    """Yields (place, row) of what one of `read_posts`' arguments names."""
+    if not path.startswith(TFDS):
+        for file in records.expand(path, suffix=".csv"):
+            yield from tables.read_rows(file)
+        return
+    import seqio
 
+    from t5patches.tasks import tfds
 
-def _post(row: dict[str, Any], where: str) -> Post:
-    text, spans = row.get("text"), row.get("spans")
-    if not isinstance(text, str):
-        raise UserError(f"{where}: field 'text' is missing or no text")
-    if isinstance(spans, str):
-        try:
-            spans = json.loads(spans)  # A Python list of numbers is a JSON list, too.
-        except json.JSONDecodeError:
-            spans = None
-    if not isinstance(spans, list) or not all(type(place) is int for place in spans):
-        raise UserError(
-            f"{where}: field 'spans' must be a list of character offsets, [8, 9, 10]"
-        )
-    outside = [place for place in spans if not 0 <= place < len(text)]
-    if outside:
-        raise UserError(
-            f"{where}: field 'spans' has offset {outside[0]}, outside the {len(text)} "
-            "characters of 'text'"
-        )
-    return Post(text, frozenset(spans))
+    if tfds_data_dir is not None:
+        seqio.set_tfds_data_dir_override(os.fspath(tfds_data_dir))
+    name, _, split = path.removeprefix(TFDS).rpartition("/")
+    if not name:
+        raise UserError(f"{path}: give data set and split, {TFDS}NAME/SPLIT")
+    source = tfds.TfdsSource(name, {split: split})
+    for example in source.get_dataset(split, shuffle=False).as_numpy_iterator():
+        row = {key: value for key, value in example.items() if key in ("text", "spans")}
+        if "text" in row:
+            row["text"] = row["text"].decode()
+        if "spans" in row:
+            row["spans"] = row["spans"].tolist()
+        yield f"{path} ({example['id_pretokenized'].decode()})", row
 
 
 def without(posts: Iterable[Post], others: Iterable[Post]) -> list[Post]:

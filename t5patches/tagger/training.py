@@ -254,13 +254,22 @@ def evaluate(
     Args:
       find: yields for each text the spans of unwanted characters.
       posts: at least one.
+
+    Returns:
+      `f1`, its `interval`, the number of `posts`, and `marked`, the share of them in
+      which the tagger finds something.
     """
+    found = list(find(post.text for post in posts))
     values = [
         character_f1({i for span in spans for i in range(*span)}, post.unwanted)
-        for spans, post in zip(find(p.text for p in posts), posts, strict=True)
+        for spans, post in zip(found, posts, strict=True)
     ]
-    low, high = bootstrap_interval(values)
-    return {"f1": float(np.mean(values)), "interval": [low, high], "posts": len(posts)}
+    return {
+        "f1": float(np.mean(values)),
+        "interval": list(bootstrap_interval(values)),
+        "posts": len(posts),
+        "marked": float(np.mean([bool(spans) for spans in found])),
+    }
 
 
 def span_finder(

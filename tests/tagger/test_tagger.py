@@ -6,7 +6,10 @@ import random
 
 import numpy as np
 import pytest
+import seqio
 import spacy
+import tensorflow as tf
+import tensorflow_datasets as tfds
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -65,6 +68,43 @@ def test_bootstrap_interval():
     assert low == pytest.approx(values.mean() - error, abs=0.002)
     assert high == pytest.approx(values.mean() + error, abs=0.002)
     assert scores.bootstrap_interval([1.0, 1.0]) == (1.0, 1.0)
+
+
+def test_posts_of_tfds(tmp_path, monkeypatch):
+    data = [("abc é", [0, 4]), ("nice", [])]
+    tfds.dataset_builders.store_as_tfds_dataset(
+        name="civil_comments",
+        version="1.2.4",
+        config="CivilCommentsToxicSpans",
+        features=tfds.features.FeaturesDict(
+            dict(
+                text=tfds.features.Text(),
+                spans=tfds.features.Tensor(shape=(None,), dtype=np.int32),
+            )
+        ),
+        split_datasets={
+            "train": tf.data.Dataset.from_tensor_slices(
+                dict(
+                    text=[text for text, _ in data],
+                    spans=tf.ragged.constant([s for _, s in data], tf.int32),
+                )
+            )
+        },
+        data_dir=str(tmp_path),
+    )
+    # The setting is the process's: put back when the test ends.
+    monkeypatch.setattr(seqio.utils, "_TFDS_DATA_DIR_OVERRIDE", None)
+    name = "tfds:civil_comments/CivilCommentsToxicSpans:1.2.4"
+    expected = {posts.Post(text, frozenset(spans)) for text, spans in data}
+    assert set(posts.read_posts(f"{name}/train", tmp_path)) == expected
+    for wrong, message in (
+        (f"{name}/test", "Unknown split"),
+        ("tfds:x", "NAME/SPLIT"),
+        ("tfds:x/train", "a version is missing"),
+        ("tfds:none:1.0.0/train", "has no none:1.0.0"),
+    ):
+        with pytest.raises(UserError, match=message):
+            posts.read_posts(wrong)
 
 
 def test_posts_of_csv_and_json_lines(tmp_path):
@@ -277,7 +317,14 @@ def test_commands(tmp_path, capsys, monkeypatch):
     assert results["training_posts"] == 60 and results["taken_out"] == 12
     assert results["evaluation"]["posts"] == results["plain_ner"]["posts"] == 12
     assert "95 % interval" in capsys.readouterr().out
-    assert cli.main("tagger evaluate --tagger out --data held.jsonl".split()) == 0
+    evaluate = "tagger evaluate --tagger out --data held.jsonl".split()
+    assert cli.main(evaluate) == 0
     assert json.loads(capsys.readouterr().out) == results["evaluation"]
+    assert cli.main([*evaluate, "--threshold", str(toxicity.THRESHOLD)]) == 0
+    assert json.loads(capsys.readouterr().out) == results["annotating"]
+    assert cli.main([*evaluate, "--threshold", "1.0"]) == 0
+    assert json.loads(capsys.readouterr().out)["marked"] == 0
+    assert cli.main([*evaluate, "--threshold", "1.5"]) == 2
+    assert "not between 0 and 1" in capsys.readouterr().err
     assert cli.main([*words.split(), *options.split()]) == 2
     assert "out: exists" in capsys.readouterr().err
