@@ -455,11 +455,11 @@ def read_predictions(
     Raises:
       UserError: naming file, line and field, and what to do; or if there is no line.
     """
-    count = 0
-    for where, row in _lines_of(spec):
-        yield check_prediction(row, where, count, vocabulary)
-        count += 1
-    if not count:
+    empty = True
+    for index, where, row in _lines_of(spec):
+        yield check_prediction(row, where, index, vocabulary)
+        empty = False
+    if empty:
         raise UserError(f"{_spec_text(spec)}: no predictions in it; {_FORMAT_HINT}")
 
 
@@ -472,15 +472,18 @@ def read_annotated(
       UserError: as `read_predictions`, and for annotations outside the text or not one
         0 or 1 per id.
     """
-    for index, (where, row) in enumerate(_lines_of(spec)):
+    for index, where, row in _lines_of(spec):
         yield check_annotations(check_prediction(row, where, index, vocabulary), where)
 
 
-def _lines_of(spec: PathLike | Sequence[PathLike]) -> Iterator[tuple[str, Row]]:
-    """Yields (`file:line`, object) of all files of `spec`."""
+def _lines_of(spec: PathLike | Sequence[PathLike]) -> Iterator[tuple[int, str, Row]]:
+    """Yields (number of the line in the whole set from 0, `file:line`, object)."""
+    before = 0
     for path in expand(spec):
+        number = 0
         for number, row in read_jsonl(path):
-            yield f"{path}:{number}", row
+            yield before + number - 1, f"{path}:{number}", row
+        before += number
 
 
 def check_prediction(row: Row, where: str, index: int, vocabulary: Any = None) -> Row:
@@ -489,7 +492,8 @@ def check_prediction(row: Row, where: str, index: int, vocabulary: Any = None) -
     Args:
       row: a line of a predictions file, in this project's form or T5X's.
       where: `file:line`, for messages.
-      index: number of the line in the whole set, the id of T5X's lines without one.
+      index: number of the line in the whole set, from 0, blank lines included: the id
+        of T5X's lines without one.
       vocabulary: a SeqIO vocabulary or None.
 
     Raises:

@@ -65,6 +65,7 @@ class _AnnotateShard(apache_beam.DoFn):
         self._job = job
 
     def process(self, index: int) -> None:
+        _error(self._job, index)  # Of an earlier call that ended before it was told.
         try:
             self._job.run_shard(index)
         except UserError as error:

@@ -20,7 +20,7 @@ writes  to the output folder, a shard for each file of predictions:
                                            the feature lengths would cut off
         skipped.txt                        what --on-error skip left out
 
-Typed again, it skips the shards that are there."""
+Typed again, it skips the shards that are there if nothing has changed."""
 
 
 def annotate(
@@ -208,7 +208,7 @@ exactly)."""
         from t5patches.annotate import entities
 
         annotator = entities.load(args.pipeline, args.labels, args.batch_size)
-        return annotator, {"pipeline": annotator.digest}
+        return annotator, {"pipeline": annotator.digest, "labels": annotator.labels}
 
 
 class _Toxicity:
@@ -241,14 +241,16 @@ class _Toxicity:
         from t5patches.annotate import toxicity
 
         annotator = toxicity.load(args.tagger, args.threshold, args.batch_size)
-        return annotator, {"tagger": annotator.digest}
+        return annotator, {"tagger": annotator.digest, "threshold": args.threshold}
 
 
 class _Custom:
     summary = "what a Python function of yours returns"
     description = """\
 Marks what a Python function returns: it takes (text, inputs), two strings, and returns
-a list of (start, end, label), spans of characters of the text.
+a list of (start, end, label), spans of characters of the text. Where the file of the
+function has changed, an output folder made before is refused; a change in what the file
+imports is not seen: then give another folder.
 
     def shouting(text, inputs):
         return [(*m.span(), "shout") for m in re.finditer("[A-Z]{3,}", text)]"""
@@ -293,8 +295,11 @@ def _add_batch_size(parser: Parser) -> None:
 
 
 def names(text: str) -> list[str]:
-    """Reads a list with commas."""
-    return [name.strip() for name in text.split(",") if name.strip()]
+    """Reads a list with commas, of at least one name."""
+    found = [name.strip() for name in text.split(",") if name.strip()]
+    if not found:
+        raise argparse.ArgumentTypeError(f"{text!r} names nothing")
+    return found
 
 
 def natural(text: str) -> int:

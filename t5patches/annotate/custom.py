@@ -24,17 +24,28 @@ class CustomAnnotator:
     called: it may load a model. Its `pipe`, if it has one, is used for many texts.
     """
 
-    def __init__(self, name: str, function: Callable[[str, str], Sequence[Span]]):
-        """Takes the function and the name by which `load` finds it."""
+    def __init__(
+        self,
+        name: str,
+        function: Callable[[str, str], Sequence[Span]],
+        file: str | None = None,
+    ):
+        """Takes the function, the name by which `load` finds it, and its module's file.
+
+        The file is what the digest sees; a function can have come from anywhere.
+        """
         self.name = name
         self.function = function
-        self.file = _source_file(function)
+        self.file = file
         if hasattr(function, "pipe"):
             self.pipe = function.pipe
 
     @property
     def digest(self) -> str:
-        """Tells annotators apart: changes with the name and the file's text."""
+        """Tells annotators apart: changes with the name and the file's content.
+
+        What the file imports or reads is not seen.
+        """
         content = records.file_digest(self.file) if self.file else ""
         return records.fingerprint({"name": self.name, "content": content})
 
@@ -73,7 +84,7 @@ def load(name: str) -> CustomAnnotator:
             ) from error
         if not callable(function):
             raise UserError(f"{name}: a class whose objects cannot be called; {_HINT}")
-    return CustomAnnotator(name, function)
+    return CustomAnnotator(name, function, getattr(module, "__file__", None))
 
 
 def _module(name: str) -> Any:
@@ -111,11 +122,3 @@ def _module_of_file(path: str) -> Any:
     sys.modules[name] = module  # Dataclasses and pickle look it up there.
     spec.loader.exec_module(module)
     return module
-
-
-def _source_file(function: Any) -> str | None:
-    code = function if inspect.isroutine(function) else type(function)
-    try:
-        return inspect.getsourcefile(code)
-    except TypeError:  # Written in C.
-        return None

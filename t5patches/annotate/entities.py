@@ -33,6 +33,10 @@ class EntityAnnotator:
     possessive 's after it are not marked.
     """
 
+    # Counted up when other words come to be marked (here or in `occurrence`), so that
+    # the folders of before are not taken for done.
+    rules = 1
+
     def __init__(
         self,
         nlp: Any,

@@ -9,8 +9,10 @@ import itertools
 import json
 import multiprocessing
 import os
+import pickle
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent import futures
+from concurrent.futures import process
 from typing import Any
 
 from absl import logging
@@ -30,6 +32,9 @@ NAME = "annotated"
 SKIPPED = "skipped.txt"
 # Lines that an annotator gets, or a process is sent, at a time.
 CHUNK = 256
+# Counted up when the same spans come to mark other ids, or are written otherwise (here,
+# in `alignment`, in `records`): shards of before are then not taken for done.
+RULES = 1
 
 _SUFFIXES = (".jsonl", ".tfrecord", ".stats.json")
 _Located = tuple[str, records.Row]  # `file:line` and a prediction.
@@ -86,7 +91,8 @@ def annotate_files(
     Writes `annotated-00000-of-00016.jsonl` (annotated predictions), `.tfrecord` (what
     training reads) and `.stats.json` of each shard, `stats.json` of all, and, if
     something was skipped, `skipped.txt`. A call with the same settings skips the shards
-    that are there; with others it refuses.
+    that are there; with others, or where annotators decide otherwise by now, it
+    refuses.
 
     Args:
       predictions: files as `records.expand` takes them.
@@ -94,7 +100,8 @@ def annotate_files(
       output_dir: a folder of its own.
       vocabulary: the one that the model generated with.
       settings: what else than `predictions` and the arguments here decides the result,
-        e.g. the annotator's name and the digest of its phrases.
+        e.g. the annotator's name and the digest of its phrases. The annotator's
+        `rules`, if it has some, are added to them.
       only_annotated: keep only predictions with an unwanted id.
       feature_lengths: lengths of `inputs` and `targets` in training; what they would
         cut off is counted.
@@ -136,6 +143,7 @@ class Job:
 
     Attributes:
       paths: the files.
+      first_lines: how many lines the files before each have.
       missing: errors of shards that are missing, if they are skipped.
       annotator, vocabulary, only_annotated, feature_lengths: as in `annotate_files`.
       folder: the output folder.
@@ -143,6 +151,7 @@ class Job:
     """
 
     paths: list[str]
+    first_lines: list[int]
     missing: list[str]
     annotator: Annotator
     folder: str
@@ -172,7 +181,8 @@ class Job:
         paths = records.expand(
             predictions, on_error=missing.append if skips else records.raise_error
         )
-        if not any(_has_a_line(path, skips) for path in paths):
+        lines = [_line_count(path) for path in paths]
+        if not any(lines):
             raise UserError(f"{', '.join(paths)}: no predictions to annotate")
         lengths = dict(feature_lengths or {})
         folder = records.claim_folder(
@@ -180,6 +190,7 @@ class Job:
             {
                 "step": "annotate",
                 **settings,
+                "rules": {"annotator": getattr(annotator, "rules", None), "job": RULES},
                 "predictions": [records.file_digest(path) for path in paths],
                 "vocabulary": vocabulary_digest(vocabulary),
                 "only_annotated": only_annotated,
@@ -188,6 +199,7 @@ class Job:
         )
         return cls(
             paths,
+            list(itertools.accumulate(lines, initial=0))[:-1],
             [_line(error) for error in missing],
             annotator,
             os.fspath(folder),
@@ -224,11 +236,11 @@ class Job:
         if self._is_done(outputs):
             logging.info("%s: there already, skipped", outputs[".jsonl"])
             return
+        # Nothing counts as done while some of it is of an earlier call.
+        epath.Path(outputs[".stats.json"]).unlink(missing_ok=True)
         stats = Statistics(self.feature_lengths)
         on_error = stats.skip if self.skips else records.raise_error
-        rows = self._annotated(
-            self.paths[index], run_chunks or self._run_chunks, on_error
-        )
+        rows = self._annotated(index, run_chunks or self._run_chunks, on_error)
         _write_shard(rows, outputs, self.vocabulary, stats, self.only_annotated)
 
     def _run_chunks(
@@ -238,9 +250,10 @@ class Job:
             yield chunk, annotate_texts(self.annotator, _pairs(chunk))
 
     def _annotated(
-        self, path: str, run_chunks: _RunChunks, on_error: records.OnError
+        self, index: int, run_chunks: _RunChunks, on_error: records.OnError
     ) -> Iterator[records.Row]:
-        rows = _predictions(path, self.vocabulary, on_error)
+        path, first = self.paths[index], self.first_lines[index]
+        rows = _predictions(path, first, self.vocabulary, on_error)
         results = (
             (where, row, spans)
             for chunk, found in run_chunks(_batched(rows, CHUNK))
@@ -284,11 +297,12 @@ class Job:
         return stats
 
 
-def _has_a_line(path: str, skips: bool) -> bool:
-    """Says whether a file has anything in it, so that an empty one makes no folder."""
+def _line_count(path: str) -> int:
+    """Returns the number of the last line with something in it, right or wrong."""
     errors: list[UserError] = []
-    lines = records.read_lines(path, errors.append if skips else records.raise_error)
-    return any(line.strip() for _, line in lines) or bool(errors)
+    lines = records.read_lines(path, errors.append)
+    last = max((number for number, line in lines if line.strip()), default=0)
+    return last or len(errors)
 
 
 def _line(error: UserError) -> str:
@@ -300,12 +314,13 @@ def _read_state(outputs: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _predictions(
-    path: str, vocabulary: Any, on_error: records.OnError
+    path: str, first: int, vocabulary: Any, on_error: records.OnError
 ) -> Iterator[_Located]:
     for number, line in records.read_jsonl(path, on_error):
         where = f"{path}:{number}"
         try:
-            row = records.check_prediction(line, where, number - 1, vocabulary)
+            index = first + number - 1
+            row = records.check_prediction(line, where, index, vocabulary)
         except UserError as error:
             on_error(error)
         else:
@@ -337,7 +352,9 @@ def _chunk_runner(annotator: Annotator, processes: int) -> Iterator[_RunChunks |
         # alone goes there, so that no process but this one imports TensorFlow.
         multiprocessing.get_context("spawn"),
         _start_worker,
-        (annotator,),
+        # As bytes, since a process that failed to unpickle its arguments would be gone
+        # without a word.
+        (pickle.dumps(annotator),),
     )
 
     def run_chunks(
@@ -356,19 +373,31 @@ def _chunk_runner(annotator: Annotator, processes: int) -> Iterator[_RunChunks |
 
     try:
         yield run_chunks
+    except process.BrokenProcessPool as error:
+        raise UserError(
+            f"one of the {processes} processes was killed; if the memory was full, use "
+            "fewer"
+        ) from error
     finally:
         pool.shutdown(cancel_futures=True)
 
 
-_worker: list[Annotator] = []
+_worker: list[Annotator | UserError] = []
 
 
-def _start_worker(annotator: Annotator) -> None:
-    _worker[:] = [annotator]
+def _start_worker(pickled: bytes) -> None:
+    try:
+        _worker[:] = [pickle.loads(pickled)]
+    except Exception as error:
+        text = f"the annotator does not load in a process of its own: {error}"
+        _worker[:] = [UserError(text)]
 
 
 def _work(pairs: list[tuple[str, str]]) -> list[Found]:
-    return annotate_texts(_worker[0], pairs)
+    (annotator,) = _worker
+    if isinstance(annotator, UserError):
+        raise annotator
+    return annotate_texts(annotator, pairs)
 
 
 # --------------------------------------------------------------------------- results

@@ -30,6 +30,10 @@ class PhraseAnnotator:
     for a text hardly depends on how many phrases there are.
     """
 
+    # Counted up when other words come to be marked, so that the folders of before are
+    # not taken for done.
+    rules = 1
+
     def __init__(self, phrases: Iterable[str]):
         """Compiles `phrases`; at least one must have a character that is no space."""
         self._labels: dict[str, str] = {}

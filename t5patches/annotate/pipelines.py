@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import pathlib
 from typing import Any
@@ -36,9 +37,12 @@ def load(name: str | os.PathLike) -> Any:
 
 
 def digest(nlp: Any) -> str:
-    """Tells pipelines apart: by language, name, version, and files if it has any."""
+    """Tells pipelines apart: by language, name, version, and files or else content."""
     parts: dict[str, Any] = {k: nlp.meta.get(k) for k in ("lang", "name", "version")}
     if nlp.path is not None:
         files = sorted(pathlib.Path(nlp.path).rglob("*"))
         parts["files"] = records.file_digest([p for p in files if p.is_file()])
+    else:  # Without its strings, to which every text may add some.
+        content = nlp.to_bytes(exclude=["strings"])
+        parts["content"] = hashlib.sha256(content).hexdigest()[:16]
     return records.fingerprint(parts)

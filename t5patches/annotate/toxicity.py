@@ -21,6 +21,10 @@ THRESHOLD = 0.5
 class ToxicityAnnotator:
     """Marks the spans of a tagger, whatever the input; the label is the tagger's."""
 
+    # Counted up when a tagger's probabilities come to mark other words, so that the
+    # folders of before are not taken for done.
+    rules = 1
+
     def __init__(
         self,
         nlp: Any,
@@ -30,45 +34,49 @@ class ToxicityAnnotator:
         """Takes a pipeline of `tagger.train`.
 
         Args:
-          nlp: the pipeline.
+          nlp: the pipeline, which stays as it is.
           threshold: probability from which a token is unwanted, in place of the
             trained one.
           batch_size: texts that go through the pipeline together.
         """
         from t5patches.tagger import component
 
-        tagger = nlp.get_pipe(component.FACTORY)
         if not 0 <= threshold <= 1:
             raise UserError(f"threshold {threshold} is not between 0 and 1")
-        tagger.cfg["threshold"] = threshold
+        trained = nlp.get_pipe(component.FACTORY)
+        # The pipeline's own stays at the threshold that was trained.
+        self._tagger = component.SpanTagger(
+            nlp.vocab, trained.model, trained.name, trained.label, threshold,
+            trained.cfg["ratio"],
+        )  # fmt: skip
         self.nlp = nlp
         self.threshold = threshold
         self.batch_size = batch_size
-        self._key = tagger.label
-        self._settings = dict(tagger.cfg)
+        self._others = {"disable": [trained.name]}
         self._source: str | None = None
 
     @property
     def digest(self) -> str:
         """Tells taggers and thresholds apart."""
-        parts = {"pipeline": pipelines.digest(self.nlp), **self._settings}
+        parts = {"pipeline": pipelines.digest(self.nlp), **self._tagger.cfg}
         return records.fingerprint(parts)
 
     def __call__(self, text: str, inputs: str = "") -> list[Span]:
         """Returns the unwanted spans of `text`; `inputs` does not matter here."""
         del inputs
-        return self._spans(self.nlp(text))
+        return self._spans(self._tagger(self.nlp(text, **self._others)))
 
     def pipe(self, pairs: Iterable[tuple[str, str]]) -> Iterator[list[Span]]:
         """Does what a call does for many (text, inputs), in batches."""
         texts = (text for text, _ in pairs)
-        for doc in self.nlp.pipe(texts, batch_size=self.batch_size):
+        docs = self.nlp.pipe(texts, batch_size=self.batch_size, **self._others)
+        for doc in self._tagger.pipe(docs, batch_size=self.batch_size):
             yield self._spans(doc)
 
     def _spans(self, doc: Any) -> list[Span]:
         return [
             (span.start_char, span.end_char, span.label_)
-            for span in doc.spans[self._key]
+            for span in doc.spans[self._tagger.label]
         ]
 
     def __reduce__(self):

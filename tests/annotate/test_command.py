@@ -73,6 +73,7 @@ def test_annotators(folder, words, expected, capsys):
     ("words", "message"),
     [
         ("entities --pipeline pipeline --labels DATE", "no entities 'DATE'"),
+        ("entities --pipeline pipeline --labels ,", "',' names nothing"),
         ("entities --pipeline blank", "no component that finds entities"),
         ("entities --pipeline nothing", "spacy download nothing"),
         ("custom --function mine:second", "'second' is no function"),

@@ -51,6 +51,21 @@ def test_a_class_is_made_once(module):
     assert annotate_texts(annotator, pairs) == [[(0, 3, "bad")]] * 2
 
 
+@pytest.mark.parametrize("function", ["remembering", "partial", "Loaded"])
+def test_digest_of_what_is_no_plain_function(module, function):
+    text = f"""{SHOUTING}
+import functools
+remembering = functools.lru_cache(shouting)
+partial = functools.partial(shouting)
+"""
+    module.write_text(text)
+    annotator = custom.load(f"my_annotators.py:{function}")
+    assert annotator.file == str(module)
+    before = annotator.digest
+    module.write_text(text.replace("{3,}", "{4,}").replace('"bad"', '"sad"'))
+    assert custom.load(f"my_annotators.py:{function}").digest != before
+
+
 def test_digest_changes_with_the_file(module):
     before = custom.load("my_annotators.py:shouting").digest
     assert custom.load("my_annotators.py:shouting").digest == before

@@ -145,3 +145,16 @@ def test_a_missing_pipeline_is_named_with_the_command(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="empty: spaCy cannot load it"):
         entities.load(tmp_path / "empty")
+
+
+def test_pipelines_without_files_are_told_apart_by_what_is_in_them():
+    def digest(pattern):
+        nlp = spacy.blank("en")
+        nlp.add_pipe("entity_ruler").add_patterns([{"label": "X", "pattern": pattern}])
+        annotator = entities.EntityAnnotator(nlp)
+        before = annotator.digest
+        annotator("words that were never seen", "")
+        assert annotator.digest == before
+        return before
+
+    assert digest("Paris") == digest("Paris") != digest("Rome")

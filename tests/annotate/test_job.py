@@ -9,6 +9,7 @@ import pytest
 from small_vocabulary import small_vocabulary
 
 from t5patches import annotate, records
+from t5patches.annotate import custom, job
 from t5patches.errors import UserError
 
 VOCABULARY = small_vocabulary()
@@ -321,3 +322,70 @@ def test_text_only_lines_of_t5x_are_encoded_flagged_and_counted(tmp_path):
     assert first["prediction"] == "hello stupid world"
     assert sum(first["target_annotations"]) > 0
     assert "reencoded" not in second and second["id"] == "b"
+
+
+def test_lines_without_ids_get_the_same_ones_in_every_reader(tmp_path):
+    line = {"inputs": {"inputs_pretokenized": "talk"}, "prediction": "you"}
+    for shard in range(2):
+        text = f"{json.dumps(line)}\n\n{json.dumps(line)}\n\n"
+        (tmp_path / f"old-0000{shard}-of-00002.jsonl").write_text(text)
+    run(tmp_path / "old", tmp_path / "out")
+    annotated = records.read_annotated(tmp_path / "out/annotated")
+    ids = [row["id"] for row in annotated]
+    assert ids == ["0", "2", "3", "5"]
+    assert ids == [row["id"] for row in records.read_predictions(tmp_path / "old")]
+
+
+@pytest.mark.parametrize("which", ["annotator", "job"])
+def test_other_rules_are_other_settings(predictions, tmp_path, monkeypatch, which):
+    run(predictions, tmp_path / "out")
+    owner, name = (
+        (annotate.PhraseAnnotator, "rules") if which == "annotator" else (job, "RULES")
+    )
+    monkeypatch.setattr(owner, name, 99)
+    with pytest.raises(UserError, match=rf"rules was .*, now .*'{which}': 99"):
+        run(predictions, tmp_path / "out")
+
+
+def test_a_shard_cut_off_as_it_was_made_again_is_not_done(
+    predictions, tmp_path, monkeypatch
+):
+    broken = True
+
+    def annotator(text, inputs):
+        if broken and "news" in text:
+            raise ValueError("no")
+        return []
+
+    arguments = (predictions, annotator, tmp_path / "out", VOCABULARY)
+    annotate.annotate_files(*arguments, settings={}, on_error="skip")
+    broken = False
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(records, "write_tfrecords", interrupt)
+        annotate.annotate_files(*arguments, settings={})
+    stats = annotate.annotate_files(*arguments, settings={}, on_error="skip")
+    assert stats["examples"] == 4
+    paths = records.expand(tmp_path / "out/annotated", ".tfrecord")
+    assert sum(len(list(records.read_tfrecords(path))) for path in paths) == 4
+
+
+def interrupt(*args):
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize(
+    ("kept", "message"),
+    [(False, r"does not load .*mine\.py: no such file"), (True, "was killed")],
+)
+def test_a_process_that_cannot_work(predictions, tmp_path, kept, message):
+    mine = tmp_path / "mine.py"
+    mine.write_text("import os\ndef dies(text, inputs):\n    os._exit(9)\n")
+    annotator = custom.load(f"{mine}:dies")
+    if not kept:
+        mine.unlink()
+    with pytest.raises(UserError, match=message):
+        annotate.annotate_files(
+            *(predictions, annotator, tmp_path / "out", VOCABULARY),
+            settings={},
+            processes=2,
+        )

@@ -90,3 +90,20 @@ def test_command(tmp_path, capsys):
     finally:
         os.chdir(before)
     assert "12 predictions, 50.0 %" in capsys.readouterr().out
+
+
+def test_an_error_of_a_call_that_crashed_is_not_told_by_the_next(tmp_path, monkeypatch):
+    vocabulary = small_vocabulary()
+    arguments = (write(tmp_path, vocabulary), tmp_path / "out", vocabulary)
+    (tmp_path / "out").mkdir()
+    # What stays of a first file with a wrong line where another one then ends the call.
+    (tmp_path / "out/.error-00000").write_text("old-00000-of-00003.jsonl:1: wrong")
+    stats = beam.annotate_files(
+        arguments[0],
+        phrases.PhraseAnnotator(["fool"]),
+        *arguments[1:],
+        settings={},
+        flags=FLAGS,
+    )
+    assert stats["examples"] == 12
+    assert not (tmp_path / "out/.error-00000").exists()
