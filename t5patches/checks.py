@@ -18,7 +18,7 @@ from typing import Any
 
 from etils import epath
 
-from t5patches import _engine
+from t5patches import _engine, records
 from t5patches.errors import UserError
 
 _STEP = re.compile(r"checkpoint_(\d+)")
@@ -302,6 +302,17 @@ def checkpoint(path: epath.PathLike) -> None:
     whole = whole or all(part.exists() for part in parts)
     if not (whole and _committed(path)):
         raise _half_written(path)
+
+
+def checkpoint_identity(path: epath.PathLike) -> str:
+    """What tells a checkpoint from another, wherever its folder has been moved.
+
+    Orbax writes when it was made; of other formats the path has to do.
+    """
+    record = epath.Path(path) / "_CHECKPOINT_METADATA"
+    if not record.is_file():
+        return os.fspath(path)
+    return f"checkpoint_{checkpoint_step(path)}:{records.file_digest(record)}"
 
 
 def _half_written(path) -> UserError:

@@ -2,7 +2,8 @@
 
 `write_predictions` is a T5X `write_fn` and `merge_predictions` a `merge_fn`; the gin
 file of a generation binds both. Ids are kept as generated: re-tokenising the decoded
-text need not give them back, and annotations must sit on them.
+text need not give them back, and annotations must sit on them. `claim_output` sees to
+it that an inference goes on only where it is the same one.
 """
 
 from __future__ import annotations
@@ -16,11 +17,31 @@ import numpy as np
 from absl import logging
 from etils import epath
 
-from t5patches import records
+from t5patches import checks, records
 from t5patches.errors import UserError
 
 _OUTPUT_NAME = re.compile(r"^(?P<stem>.+)\.(?P<suffix>\w+)-(?P<shard>\d+-of-\d+)$")
 _CHUNK_NAME = re.compile(r"-chunk\d+$")
+
+# What the results do not depend on: macros of gin files, ours and T5X's, and arguments.
+_FREE_MACROS = (
+    "SHARD_ID",
+    "BATCH_SIZE",
+    "CHUNK_BATCHES",
+    "NUM_PARTITIONS",
+    "NUM_SHARDS",
+    "CHECKPOINT_PATH",
+    "INFER_OUTPUT_DIR",
+)
+_FREE_ARGUMENTS = (
+    "infer.shard_id",
+    "infer.num_shards",
+    "infer.output_dir",
+    "infer.checkpoint_period",
+    "DatasetConfig.batch_size",
+    "RestoreCheckpointConfig.path",
+    "PjitPartitioner.num_partitions",
+)
 
 
 def generated_ids(tokens: Sequence[int] | np.ndarray, eos_id: int | None) -> list[int]:
@@ -151,3 +172,82 @@ def _with_ids(
     lines = (row for chunk in chunks for _, row in records.read_jsonl(chunk))
     for index, row in enumerate(lines):
         yield row if "id" in row else {**row, "id": f"{prefix}:{index}"}
+
+
+# ---- Inferences that were stopped, or are asked for again ----
+
+
+def claim_output(arguments: Mapping[str, Any], bindings: Mapping[str, str]) -> None:
+    """Checks before an inference that what its folder has already is of the same one.
+
+    T5X's inference skips a shard that is complete, and chunks that are, by their names
+    alone. What the results depend on is kept beside them as
+    `<task>-<mode>.settings.json`: gin's bindings, the checkpoint, the data. Chunks of
+    another batch size are made anew; so is a shard whose file has been removed.
+
+    Args:
+      arguments: of T5X's `infer`.
+      bindings: gin's: macros by name, arguments as `scope/module.function.argument`.
+
+    Raises:
+      UserError: the folder has results of another inference.
+    """
+    import seqio
+
+    cfg, output_dir = arguments["dataset_cfg"], arguments["output_dir"]
+    index, count = arguments["shard_id"], arguments["num_shards"]
+    provider = seqio.maybe_get_mixture_or_task(cfg.mixture_or_task_name)
+    settings = {
+        "checkpoint": checks.checkpoint_identity(
+            arguments["restore_checkpoint_cfg"].path
+        ),
+        "num_shards": count,
+        **{name: text for name, text in bindings.items() if not _is_free(name)},
+    }
+    chunks = {
+        "batch_size": cfg.batch_size,
+        "batches": arguments["checkpoint_period"],
+    }
+    for task in seqio.get_subtasks(provider):
+        name = f"{task.name}-{arguments['mode']}"
+        digest = getattr(task.source, "digest", None)
+        data = {} if digest is None else {"data": digest(cfg.split)}
+        record = epath.Path(output_dir) / f"{name}.settings.json"
+        if not _has_results(output_dir, task.name, name):
+            record.unlink(missing_ok=True)  # Of a run that failed before it began.
+        records.claim(record, settings | data, f"{output_dir}: {name}")
+
+        shard = f"{index:05d}-of-{count:05d}"
+        made = f"{name}.{arguments['file_extension']}-{shard}"
+        if arguments["merge_chunked_results"]:
+            _forget_removed(output_dir, made)
+        folder = epath.Path(output_dir) / f"tmp-{task.name}-{shard}"
+        try:
+            records.claim(folder / "settings.json", chunks, "")
+        except UserError:
+            logging.info("%s: of another batch size, made anew", folder)
+            folder.rmtree()
+            records.claim(folder / "settings.json", chunks, "")
+
+
+def _has_results(output_dir: str, task: str, name: str) -> bool:
+    folder = epath.Path(output_dir)
+    patterns = (f"{name}*-of-*", f"tmp-{task}-*/*-chunk*.COMPLETED")
+    return folder.is_dir() and any(
+        True for pattern in patterns for _ in folder.glob(pattern)
+    )
+
+
+def _is_free(binding: str) -> bool:
+    argument = ".".join(binding.rpartition("/")[2].split(".")[-2:])
+    return binding in _FREE_MACROS or argument in _FREE_ARGUMENTS
+
+
+def _forget_removed(output_dir: str, inference_name: str) -> None:
+    """Removes the marker of a shard whose file is not there any more."""
+    folder = epath.Path(output_dir)
+    marker = folder / f"{inference_name}.COMPLETED"
+    names = (inference_name, output_name(inference_name))
+    if marker.exists() and not any((folder / name).exists() for name in names):
+        logging.info("%s: removed, made anew", inference_name)
+        marker.unlink()

@@ -26,6 +26,7 @@ import gzip
 import hashlib
 import json
 import os
+import platform
 import re
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -43,6 +44,8 @@ OnError = Callable[[UserError], None]
 # Model vocabularies are padded to a multiple of this (T5: 32,100 pieces, 32,128 ids),
 # so a model can generate ids that its tokenizer does not know.
 _PADDING_MULTIPLE = 128
+# This machine, in the names of temporary files.
+_OWNER = re.sub(r"\W", "_", platform.node())
 _SHARD = re.compile(r"^(?P<stem>.*)-(?P<index>\d{5,})-of-(?P<count>\d{5,})")
 _FORMAT_HINT = (
     "a prediction is one JSON object per line with 'inputs', 'prediction', "
@@ -79,10 +82,12 @@ def expand(
       on_error: takes the error of a missing shard, then the others are returned.
 
     Raises:
-      UserError: nothing matches, or a shard of a set is missing.
+      UserError: nothing matches, a shard of a set is missing, or there are two sets of
+        one name.
     """
     if not isinstance(spec, str | os.PathLike):
-        return [path for part in spec for path in expand(part, suffix, on_error)]
+        found = [path for part in spec for path in expand(part, suffix, on_error)]
+        return list(dict.fromkeys(found))  # Patterns may overlap.
     text = os.fspath(spec)
     if any(mark in text for mark in "*?["):
         paths = _glob(text)
@@ -113,12 +118,19 @@ def _glob(pattern: str) -> list[str]:
 
 
 def _check_no_shard_missing(paths: Sequence[str], on_error: OnError) -> None:
-    sets: dict[tuple[str, int, str], set[int]] = {}
+    sets: dict[tuple[str, str], dict[int, set[int]]] = {}
     for path in paths:
         if match := _SHARD.match(path):
-            key = (match["stem"], int(match["count"]), path[match.end() :])
-            sets.setdefault(key, set()).add(int(match["index"]))
-    for (stem, count, suffix), found in sets.items():
+            counts = sets.setdefault((match["stem"], path[match.end() :]), {})
+            counts.setdefault(int(match["count"]), set()).add(int(match["index"]))
+    for (stem, suffix), counts in sets.items():
+        if len(counts) > 1:
+            sizes = " and ".join(f"of-{count:05d}" for count in sorted(counts))
+            raise UserError(
+                f"{stem}-*{suffix}: there are two sets of shards, {sizes}; remove one, "
+                "or name one by a pattern"
+            )
+        ((count, found),) = counts.items()
         for index in sorted(set(range(count)) - found):
             on_error(
                 UserError(
@@ -159,9 +171,11 @@ def atomic_path(path: PathLike) -> Iterator[str]:
     text = os.fspath(path)
     target = epath.Path(text)
     target.parent.mkdir(parents=True, exist_ok=True)
-    # The same name in every attempt: what a killed run left is overwritten.
-    temporary = target.parent / f".{target.name}.tmp"
     atomic = _rename_is_atomic(text)
+    # Two processes may be at it, on several machines: each has a name of its own.
+    temporary = target.parent / f".{target.name}.{_OWNER}-{os.getpid()}.tmp"
+    if atomic:
+        _remove_leftovers(target)
     if not atomic:
         epath.Path(completion_marker(text)).unlink(missing_ok=True)
     try:
@@ -172,6 +186,18 @@ def atomic_path(path: PathLike) -> Iterator[str]:
         raise
     if not atomic:
         epath.Path(completion_marker(text)).write_text("")
+
+
+def _remove_leftovers(target: epath.Path) -> None:
+    """Removes what processes of this machine that were killed have left of a file."""
+    for path in target.parent.glob(f".{_escape(target.name)}.{_OWNER}-*.tmp"):
+        process = path.name.removesuffix(".tmp").rpartition("-")[2]
+        try:
+            os.kill(int(process), 0)
+        except ProcessLookupError:
+            path.unlink(missing_ok=True)
+        except (ValueError, PermissionError):  # Another's, who lives.
+            pass
 
 
 @contextlib.contextmanager
@@ -305,15 +331,32 @@ def claim_folder(folder: PathLike, settings: Mapping[str, Any]) -> epath.Path:
       UserError: the folder holds the results of other settings (which are named).
     """
     path = epath.Path(os.fspath(folder))
-    record = path / "settings.json"
+    claim(path / "settings.json", settings, str(path))
+    return path
+
+
+def claim(record: PathLike, settings: Mapping[str, Any], what: str) -> None:
+    """Writes a step's settings to `record`, or checks that it has them already.
+
+    Args:
+      record: a JSON file beside the step's results.
+      settings: what the results depend on.
+      what: the results, for the message.
+
+    Raises:
+      UserError: `record` has other settings (which are named).
+    """
+    record = epath.Path(os.fspath(record))
     wanted = json.loads(json.dumps(dict(settings)))
     if not record.is_file():
         write_json(record, wanted)
-        return path
+        return
     try:
         found = json.loads(record.read_text())
     except json.JSONDecodeError as error:
-        raise UserError(f"{record}: not JSON ({error}); remove the folder") from error
+        raise UserError(
+            f"{record}: not JSON ({error}); remove {record.parent}"
+        ) from error
     if found != wanted:
         keys = sorted(set(found) | set(wanted))
         differing = [key for key in keys if found.get(key) != wanted.get(key)]
@@ -322,10 +365,9 @@ def claim_folder(folder: PathLike, settings: Mapping[str, Any]) -> epath.Path:
             for key in differing
         )
         raise UserError(
-            f"{path}: made with other settings ({changes}); "
-            "give another output folder or remove this one"
+            f"{what}: made with other settings ({changes}); give another output folder "
+            "or remove this one"
         )
-    return path
 
 
 def _shorten(value: Any, length: int = 60) -> str:
@@ -433,7 +475,20 @@ def _json_object(line: str, where: str) -> Row:
         raise UserError(f"{where}: not readable JSON ({error})") from error
     if not isinstance(row, dict):
         raise UserError(f"{where}: a JSON {type(row).__name__}, but {_FORMAT_HINT}")
+    if "\\u" in line:  # Only an escape can make half of a surrogate pair.
+        for field, value in row.items():
+            _check_encodes({field: value}, field, where)
     return row
+
+
+def _check_encodes(value: Any, field: str, where: str) -> None:
+    try:
+        json.dumps(value, ensure_ascii=False).encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise UserError(
+            f"{where}: field {field!r} has half of a surrogate pair, which is not "
+            "text; remove it"
+        ) from error
 
 
 def read_predictions(
@@ -579,6 +634,8 @@ def _from_t5x(row: Row, where: str, index: int, vocabulary: Any) -> Row:
     if isinstance(tokens, list):
         eos_id = 1 if vocabulary is None else vocabulary.eos_id
         end = tokens.index(eos_id) + 1 if eos_id in tokens else len(tokens)
+        while end and tokens[end - 1] == 0:  # Padding, where nothing ended it.
+            end -= 1
         converted["target_tokens"] = tokens[:end]
     elif tokens is not None:
         raise UserError(f"{where}: field 'prediction_tokens' must be a list of ids")
@@ -593,14 +650,6 @@ def _check_text(row: Row, field: str, where: str) -> None:
         raise UserError(
             f"{where}: field {field!r} must be text, not {type(value).__name__}"
         )
-    if not value.isascii():
-        try:
-            value.encode("utf-8")
-        except UnicodeEncodeError as error:
-            raise UserError(
-                f"{where}: field {field!r} has half of a surrogate pair at character "
-                f"{error.start}, which is not text; remove it"
-            ) from error
 
 
 def _check_id(row: Row, where: str) -> str:
@@ -628,6 +677,11 @@ def _check_tokens(tokens: Any, where: str, vocabulary: Any) -> None:
                 f"{where}: field 'target_tokens' has id {token}, outside the "
                 f"vocabulary{size}; give the vocabulary that the model generated with"
             )
+    if tokens[:1] == [0]:
+        raise UserError(
+            f"{where}: field 'target_tokens' begins with padding (id 0); Hugging Face "
+            "writes the decoder's start token first: leave it out"
+        )
     eos_id = None if vocabulary is None else vocabulary.eos_id
     if eos_id is not None and eos_id in tokens[:-1]:
         raise UserError(

@@ -76,6 +76,7 @@ def run(script: str, argv: Sequence[str], description: str | None = None) -> Non
         extra = {}
         if getattr(flags, "shard_id", None) is not None:
             extra["shard_id"] = flags.shard_id
+        entry.watch.bindings = _bindings(gin)
         entry.watch.entered = False
         try:
             configured(**extra)
@@ -270,6 +271,17 @@ def _choose_checkpoint(gin, macro: str, which: str) -> None:
         gin.bind_parameter(name, checks.choose_checkpoint(folder, which))
 
 
+def _bindings(gin) -> dict[str, str]:
+    """Gin's bindings: macros by name, arguments as `scope/module.function.argument`."""
+    found = {}
+    for (scope, selector), arguments in gin.config._CONFIG.items():
+        for argument, value in arguments.items():
+            name = f"{selector}.{argument}"
+            name = f"{scope}/{name}" if scope else name
+            found[name.removesuffix("/gin.macro.value")] = repr(value)
+    return found
+
+
 @contextlib.contextmanager
 def _without_path_errors() -> Iterator[None]:
     """Gin logs an error per folder that it looked into; what it raises says it all."""
@@ -295,6 +307,7 @@ class _Watch:
         self.description = ""
         self.entered = False  # Whether the configuration has been evaluated.
         self.chosen = False  # Whether --checkpoint named the one to restore.
+        self.bindings: dict[str, str] = {}  # Gin's.
 
 
 @functools.cache  # Gin must see one object, however often a script is run.
@@ -305,6 +318,8 @@ def _entry(function: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(function)
     def entry(**kwargs):
+        from t5patches import generate
+
         watch.entered = True
         missing = [
             name
@@ -327,6 +342,8 @@ def _entry(function: Callable[..., Any]) -> Callable[..., Any]:
             arguments["restore_checkpoint_cfg"].mode = "specific"
         _make_paths_absolute(arguments)
         _check(function.__name__, arguments)
+        if function.__name__ == "infer":
+            generate.claim_output(arguments, watch.bindings)
         with _showing_progress(watch.description, function.__name__, arguments):
             return function(**arguments)
 

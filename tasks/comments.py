@@ -110,6 +110,11 @@ class CommentSource(seqio.DataSource):
                 )
         return self._counted[split]
 
+    def digest(self, split: str) -> str | None:
+        """Returns a short hash of the files with all comments, if there are files."""
+        digest = getattr(self._whole, "digest", None)
+        return None if digest is None else digest(ALL)
+
     def get_dataset(
         self,
         split: str = "train",

@@ -77,6 +77,10 @@ class FileSource(seqio.DataSource):
             ds = ds.shuffle(size, seed, reshuffle_each_iteration=True)
         return ds
 
+    def digest(self, split: str) -> str:
+        """Returns a short hash of the split's files."""
+        return records.file_digest(split_files(self._files, split, ".jsonl"))
+
     def columns(self, split: str) -> dict[str, list[Any]]:
         """Returns the split's columns, read anew only if a file has changed.
 

@@ -4,6 +4,7 @@ import pytest
 from small_vocabulary import small_vocabulary
 
 from t5patches import records, scripts
+from t5patches.errors import UserError
 
 VOCABULARY = small_vocabulary()
 WORDS = "hello stupid world you fool the day we talk about weather".split()
@@ -59,11 +60,11 @@ def run(folder, script, run_file, *more, **macros):
     scripts.run(script, [*arguments, *more])
 
 
-def generate(job, name, *more, run_file="runs/generate.gin", **macros):
+def generate(job, name, *more, run_file="runs/generate.gin", step=2, **macros):
     """Predictions by id, of the shards that were made."""
     run(
         *(job, "infer", run_file, *more),
-        CHECKPOINT_PATH=str(job / "model" / "checkpoint_2"),
+        CHECKPOINT_PATH=str(job / "model" / f"checkpoint_{step}"),
         INFER_OUTPUT_DIR=str(job / name),
         **macros,
     )
@@ -96,3 +97,59 @@ def test_ways_to_decode(job):
     beams = generate(job, "beams", run_file="runs/generate_beam.gin")
     assert nucleus.keys() == beams.keys() == greedy.keys()
     assert nucleus != greedy and beams != greedy
+
+
+def test_results_of_another_inference_are_refused(job):
+    greedy = generate(job, "claimed")
+    for change, named in (
+        (dict(step=0), "checkpoint was 'checkpoint_2:"),
+        (dict(TEMPERATURE=1.0), "TEMPERATURE was '0.0', now '1.0'"),
+        (dict(SPLIT="train"), "SPLIT was"),
+        (dict(NUM_SHARDS=2), "num_shards was 1, now 2"),
+        (dict(run_file="runs/generate_beam.gin"), "DECODE_FN was"),
+    ):
+        with pytest.raises(UserError, match=f"other settings .*{named}"):
+            generate(job, "claimed", **change)
+    # What does not change the results may change.
+    assert generate(job, "claimed", BATCH_SIZE=2) == greedy
+    # A file that was removed is made again.
+    (prediction,) = (job / "claimed").glob("text-predict-*.jsonl")
+    prediction.unlink()
+    assert generate(job, "claimed") == greedy
+    rows = [*ROWS, {**ROWS[0], "id": "new"}]
+    before = (job / "rows.jsonl").read_bytes()
+    records.write_jsonl(job / "rows.jsonl", rows)
+    try:
+        with pytest.raises(UserError, match="data was"):
+            generate(job, "claimed")
+    finally:
+        (job / "rows.jsonl").write_bytes(before)
+
+
+def test_a_stopped_inference_goes_on(job, monkeypatch):
+    def stop_at(chunk):
+        write = records.write_jsonl
+
+        def stopping(path, rows):
+            if f"chunk{chunk:05d}" in str(path):
+                raise RuntimeError("stopped")
+            return write(path, rows)
+
+        monkeypatch.setattr(records, "write_jsonl", stopping)
+        with pytest.raises(RuntimeError, match="stopped"):
+            generate(job, "stopped", CHUNK_BATCHES=1)
+        monkeypatch.setattr(records, "write_jsonl", write)
+
+    stop_at(2)
+    with pytest.raises(UserError, match="checkpoint was"):
+        generate(job, "stopped", step=0, CHUNK_BATCHES=1)
+    # Of another batch size the chunks would not fit together: they are made anew.
+    assert list(generate(job, "stopped", CHUNK_BATCHES=1, BATCH_SIZE=8)) == [
+        row["id"] for row in ROWS
+    ]
+
+
+def test_settings_of_a_run_that_made_nothing_do_not_bind(job):
+    with pytest.raises(UserError, match="another architecture"):
+        generate(job, "failed", VOCABULARY_SIZE=512)
+    assert generate(job, "failed")

@@ -2,6 +2,8 @@
 
 import gzip
 import json
+import subprocess
+import sys
 
 import pytest
 from small_vocabulary import small_vocabulary
@@ -262,3 +264,60 @@ def test_a_missing_shard_is_named(tmp_path):
         records.write_jsonl(records.shard_path(tmp_path / "p", shard, 3), [GOOD])
     with pytest.raises(UserError, match=r"p-00001-of-00003\.jsonl: shard is missing"):
         list(records.read_predictions(tmp_path / "p"))
+
+
+def test_two_sets_of_one_name_are_refused(tmp_path):
+    for count in (1, 2):
+        for index in range(count):
+            records.write_jsonl(
+                records.shard_path(tmp_path / "p", index, count), [GOOD]
+            )
+    with pytest.raises(UserError, match="two sets of shards, of-00001 and of-00002"):
+        records.expand(tmp_path / "p")
+    assert len(records.expand(tmp_path / "p-*-of-00002.jsonl")) == 2
+    # A file that two patterns name is read once.
+    one = tmp_path / "p-00000-of-00001.jsonl"
+    assert records.expand([one, tmp_path / "p-*-of-00001*"]) == [str(one)]
+
+
+def test_two_writers_of_one_file_do_not_meet(tmp_path):
+    """As two processes would: the file is the whole of one of them, then the other."""
+    path = tmp_path / "a.jsonl"
+    write = r"""
+import sys
+from t5patches import records
+with records.atomic_write(sys.argv[1]) as file:
+    file.write("first\n")
+    print("begun", flush=True)
+    sys.stdin.readline()
+    file.write("end of first\n")
+"""
+    other = subprocess.Popen(
+        [sys.executable, "-c", write, str(path)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert other.stdout.readline() == "begun\n"
+    records.write_jsonl(path, [{"by": "second"}])
+    assert [row for _, row in records.read_jsonl(path)] == [{"by": "second"}]
+    other.communicate("\n")
+    assert path.read_text() == "first\nend of first\n"
+    assert [p.name for p in tmp_path.iterdir()] == ["a.jsonl"]
+
+
+def test_what_a_killed_writer_left_is_removed(tmp_path):
+    path = tmp_path / "a.jsonl"
+    killed = "import sys, os; from t5patches import records\n"
+    killed += "with records.atomic_write(sys.argv[1]): os.kill(os.getpid(), 9)"
+    subprocess.run([sys.executable, "-c", killed, str(path)])
+    (left,) = tmp_path.iterdir()
+    assert left.name.endswith(".tmp")
+    records.write_jsonl(path, [GOOD])
+    assert [p.name for p in tmp_path.iterdir()] == ["a.jsonl"]
+
+
+def test_padding_in_front_is_named(tmp_path):
+    row = {**GOOD, "target_tokens": [0, *GOOD["target_tokens"]]}
+    with pytest.raises(UserError, match="'target_tokens' begins with padding"):
+        records.check_prediction(row, "a:1", 0)
