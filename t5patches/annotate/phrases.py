@@ -13,16 +13,18 @@ from t5patches import records
 from t5patches.annotate.alignment import Span
 from t5patches.errors import UserError
 
-_APOSTROPHES = "'’ʼ‘"
+# Apostrophes are alike, and so are hyphens; the usual one comes first.
+_ALIKE = ("'’ʼ‘", "-‐‑")
 
 
 class PhraseAnnotator:
     """Marks the phrases of a list: `annotator(text, inputs) -> [(start, end, label)]`.
 
     A phrase matches whole words only, whatever the case, the form of accented letters,
-    the kind of apostrophe and the width of white space. Of several phrases that begin
-    at one place the longest is taken; a match inside another is left out; matches that
-    overlap otherwise are all kept. The label is the phrase as the list has it.
+    the kind of apostrophe or hyphen and the width of white space. Of several phrases
+    that begin at one place the longest is taken; a match inside another is left out;
+    matches that overlap otherwise are all kept. The label is the phrase as the list has
+    it.
     "Whole words" means that no letter, digit, underscore or combining mark stands right
     before or after.
 
@@ -40,13 +42,12 @@ class PhraseAnnotator:
         root: _Trie = {}
         for phrase in phrases:
             key = _normalise(phrase)
-            if not key or key in self._labels:
+            if not key:
                 continue
-            self._labels[key] = " ".join(phrase.split())
-            # Text may come in either form of an accented letter.
-            for variant in {key, unicodedata.normalize("NFD", key)}:
+            self._labels.setdefault(key, " ".join(phrase.split()))
+            for form in _forms(phrase):
                 node = root
-                for character in variant:
+                for character in form:
                     node = node.setdefault(character, {})
                 node[""] = {}
         if not root:
@@ -80,16 +81,38 @@ class PhraseAnnotator:
         return spans
 
     def _label(self, found: str) -> str:
-        key = _normalise(found)
-        return self._labels.get(key, key)
+        return self._labels.get(_normalise(found), found)
 
 
 _Trie = dict[str, "_Trie"]
 
 
 def _normalise(text: str) -> str:
-    text = unicodedata.normalize("NFC", " ".join(text.split()).lower())
-    return re.sub(f"[{_APOSTROPHES}]", "'", text)
+    """Returns what all texts that a phrase matches have in common."""
+    text = unicodedata.normalize("NFD", _plain(text.casefold()))
+    # For regular expressions the dotted capital and the dotless small letter of Turkish
+    # are cases of i.
+    text = text.replace("i\u0307", "i").replace("ı", "i")
+    return unicodedata.normalize("NFC", text)
+
+
+def _forms(phrase: str) -> set[str]:
+    """Returns the ways to write a phrase that differ in more than each letter's case.
+
+    An accented letter has two, and 'straße' is 'STRASSE' in capitals.
+    """
+    return {
+        unicodedata.normalize(form, text)
+        for text in (_normalise(phrase), _plain(phrase.lower()))
+        for form in ("NFC", "NFD")
+    }
+
+
+def _plain(text: str) -> str:
+    text = " ".join(text.split())
+    for alike in _ALIKE:
+        text = re.sub(f"[{alike}]", alike[0], text)
+    return text
 
 
 def _pattern(node: _Trie) -> str:
@@ -113,8 +136,9 @@ def _pattern(node: _Trie) -> str:
 def _literal(character: str) -> str:
     if character == " ":
         return r"\s+"
-    if character == "'":
-        return f"[{_APOSTROPHES}]"
+    for alike in _ALIKE:
+        if character in alike:
+            return f"[{alike}]"
     return re.escape(character)
 
 

@@ -1,6 +1,7 @@
 """The phrase annotator: whole words, any case, any script, longest match."""
 
 import time
+import unicodedata
 
 import pytest
 from hypothesis import given, settings
@@ -34,6 +35,10 @@ def found(text, *listed):
         ("ДУРАК дурака", ["дурак"], ["ДУРАК"]),
         ("हिन्दी हिन्", ["हिन्"], ["हिन्"]),
         ("fool fool", ["fool", "FOOL", " fool "], ["fool", "fool"]),
+        ("STRASSE Straße", ["straße"], ["STRASSE", "Straße"]),
+        ("STRASSE Straße", ["strasse", "straße"], ["STRASSE", "Straße"]),
+        ("İstanbul I\u0307STANBUL", ["İstanbul"], ["İstanbul", "I\u0307STANBUL"]),
+        ("e\u2011mail e‐Mail", ["e-mail"], ["e\u2011mail", "e‐Mail"]),
         ("", ["fool"], []),
         ("f*** off [x]", ["f***", "[x]"], ["f***", "[x]"]),
     ],
@@ -45,6 +50,16 @@ def test_matches(text, listed, expected):
 def test_label_is_the_phrase_of_the_list():
     annotator = phrases.PhraseAnnotator(["Son of a Gun"])
     assert annotator("a SON  of a gun", "input") == [(2, 15, "Son of a Gun")]
+
+
+def test_latin_letters_match_in_every_case_and_form_with_the_label_of_the_list():
+    letters = [chr(i) for i in range(0x41, 0x250) if chr(i).isalpha()]
+    for phrase in (f"a{letter}b" for letter in letters):
+        annotator = phrases.PhraseAnnotator([phrase])
+        for text in (phrase, phrase.lower(), phrase.upper(), phrase.casefold()):
+            for form in ("NFC", "NFD"):
+                found = unicodedata.normalize(form, text)
+                assert annotator(found) == [(0, len(found), phrase)]
 
 
 @settings(max_examples=200, deadline=None)
