@@ -11,6 +11,7 @@ import seqio
 import tensorflow as tf
 
 from t5patches import records
+from t5patches.annotate import alignment
 from t5patches.errors import UserError
 from t5patches.tables import id_field, offsets_field, text_field
 
@@ -276,17 +277,11 @@ def mark_offsets(
       not count.
     """
     ids = records.encode(vocabulary, text)
-    starts = np.cumsum([0, *(len(character.encode()) for character in text)])
-    unwanted = np.zeros(starts[-1] + 1, bool)
-    for offset in offsets:
-        if not text[offset].isspace():
-            unwanted[starts[offset] : starts[offset + 1]] = True
+    unwanted = np.zeros(len(text), bool)
+    unwanted[[i for i in offsets if not text[i].isspace()]] = True
     if isinstance(vocabulary, seqio.ByteVocabulary):
-        return ids, [*map(int, unwanted[:-1]), 0]
-    pieces = vocabulary.tokenizer.encode(text, return_type="proto").pieces
-    marks, end = [], (0, 0)
-    # Backwards: of a character in several pieces, its bytes, only the last has a place.
-    for piece in reversed(pieces):
-        end = (piece.begin, piece.end) if piece.end > piece.begin else end
-        marks.append(int(unwanted[slice(*end)].any()))
-    return ids, [*reversed(marks), 0]
+        marks = np.repeat(unwanted, [len(character.encode()) for character in text])
+    else:
+        ranges = alignment.piece_ranges(text, vocabulary.tokenizer)
+        marks = [unwanted[start:end].any() for start, end in ranges]
+    return ids, [*map(int, marks), 0]

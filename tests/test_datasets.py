@@ -264,6 +264,12 @@ def test_marked_offsets_are_covered_and_no_others(vocabulary):
         assert "".join(decoded.split()) == "".join(wanted.split())
 
 
+def test_a_space_put_in_front_is_not_marked():
+    # All four bytes of the emoji, and not the space before it; EOS.
+    assert comments.mark_offsets("😀", [0], VOCABULARY)[1] == [0, 1, 1, 1, 1, 0]
+    assert comments.mark_offsets("😀 é", [2], VOCABULARY)[1][:5] == [0] * 5
+
+
 @pytest.mark.parametrize("kind", ["tfds", "csv", "jsonl"])
 def test_spans_task(tmp_path, kind):
     files = None
