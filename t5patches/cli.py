@@ -266,7 +266,11 @@ writes  results.json: prevalence of unwanted outputs; exact match, BLEU and ROUG
         )
     add("--phrases", help="text file, a phrase per line, # for comments")
     add("--output", required=True, metavar="FILE", help="e.g. results.json")
-    add("--references", metavar="FILE", help="JSON lines with id and the right output")
+    add(
+        "--references",
+        metavar="FILE",
+        help="JSON lines, CSV or Parquet with id and the right output",
+    )
     add(
         "--references-key",
         default="targets",

@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import os
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from t5patches import progress, records
+from etils import epath
+
+from t5patches import progress, records, tables
+from t5patches.annotate.alignment import Span
+from t5patches.annotate.annotator import Annotator
 from t5patches.errors import UserError
 from t5patches.evaluate import similarity
 
-Span = tuple[int, int, str]
-Annotator = Callable[[str, str], list[Span]]
+# Settings of an annotated set that may differ from another's: they do not say what is
+# unwanted in a text.
+_OWN_SETTINGS = {"predictions", "vocabulary", "only_annotated", "feature_lengths"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,9 +65,14 @@ def join(
     """
     old = _by_id(old_predictions, "old")
     new = _by_id(new_predictions, "new")
-    _check_same_ids(old, new, "old", "new")
+    hint = "generate both from the same split"
+    if annotator is None:
+        hint += ", and annotate both without --only-annotated"
+    _check_same_ids(old, new, "old", "new", hint)
+    _check_same_ids(new, old, "new", "old", hint)
     if references is not None:
-        _check_same_ids(old, references, "old", "references", both_ways=False)
+        hint = "give the references of the split that the outputs are for"
+        _check_same_ids(old, references, "old", "references", hint)
     pairs = []
     for key, row in progress.track(old.items(), "evaluate", len(old)):
         other = new[key]
@@ -99,28 +110,20 @@ def _by_id(rows: Iterable[records.Row], side: str) -> dict[str, records.Row]:
 
 
 def _check_same_ids(
-    first: Mapping[str, Any],
-    second: Mapping[str, Any],
-    first_name: str,
-    second_name: str,
-    both_ways: bool = True,
+    one: Iterable[str], other: Mapping[str, Any], name: str, other_name: str, hint: str
 ) -> None:
-    sides = [(first, second, first_name, second_name)]
-    if both_ways:
-        sides.append((second, first, second_name, first_name))
-    for one, other, one_name, other_name in sides:
-        missing = list(itertools.islice((key for key in one if key not in other), 4))
-        if missing:
-            listed = ", ".join(map(repr, missing[:3])) + ("…" if missing[3:] else "")
-            raise UserError(
-                f"ids of the {one_name} predictions are missing in the {other_name} "
-                f"({listed}); generate both from the same split"
-            )
+    missing = list(itertools.islice((key for key in one if key not in other), 4))
+    if missing:
+        listed = ", ".join(map(repr, missing[:3])) + ("…" if missing[3:] else "")
+        raise UserError(
+            f"ids of the {name} predictions are missing in the {other_name} "
+            f"({listed}); {hint}"
+        )
 
 
 def _spans(row: records.Row, annotator: Annotator | None) -> list[Span]:
     if annotator is not None:
-        return annotator(row["prediction"], row["inputs"])
+        return list(annotator(row["prediction"], row["inputs"]))
     return [(span["start"], span["end"], span["label"]) for span in row["annotations"]]
 
 
@@ -252,32 +255,64 @@ def evaluate_files(
       old: predictions before the update, as `records.expand` takes them.
       new: predictions after it.
       annotator: says what is unwanted; None reads annotated predictions.
-      references: a JSON-lines file with `id` and the right output.
+      references: JSON lines, CSV or Parquet with `id` and the right output.
       references_key: field of the right output there.
 
     Returns:
       The results of `compare` and the examples of `pick_examples`.
 
     Raises:
-      UserError: naming file, line and field, or the ids that do not match.
+      UserError: naming file, line and field, the ids that do not match, or what differs
+        between the annotators of the two sets.
     """
+    if annotator is None:
+        _check_same_annotators([*_settings(old), *_settings(new)])
     right = None if references is None else _read_references(references, references_key)
     read = records.read_annotated if annotator is None else records.read_predictions
     pairs = join(read(old), read(new), annotator, right)
     return summarize(pairs), pick_examples(pairs)
 
 
+def _settings(
+    annotated: records.PathLike | Sequence[records.PathLike],
+) -> list[tuple[str, records.Row]]:
+    """Returns the folders of annotated files with what was annotated how there.
+
+    A folder that `t5patches annotate` did not write has no say in this.
+    """
+    folders = {os.path.dirname(path) for path in records.expand(annotated)}
+    found = []
+    for folder in sorted(folders):
+        path = epath.Path(folder or ".") / "settings.json"
+        settings = records.read_json(path) if path.is_file() else {}
+        if settings.get("step") == "annotate":
+            kept = {k: v for k, v in settings.items() if k not in _OWN_SETTINGS}
+            found.append((folder, kept))
+    return found
+
+
+def _check_same_annotators(sets: Sequence[tuple[str, records.Row]]) -> None:
+    for (first, one), (second, other) in itertools.pairwise(sets):
+        differing = [
+            f"{key} is {one.get(key)!r} in {first} and {other.get(key)!r} in {second}"
+            for key in sorted({*one, *other})
+            if one.get(key) != other.get(key)
+        ]
+        if differing:
+            raise UserError(
+                f"the outputs were not annotated alike: {'; '.join(differing)}; "
+                "annotate one as the other was"
+            )
+
+
 def _read_references(path: records.PathLike, key: str) -> dict[str, str]:
     found: dict[str, str] = {}
     for part in records.expand(path):
-        for number, row in records.read_jsonl(part):
-            where = f"{part}:{number}"
-            for field in ("id", key):
-                if field not in row:
-                    raise UserError(f"{where}: field {field!r} is missing")
-            if not isinstance(row[key], str):
-                raise UserError(f"{where}: field {key!r} must be text")
-            if str(row["id"]) in found:
-                raise UserError(f"{where}: id {row['id']!r} occurs twice")
-            found[str(row["id"])] = row[key]
+        for where, row in tables.read_rows(part):
+            name = tables.id_field(row, "id", where)
+            if not name:
+                raise UserError(f"{where}: field 'id' is missing or empty")
+            if name in found:
+                raise UserError(f"{where}: id {name!r} occurs twice")
+            found[name] = tables.text_field(row, key, where)
     return found

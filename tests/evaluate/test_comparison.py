@@ -1,18 +1,22 @@
 """Joining predictions by id, and the numbers that come out."""
 
+import gzip
 import json
 
+import pyarrow
+import pyarrow.parquet
 import pytest
+import seqio
 
 from t5patches import evaluate, records
-from t5patches.annotate import PhraseAnnotator
+from t5patches.annotate import PhraseAnnotator, annotate_files
 from t5patches.errors import UserError
 from t5patches.evaluate import similarity
 
 ANNOTATOR = PhraseAnnotator(["fool"])
 
 
-def rows(*texts, tokens=10):
+def rows_for(*texts, tokens=10):
     return [
         {
             "inputs": f"input {i}",
@@ -24,8 +28,10 @@ def rows(*texts, tokens=10):
     ]
 
 
-OLD = rows("you fool", "a nice day indeed", "fool and fool", "good news for all", "hm")
-NEW = rows("you friend", "a nice day indeed", "a fool", "bad news for all", "fool")
+OLD = rows_for(
+    "you fool", "a nice day indeed", "fool and fool", "good news for all", "hm"
+)
+NEW = rows_for("you friend", "a nice day indeed", "a fool", "bad news for all", "fool")
 
 
 def test_numbers():
@@ -57,7 +63,7 @@ def test_an_update_that_changed_nothing():
 
 
 def test_subsets_without_members():
-    results = evaluate.compare(rows("nice"), rows("nice"), ANNOTATOR)
+    results = evaluate.compare(rows_for("nice"), rows_for("nice"), ANNOTATOR)
     assert results["exact_match"] == {"all": 1, "clean": 1, "marked": None}
     assert results["subsets"]["marked"]["bleu"] is None
 
@@ -114,6 +120,93 @@ def test_files_and_examples(tmp_path):
         "unchanged",
     ]
     assert examples[0]["old_spans"] == [(4, 8, "fool")] and not examples[0]["new_spans"]
+
+
+CSV = 'id,text\n0,"a, b"\n1,c\n'
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".csv.gz", ".parquet"])
+def test_references_of_tables(tmp_path, suffix):
+    path = tmp_path / f"right{suffix}"
+    if suffix == ".parquet":
+        rows = [{"id": 0, "text": "a, b"}, {"id": 1, "text": "c"}]
+        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), path)
+    else:
+        raw = CSV.encode()
+        path.write_bytes(gzip.compress(raw) if suffix.endswith("gz") else raw)
+    for name in ("old", "new"):
+        records.write_jsonl(tmp_path / f"{name}.jsonl", rows_for("a, b", "d"))
+    results, _ = evaluate.evaluate_files(
+        *(tmp_path / "old.jsonl", tmp_path / "new.jsonl", ANNOTATOR), path, "text"
+    )
+    assert results["references"]["new"]["exact_match"] == 1 / 2
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"id": None, "targets": "x"}, "field 'id' is missing or empty"),
+        ({"targets": "x"}, "field 'id' is missing or empty"),
+        ({"id": 1.5, "targets": "x"}, "field 'id' must be"),
+        ({"id": "a"}, "field 'targets' is missing"),
+        ({"id": "a", "targets": 3}, "field 'targets' must be text"),
+        ({"id": 0, "targets": "x"}, "id '0' occurs twice"),
+    ],
+)
+def test_wrong_references_are_named(tmp_path, row, message):
+    for name in ("old", "new"):
+        records.write_jsonl(tmp_path / f"{name}.jsonl", OLD)
+    records.write_jsonl(tmp_path / "right.jsonl", [{"id": "0", "targets": "y"}, row])
+    with pytest.raises(UserError, match=rf"right\.jsonl:2: {message}"):
+        evaluate.evaluate_files(
+            *(tmp_path / f"{name}.jsonl" for name in ("old", "new")),
+            ANNOTATOR,
+            tmp_path / "right.jsonl",
+        )
+
+
+def annotated(folder, texts, phrase, **options):
+    vocabulary = seqio.ByteVocabulary()
+    rows = [
+        {**row, "target_tokens": records.encode(vocabulary, row["prediction"])}
+        for row in rows_for(*texts)
+    ]
+    records.write_jsonl(folder / "p.jsonl", rows)
+    annotator = PhraseAnnotator([phrase])
+    settings = {"annotator": "phrases", "phrases": annotator.digest}
+    annotate_files(
+        *(folder / "p.jsonl", annotator, folder / "out", vocabulary),
+        settings=settings,
+        **options,
+    )
+    return folder / "out/annotated"
+
+
+def test_sets_that_were_not_annotated_alike(tmp_path):
+    texts = ("a fool", "a fine day")
+    one, two = tmp_path / "one", tmp_path / "two"
+    old = annotated(one, texts, "fool", feature_lengths={"targets": 4})
+    same, other = ((two / name) for name in ("same", "other"))
+    new = annotated(same, ("a friend", "a fine day"), "fool")
+    results, _ = evaluate.evaluate_files(old, new, None)
+    assert results["prevalence"] == {"before": 0.5, "after": 0.0}
+    new = annotated(other, texts, "fine")
+    with pytest.raises(
+        UserError, match=r"alike: phrases is '\w+' in .*one.* and '\w+'"
+    ):
+        evaluate.evaluate_files(old, new, None)
+    # What came from elsewhere is taken as it is.
+    (other / "out/settings.json").unlink()
+    assert evaluate.evaluate_files(old, new, None)[0]["outcomes"]["fixed"] == 1
+
+
+def test_sets_without_their_clean_outputs(tmp_path):
+    old, new = (
+        annotated(tmp_path / name, texts, "fool", only_annotated=True)
+        for name, texts in (("old", ("fool", "a")), ("new", ("b", "fool")))
+    )
+    with pytest.raises(UserError, match="missing in the new .*only-annotated"):
+        evaluate.evaluate_files(old, new, None)
 
 
 def test_rouge_tokenizer_is_rouge_scores_own_on_ascii_and_knows_other_scripts():
