@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from t5patches.report.picture import INK, QUIET
@@ -28,6 +28,14 @@ def draw(results: Mapping[str, Any], titles: Mapping[str, str]) -> bytes:
       results: what `report.write_comparison` takes.
       titles: method -> its name for the reader.
     """
+    buffer = io.BytesIO()
+    # Without the software's version the same numbers give the same bytes.
+    plot(results, titles).savefig(buffer, format="png", metadata={"Software": None})
+    return buffer.getvalue()
+
+
+def plot(results: Mapping[str, Any], titles: Mapping[str, str]) -> Any:
+    """Returns the picture of `draw` as a Matplotlib figure."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -41,9 +49,13 @@ def draw(results: Mapping[str, Any], titles: Mapping[str, str]) -> bytes:
             "left": 0.075, "right": 0.985, "top": 0.80, "bottom": 0.235, "wspace": 0.06,
         },
     )  # fmt: skip
-    before = results["points"][0]["test"]["prevalence"]["before"]
+    prevalences = [row["test"]["prevalence"] for row in results["points"]]
+    before = prevalences[0]["before"]
+    # An update can leave more unwanted than it found.
+    top = max(before, 0.01, *(prevalence["after"] for prevalence in prevalences))
     for panel, (name, similarity) in zip(axes, _PANELS, strict=True):
         _panel(panel, results, titles, similarity, before)
+        panel.set_ylim(-0.02 * top, 1.08 * top)
         panel.set_xlabel(name, fontsize=13, color=INK, labelpad=8)
     for values in (axes[0].xaxis, axes[0].yaxis):
         values.set_major_formatter(lambda share, _: f"{100 * share:.0f} %")
@@ -69,10 +81,7 @@ def draw(results: Mapping[str, Any], titles: Mapping[str, str]) -> bytes:
         handles, labels, loc="lower center", ncols=5, frameon=False, fontsize=12,
         labelcolor=INK, bbox_to_anchor=(0.53, 0.0), columnspacing=1.8,
     )  # fmt: skip
-    buffer = io.BytesIO()
-    # Without the software's version the same numbers give the same bytes.
-    figure.savefig(buffer, format="png", metadata={"Software": None})
-    return buffer.getvalue()
+    return figure
 
 
 def _panel(axes: Any, results, titles, similarity, before: float) -> None:
@@ -80,30 +89,39 @@ def _panel(axes: Any, results, titles, similarity, before: float) -> None:
     for number, method in enumerate(results["methods"]):
         colour = _COLOURS[number % len(_COLOURS)]
         marker = _MARKERS[number % len(_MARKERS)]
-        rows = [row for row in results["points"] if row["method"] == method]
-        points = [
-            (similarity(row["test"]) or 0.0, row["test"]["prevalence"]["after"])
-            for row in rows
-        ]
+        # By name; a point whose similarity could not be measured has no place.
+        points = {
+            row["name"]: (x, row["test"]["prevalence"]["after"])
+            for row in results["points"]
+            if row["method"] == method and (x := similarity(row["test"])) is not None
+        }
+        chosen = points.get(results["chosen"][method])
         axes.plot(
-            *zip(*points, strict=True), marker, color=colour, markersize=5, alpha=0.55,
+            *_columns(points.values()), marker, color=colour, markersize=5, alpha=0.55,
             markeredgewidth=0, zorder=2,
         )  # fmt: skip
         axes.plot(
-            *zip(*best(points), strict=True), "-", color=colour, linewidth=1.4,
+            *_columns(best(list(points.values()))), "-", color=colour, linewidth=1.4,
             alpha=0.8, zorder=2,
         )  # fmt: skip
-        names = [row["name"] for row in rows]
-        chosen = points[names.index(results["chosen"][method])]
         axes.plot(
-            *chosen, marker, color=colour, markersize=12, markeredgecolor="white",
-            linestyle="none", label=titles[method], zorder=3,
+            *_columns([chosen] if chosen else []), marker, color=colour, markersize=12,
+            markeredgecolor="white", linestyle="none", label=titles[method], zorder=3,
         )  # fmt: skip
-    axes.set_ylim(-0.02 * before, 1.08 * before)
+    if not any(len(line.get_xdata()) for line in axes.lines[1:]):  # The first: before.
+        axes.text(
+            0.5, 0.5, "nothing to measure", transform=axes.transAxes, fontsize=13,
+            color=QUIET, ha="center",
+        )  # fmt: skip
     axes.grid(color="#e4e8ee", linewidth=0.8, zorder=0)
     axes.tick_params(length=0, labelsize=11.5, labelcolor=QUIET)
     for spine in axes.spines.values():
         spine.set_visible(False)
+
+
+def _columns(points: Iterable[tuple[float, float]]) -> tuple[list[float], list[float]]:
+    points = list(points)
+    return [x for x, _ in points], [y for _, y in points]
 
 
 def best(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:

@@ -163,42 +163,46 @@ def _cards(results: Mapping[str, Any]) -> str:
     return f'<ul class="cards">{"".join(items)}</ul>'
 
 
-def _similarity(results: Mapping[str, Any]) -> str:
-    names = {
-        "all": "all inputs",
-        "clean": "old output clean",
-        "marked": "old output unwanted",
-    }
-    rows = [
-        (
-            names[name],
-            f"{part['examples']:,}",
-            number(part["exact_match"]),
-            number(part["bleu"], "score"),
-            number(part["rougeL"], "unit"),
-        )
+SCORES = ("exact match", "BLEU", "ROUGE-L")
+_SUBSETS = {
+    "all": "all inputs",
+    "clean": "old output clean",
+    "marked": "old output unwanted",
+}
+
+
+def similarity_rows(results: Mapping[str, Any]) -> list[tuple[str, ...]]:
+    """Returns a row of texts for each subset: its name, how many inputs, `SCORES`."""
+    return [
+        (_SUBSETS[name], f"{part['examples']:,}", *_scores(part))
         for name, part in results["subsets"].items()
     ]
+
+
+def _scores(part: Mapping[str, Any]) -> tuple[str, str, str]:
+    return (
+        number(part["exact_match"]),
+        number(part["bleu"], "score"),
+        number(part["rougeL"], "unit"),
+    )
+
+
+def _similarity(results: Mapping[str, Any]) -> str:
     text = (
         "New outputs against old ones. Exact match: the same word for word. BLEU from "
         "0 to 100 and ROUGE-L from 0 to 1, with the old outputs as the references."
     )
-    head = ("", "inputs", "exact match", "BLEU", "ROUGE-L")
-    stayed = f"<h2>What stayed</h2><p>{text}</p>{table(head, rows)}"
+    rows = table(("", "inputs", *SCORES), similarity_rows(results))
+    stayed = f"<h2>What stayed</h2><p>{text}</p>{rows}"
     if "references" in results:
         rows = [
-            (
-                f"{side} outputs",
-                number(part["exact_match"]),
-                number(part["bleu"], "score"),
-                number(part["rougeL"], "unit"),
-            )
+            (f"{side} outputs", *_scores(part))
             for side, part in results["references"].items()
         ]
-        head = ("against references", "exact match", "BLEU", "ROUGE-L")
+        head = ("against references", *SCORES)
         stayed += f"<h3>Against the references</h3>{table(head, rows)}"
-    rates = results.get("unwanted_per_1000_tokens", {})
-    if rates.get("before") is not None and rates.get("after") is not None:
+    rates = results["unwanted_per_1000_tokens"]
+    if rates["before"] is not None and rates["after"] is not None:
         stayed += (
             f'<p class="quiet">Unwanted spans per 1,000 generated tokens: '
             f"{rates['before']:.2f} before, {rates['after']:.2f} after.</p>"

@@ -11,7 +11,10 @@ from t5patches import records
 from t5patches.errors import UserError
 from t5patches.report import page, picture
 
-_NEEDED = ("examples", "prevalence", "exact_match", "bleu", "rougeL", "subsets")
+_NEEDED = (
+    "examples", "prevalence", "unwanted_per_1000_tokens", "exact_match", "bleu",
+    "rougeL", "subsets",
+)  # fmt: skip
 
 
 def write_report(
@@ -86,20 +89,6 @@ def terminal_table(results: Mapping[str, Any]) -> str:
                 f"{rates['after']:.2f}",
             )
         )
-    names = {
-        "all": "all inputs",
-        "clean": "old output clean",
-        "marked": "old output unwanted",
-    }
-    scores = [("new against old outputs", "inputs", "exact match", "BLEU", "ROUGE-L")]
-    for name, part in results["subsets"].items():
-        scores.append(
-            (
-                names[name],
-                f"{part['examples']:,}",
-                page.number(part["exact_match"]),
-                page.number(part["bleu"], "score"),
-                page.number(part["rougeL"], "unit"),
-            )
-        )
+    head = ("new against old outputs", "inputs", *page.SCORES)
+    scores = [head, *page.similarity_rows(results)]
     return f"{page.text_table(rows)}\n\n{page.text_table(scores)}\n"

@@ -106,3 +106,26 @@ def test_page_and_picture(results, tmp_path):
 def test_lines_join_what_is_not_beaten():
     points = [(0.9, 0.3), (0.99, 0.2), (0.95, 0.1), (0.8, 0.1), (0.7, 0.05)]
     assert curves.best(points) == [(0.99, 0.2), (0.95, 0.1), (0.7, 0.05)]
+
+
+def drawn(axes):
+    """Returns the points of a panel, the small and the large marks together."""
+    lines = [line for line in axes.lines[1:] if line.get_marker() != "None"]
+    return {tuple(point) for line in lines for point in line.get_xydata()}
+
+
+def test_an_update_that_made_it_worse_is_seen(results):
+    results["points"][1]["test"]["prevalence"]["after"] = 0.6
+    figure = curves.plot(results, TITLES)
+    assert (0.96, 0.6) in drawn(figure.axes[0])
+    assert figure.axes[0].get_ylim()[1] > 0.6
+
+
+def test_what_could_not_be_measured_is_not_drawn_as_nothing_kept(results):
+    for row in results["points"]:
+        row["test"]["exact_match"]["clean"] = None
+    left, right = curves.plot(results, TITLES).axes
+    assert drawn(left) == set() and len(drawn(right)) == len(results["points"])
+    assert "nothing to measure" in [text.get_text() for text in left.texts]
+    labels = left.get_legend_handles_labels()[1]
+    assert labels == [TITLES[method] for method in results["methods"]]

@@ -154,3 +154,14 @@ def test_properties_that_come_with_the_results(tmp_path):
 def test_results_of_something_else(tmp_path):
     with pytest.raises(UserError, match="'prevalence'"):
         report.write_report(tmp_path, {"examples": 3}, [])
+
+
+@pytest.mark.parametrize("name", sorted(RESULTS))
+def test_results_without_something(tmp_path, name):
+    results = {key: value for key, value in RESULTS.items() if key != name}
+    if name == "outcomes":  # Not shown.
+        report.write_report(tmp_path, results, [])
+        return
+    with pytest.raises(UserError, match=f"have no '{name}'"):
+        report.write_report(tmp_path, results, [])
+    assert not list(tmp_path.iterdir())
