@@ -179,9 +179,19 @@ def truncation(
 
 
 def _counts(spec: tuple[Any, ...], split: str, lengths: Mapping[str, int]):
-    files, vocabularies = spec[2], spec[3:5]
+    kind, _, files, *vocabularies, _, negative_token_ids = spec
     size = max(map(records.max_vocabulary_size, vocabularies))
-    return tfrecords.check(dict(files), split, lengths, size)
+    more = _more_features(kind, negative_token_ids)
+    return tfrecords.check(dict(files), split, lengths, size, more)
+
+
+def _more_features(kind: str, negative_token_ids: int) -> tfrecords.More:
+    """Returns the features that a kind of task reads beside the usual three."""
+    if kind in ("corrective", "negative"):
+        return {"corrected_targets": None}
+    if negative_token_ids:
+        return {"negative_token_ids": negative_token_ids}
+    return {}
 
 
 def _register(
@@ -193,8 +203,7 @@ def _register(
 ) -> str:
     name, files, vocabulary, output_vocabulary, shuffle_buffer_size = arguments
     files = plain(files)
-    more = ["corrected_targets"] if kind in ("corrective", "negative") else []
-    more += ["negative_token_ids"] if negative_token_ids else []
+    more = list(_more_features(kind, negative_token_ids))
     return register(
         name,
         (
@@ -208,7 +217,7 @@ def _register(
         ),
         task_cls=RecordsTask,
         kind=kind,
-        source=tfrecords.source(files, more),
+        source=tfrecords.Source(files, more),
         preprocessors=[
             to_int32,
             *preprocessors,
@@ -231,6 +240,7 @@ class RecordsTask(seqio.Task):
         self,
         sequence_length: Mapping[str, int] | None = None,
         split: str = "train",
+        use_cached: bool = False,
         *args: Any,
         **kwargs: Any,
     ) -> tf.data.Dataset:
@@ -239,10 +249,11 @@ class RecordsTask(seqio.Task):
             for feature in self.output_features:
                 if feature not in lengths:
                     lengths[feature] = lengths["targets"]
-        if split in self.splits:
+        # SeqIO's cache need not have the files beside it.
+        if split in self.splits and not use_cached:
             self._report(split, lengths)
         return super().get_dataset(
-            lengths if sequence_length else None, split, *args, **kwargs
+            lengths if sequence_length else None, split, use_cached, *args, **kwargs
         )
 
     def _report(self, split: str, lengths: Mapping[str, int]) -> None:
@@ -284,13 +295,11 @@ def _rows_of(k: int) -> _Map:
 
     def reshape(example: _Example) -> dict[str, tf.Tensor]:
         ids = example["negative_token_ids"]
-        count = tf.size(example["targets"]) * k
-        message = f"negative_token_ids must have {k} ids per target, or be absent"
-        right = (tf.size(ids) == count) | (tf.size(ids) == 0)
-        with tf.control_dependencies([tf.debugging.Assert(right, [message, ids])]):
-            ids = ids if tf.size(ids) > 0 else tf.zeros(count, ids.dtype)
-            ids = tf.reshape(ids, [-1, k])
-        return {**example, "negative_token_ids": ids}
+        shape = [tf.size(example["targets"]), k]
+        rows = (
+            tf.reshape(ids, shape) if tf.size(ids) > 0 else tf.zeros(shape, ids.dtype)
+        )
+        return {**example, "negative_token_ids": rows}
 
     return lambda dataset: dataset.map(reshape, num_parallel_calls=tf.data.AUTOTUNE)
 

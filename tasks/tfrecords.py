@@ -2,39 +2,59 @@
 
 from __future__ import annotations
 
+import collections
+import functools
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 import seqio
 import tensorflow as tf
+from etils import epath
 
 from t5patches.errors import UserError
 
 from .sources import Files, split_files
 
-_INT64S = {
-    name: tf.io.RaggedFeature(tf.int64, row_splits_dtype=tf.int64)
-    for name in ("inputs", "targets", "target_annotations")
-}
+_FEATURES = ("inputs", "targets", "target_annotations")
+_COUNTS = (
+    "examples",
+    "examples_with_unwanted",
+    "unwanted_tokens",
+    "truncated_inputs",
+    "truncated_targets",
+    "dropped_unwanted_tokens",
+    "examples_without_unwanted_left",
+)
+# Further features of ids, and how many of them each target has; None is any number.
+More = Mapping[str, int | None]
+_Ragged = Mapping[str, tf.RaggedTensor]
 
 
-def source(files: Files, more: Sequence[str] = ()) -> seqio.DataSource:
-    """Returns a source of annotated TFRecords (`records.training_features`).
+class Source(seqio.TFExampleDataSource):
+    """Annotated TFRecords (`records.training_features`), looked for when needed."""
 
-    Args:
-      files: by split, as `records.expand` takes them.
-      more: features to read beside the usual three, empty where a record has none.
-    """
-    description = {
-        name: tf.io.FixedLenSequenceFeature([], tf.int64, allow_missing=True)
-        for name in [*_INT64S, *more]
-    }
-    expanded = {split: split_files(files, split, ".tfrecord") for split in files}
-    return seqio.TFExampleDataSource(expanded, feature_description=description)
+    def __init__(self, files: Files, more: Sequence[str] = ()):
+        """Takes files by split, as `records.expand` does.
+
+        Args:
+          files: by split.
+          more: features to read beside the usual three, empty where a record has none.
+        """
+        feature = tf.io.FixedLenSequenceFeature([], tf.int64, allow_missing=True)
+        description = dict.fromkeys([*_FEATURES, *more], feature)
+        super().__init__(files, feature_description=description)
+        self._files = files
+
+    def list_shards(self, split: str) -> list[str]:
+        return split_files(self._files, split, ".tfrecord")
 
 
 def check(
-    files: Files, split: str, lengths: Mapping[str, int], vocabulary_size: int
+    files: Files,
+    split: str,
+    lengths: Mapping[str, int],
+    vocabulary_size: int,
+    more: More | None = None,
 ) -> dict[str, int]:
     """Checks the TFRecords of a split and counts what `lengths` would cut off.
 
@@ -43,6 +63,7 @@ def check(
       split: which.
       lengths: limits of `inputs` and `targets`; a missing one cuts nothing.
       vocabulary_size: ids must be below it.
+      more: further features, which a record may have, see `More`.
 
     Returns:
       Counts: `examples`, `examples_with_unwanted`, `unwanted_tokens`,
@@ -53,63 +74,79 @@ def check(
     Raises:
       UserError: naming the file and the record.
     """
-    counts: dict[str, int] = dict.fromkeys(
-        (
-            "examples",
-            "examples_with_unwanted",
-            "unwanted_tokens",
-            "truncated_inputs",
-            "truncated_targets",
-            "dropped_unwanted_tokens",
-            "examples_without_unwanted_left",
-        ),
-        0,
-    )
+    counts = collections.Counter(dict.fromkeys(_COUNTS, 0))
+    settings = (tuple(lengths.items()), vocabulary_size, tuple((more or {}).items()))
     for path in split_files(files, split, ".tfrecord"):
-        first = 0
-        try:
-            for batch in tf.data.TFRecordDataset(path).batch(1024):
-                ragged = tf.io.parse_example(batch, _INT64S)
-                _check_batch(ragged, path, first, vocabulary_size)
-                for key, value in _count_batch(ragged, lengths).items():
-                    counts[key] += value
-                first += len(batch)
-        except tf.errors.OpError as error:
-            raise UserError(
-                f"{path}: not a readable TFRecord of annotated predictions "
-                f"({error.message.splitlines()[0]})"
-            ) from error
+        stat = epath.Path(path).stat()
+        counts.update(_check_file(path, (stat.length, stat.mtime), *settings))
+    return dict(counts)
+
+
+@functools.lru_cache(maxsize=4096)
+def _check_file(
+    path: str,
+    state: tuple[float, float],
+    lengths: tuple[tuple[str, int], ...],
+    vocabulary_size: int,
+    more: tuple[tuple[str, int | None], ...],
+) -> Mapping[str, int]:
+    """Checks and counts a file; reads it anew only if its `state` is another."""
+    del state
+    counts: collections.Counter[str] = collections.Counter()
+    feature = tf.io.RaggedFeature(tf.int64, row_splits_dtype=tf.int64)
+    features = dict.fromkeys([*_FEATURES, *dict(more)], feature)
+    first = 0
+    try:
+        for batch in tf.data.TFRecordDataset(path).batch(1024):
+            ragged = tf.io.parse_example(batch, features)
+            _check_there(batch, ragged, path, first)
+            _check_sizes(ragged, path, first, dict(more))
+            _check_values(ragged, path, first, vocabulary_size)
+            counts.update(_count_batch(ragged, dict(lengths)))
+            first += len(batch)
+    except tf.errors.OpError as error:
+        raise UserError(
+            f"{path}: not a readable TFRecord of annotated predictions "
+            f"({error.message.splitlines()[0]})"
+        ) from error
     return counts
 
 
-def _check_batch(
-    ragged: Mapping[str, tf.RaggedTensor], path: str, first: int, vocabulary_size: int
-) -> None:
+def _check_there(batch: tf.Tensor, ragged: _Ragged, path: str, first: int) -> None:
+    for name in _FEATURES:
+        # An empty feature looks like one that is missing.
+        for row in np.flatnonzero(ragged[name].row_lengths().numpy() == 0):
+            example = tf.train.Example.FromString(batch[row].numpy())
+            if name not in example.features.feature:
+                raise UserError(
+                    f"{path}: record {first + row} is without feature {name!r}; "
+                    "`t5patches annotate` writes records with inputs, targets and "
+                    "target_annotations"
+                )
+
+
+def _check_sizes(ragged: _Ragged, path: str, first: int, more: More) -> None:
     sizes = {name: value.row_lengths().numpy() for name, value in ragged.items()}
-    for name, size in sizes.items():
-        if not size.any():
+    for name, count in {"target_annotations": 1, **more}.items():
+        if count is None:
+            continue
+        wrong = sizes[name] != count * sizes["targets"]
+        if name in more:
+            wrong &= sizes[name] > 0
+        for row in np.flatnonzero(wrong):
             raise UserError(
-                f"{path}: records without feature {name!r}; `t5patches annotate` "
-                "writes records with inputs, targets and target_annotations"
+                f"{path}: record {first + row} has {sizes['targets'][row]} targets and "
+                f"{sizes[name][row]} {name}; there must be {count} per target"
             )
-    unequal = np.flatnonzero(sizes["targets"] != sizes["target_annotations"])
-    if unequal.size:
-        row = unequal[0]
-        raise UserError(
-            f"{path}: record {first + row} has {sizes['targets'][row]} targets and "
-            f"{sizes['target_annotations'][row]} target_annotations; there must be "
-            "one per target"
-        )
-    limits = {
-        "inputs": vocabulary_size,
-        "targets": vocabulary_size,
-        "target_annotations": 2,
-    }
-    for name, limit in limits.items():
-        values = ragged[name].values.numpy()
+
+
+def _check_values(ragged: _Ragged, path: str, first: int, vocabulary_size: int) -> None:
+    for name, feature in ragged.items():
+        limit = 2 if name == "target_annotations" else vocabulary_size
+        values = feature.values.numpy()
         outside = np.flatnonzero((values < 0) | (values >= limit))
         if outside.size:
-            row = ragged[name].value_rowids().numpy()[outside[0]]
+            row = feature.value_rowids().numpy()[outside[0]]
             raise UserError(
                 f"{path}: record {first + row}, feature {name!r}, has "
                 f"{values[outside[0]]}, which is not in [0, {limit}); "
@@ -117,9 +154,7 @@ def _check_batch(
             )
 
 
-def _count_batch(
-    ragged: Mapping[str, tf.RaggedTensor], lengths: Mapping[str, int]
-) -> dict[str, int]:
+def _count_batch(ragged: _Ragged, lengths: Mapping[str, int]) -> dict[str, int]:
     inputs = ragged["inputs"].row_lengths().numpy()
     targets = ragged["targets"].row_lengths().numpy()
     marks = ragged["target_annotations"]
@@ -127,13 +162,13 @@ def _count_batch(
     kept = before
     if "targets" in lengths:
         kept = tf.reduce_sum(marks[:, : lengths["targets"]], axis=1).numpy()
-    counts = {
-        "examples": inputs.size,
-        "examples_with_unwanted": (before > 0).sum(),
-        "unwanted_tokens": before.sum(),
-        "truncated_inputs": (inputs > lengths.get("inputs", inputs)).sum(),
-        "truncated_targets": (targets > lengths.get("targets", targets)).sum(),
-        "dropped_unwanted_tokens": (before - kept).sum(),
-        "examples_without_unwanted_left": ((before > 0) & (kept == 0)).sum(),
-    }
-    return {key: int(value) for key, value in counts.items()}
+    counts = (
+        inputs.size,
+        (before > 0).sum(),
+        before.sum(),
+        (inputs > lengths.get("inputs", inputs)).sum(),
+        (targets > lengths.get("targets", targets)).sum(),
+        (before - kept).sum(),
+        ((before > 0) & (kept == 0)).sum(),
+    )
+    return dict(zip(_COUNTS, map(int, counts), strict=True))

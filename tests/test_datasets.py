@@ -401,9 +401,13 @@ def test_cached_tasks_give_what_the_sources_give(tmp_path, monkeypatch):
     ]
     folder = tmp_path / "cache"
     monkeypatch.setattr(seqio.utils, "_GLOBAL_CACHE_DIRECTORIES", [str(folder)])
+    expected = {}
     for name in names:
         cache(name, "train", folder)
-        rows = plain(read(name))
+        expected[name] = plain(read(name))
+    for source in ("train.jsonl", "a.tfrecord"):  # Only the cache is there from now on.
+        (tmp_path / source).unlink()
+    for name, rows in expected.items():
         assert plain(read(name, use_cached=True)) == rows
         shuffled = plain(read(name, use_cached=True, shuffle=True, seed=0))
         assert shuffled != rows and sorted(shuffled, key=str) == sorted(rows, key=str)

@@ -5,12 +5,12 @@ import json
 
 import pytest
 import seqio
-import tensorflow as tf
 from small_vocabulary import small_vocabulary
 
 from t5patches import records, tasks
 from t5patches.errors import UserError
 from t5patches.feature_converters import TargetAnnotationsFeatureConverter
+from t5patches.tasks import tfrecords
 
 VOCABULARY = small_vocabulary()
 LENGTHS = {"inputs": 8, "targets": 6}
@@ -209,9 +209,6 @@ def test_several_unwanted_tokens_at_a_position(tmp_path):
         feature_converter=TargetAnnotationsFeatureConverter(pack=False),
     ).as_numpy_iterator()
     assert batch["negative_token_ids"].tolist() == [*pairs, [0, 0], [0, 0]]
-    name = tasks.annotated_task("t_ids", files, VOCABULARY, negative_token_ids=3)
-    with pytest.raises(tf.errors.InvalidArgumentError, match="3 ids per target"):
-        read(name)
 
 
 def test_the_order_of_annotated_shards_is_fixed_by_the_seed(tmp_path):
@@ -292,8 +289,63 @@ def test_files_that_are_no_annotated_tfrecords(tmp_path):
     records.write_tfrecords(path, [{"inputs": [3], "targets": [4]}])
     with pytest.raises(UserError, match="without feature 'target_annotations'"):
         read(tasks.annotated_task("t_ann", {"train": str(path)}, VOCABULARY))
+    name = tasks.annotated_task("t_ann2", {"train": str(tmp_path / "b")}, VOCABULARY)
     with pytest.raises(UserError, match="no such file"):
-        tasks.annotated_task("t_ann2", {"train": str(tmp_path / "b")}, VOCABULARY)
+        read(name)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            {"negative_token_ids": [7] * 7},
+            "record 1 has 4 targets and 7 negative_token_ids; there must be 2 per tar",
+        ),
+        ({"negative_token_ids": [0] * 7 + [100_000]}, "_ids', has 100000, which is"),
+        ({"negative_token_ids": [0] * 7 + [-1]}, "_ids', has -1, which is"),
+        ({"corrected_targets": [99999, 1]}, "'corrected_targets', has 99999, which"),
+    ],
+)
+def test_wrong_features_of_some_tasks_are_named(tmp_path, change, message):
+    examples = annotated(2)
+    examples[1].update(change)
+    records.write_tfrecords(tmp_path / "a.tfrecord", examples)
+    files = {"train": str(tmp_path / "a.tfrecord")}
+    if "corrected_targets" in change:
+        name = tasks.corrective_task("t_more", files, VOCABULARY)
+    else:
+        name = tasks.annotated_task("t_more", files, VOCABULARY, negative_token_ids=2)
+    with pytest.raises(UserError, match=message):
+        read(name)
+
+
+def test_an_empty_generation(tmp_path):
+    """A thousand examples, then one alone in what is parsed at once."""
+    examples = annotated(1024)
+    examples.append({"inputs": [4, 1], "targets": [], "target_annotations": []})
+    records.write_tfrecords(tmp_path / "a.tfrecord", examples)
+    files = {"train": str(tmp_path / "a.tfrecord")}
+    rows = read(tasks.annotated_task("t_ann", files, VOCABULARY))
+    assert len(rows) == 1025 and rows[-1]["targets"].tolist() == []
+
+
+def test_files_are_checked_once_for_each_of_their_states(tmp_path, monkeypatch):
+    counted = []
+    count = tfrecords._count_batch
+
+    def counting(ragged, lengths):
+        counted.append(lengths)
+        return count(ragged, lengths)
+
+    monkeypatch.setattr(tfrecords, "_count_batch", counting)
+    files = {"train": str(tmp_path / "a.tfrecord")}
+    records.write_tfrecords(tmp_path / "a.tfrecord", annotated(3))
+    name = tasks.annotated_task("t_ann", files, VOCABULARY)
+    assert len(read(name)) == len(read(name)) == 3 and len(counted) == 1
+    records.write_tfrecords(tmp_path / "a.tfrecord", annotated(5))
+    assert len(read(name)) == 5 and len(counted) == 2
+    assert tasks.truncation(name, "train", {"targets": 2})["examples"] == 5
+    assert len(counted) == 3  # Other lengths, other counts.
 
 
 def test_from_gin(tmp_path):

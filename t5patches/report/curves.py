@@ -109,6 +109,7 @@ def _panel(axes: Any, results, titles, similarity, before: float) -> None:
             markeredgecolor="white", linestyle="none", label=titles[method], zorder=3,
         )  # fmt: skip
     if not any(len(line.get_xdata()) for line in axes.lines[1:]):  # The first: before.
+        axes.set_xticks([])
         axes.text(
             0.5, 0.5, "nothing to measure", transform=axes.transAxes, fontsize=13,
             color=QUIET, ha="center",
