@@ -7,7 +7,9 @@ checks work on both engines and read no arrays.
 
 from __future__ import annotations
 
+import ast
 import difflib
+import importlib
 import json
 import os
 import re
@@ -16,6 +18,7 @@ import traceback
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from absl import logging
 from etils import epath
 
 from t5patches import _engine, records
@@ -140,7 +143,122 @@ def config_error(error: Exception) -> UserError | None:
     return None
 
 
+def macros(typed: Iterable[str], bindings: Mapping[str, str]) -> None:
+    """Looks for macros of the command line that no gin file reads: a misspelt name.
+
+    Args:
+        typed: bindings of the command line, `NAME = value`.
+        bindings: all of gin's; see `scripts`.
+
+    Raises:
+        UserError: another macro has nearly the same name.
+    """
+    read = set(re.findall(r"%([\w.]+)", " ".join(bindings.values())))
+    for binding in typed:
+        name = binding.partition("=")[0].strip()
+        if not name.isidentifier() or name in read:
+            continue
+        near = difflib.get_close_matches(name, read, n=1, cutoff=0.75)
+        if near:
+            raise UserError(
+                f"--gin.{name}: no gin file has this macro; did you mean {near[0]}?"
+            )
+        logging.warning("--gin.%s changes nothing: no gin file reads it", name)
+
+
+# What TensorFlow raises where a file or a bucket cannot be read or written.
+_STORAGE_ERRORS = (
+    "FailedPreconditionError",
+    "NotFoundError",
+    "PermissionDeniedError",
+    "UnauthenticatedError",
+    "UnavailableError",
+)
+
+
+def storage_error(error: Exception, bindings: Mapping[str, str]) -> UserError | None:
+    """What was wrong with a path that TensorFlow was to read, or None."""
+    import tensorflow as tf
+
+    if not isinstance(error, tf.errors.OpError):
+        return None
+    if type(error).__name__ not in _STORAGE_ERRORS:
+        return None
+    places = [f"{name} = {text}" for name, text in bindings.items() if "://" in text]
+    where = f". Remote paths: {'; '.join(places)}" if places else ""
+    return UserError(f"{error.message.splitlines()[0][:300]}{where}")
+
+
+# ---- Arguments ----
+
+
+def inference(arguments: Mapping[str, Any], bindings: Mapping[str, str]) -> None:
+    """Raises a UserError if a number of an inference is out of its range.
+
+    Args:
+        arguments: of T5X's `infer`.
+        bindings: gin's; macros of runs/generate.gin say how to sample.
+    """
+    shards = arguments["num_shards"]
+    _in_range("NUM_SHARDS", shards, 1)
+    _in_range("SHARD_ID", arguments["shard_id"], 0, shards - 1)
+    _in_range("BATCH_SIZE", arguments["dataset_cfg"].batch_size, 1)
+    _in_range("CHUNK_BATCHES", arguments["checkpoint_period"], 1)
+    values = {name: _number(text) for name, text in bindings.items()}
+    _in_range("TEMPERATURE", values.get("TEMPERATURE"), 0, kind=int | float)
+    _in_range("TOP_K", values.get("TOP_K"), 0)
+    _in_range("TOP_P", values.get("TOP_P"), 0, 1, kind=int | float)
+    if values.get("TOP_K") and values.get("TOP_P"):
+        raise UserError("set one of TOP_K and TOP_P, not both")
+
+
+def _number(text: str) -> Any:
+    """The value of a binding, None where it is another's (`%NAME`) or an object."""
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return None
+
+
+def _in_range(name: str, value: Any, low, high=None, kind: Any = int) -> None:
+    if value is None:
+        return
+    if not isinstance(value, kind) or value < low or high is not None and value > high:
+        limits = f"at least {low}" if high is None else f"from {low} to {high}"
+        number = "a whole number" if kind is int else "a number"
+        raise UserError(f"{name} must be {number} {limits}, not {value!r}")
+
+
+def total_steps(arguments: Mapping[str, Any]) -> None:
+    """Raises a UserError if a model folder is past the step where training ends."""
+    steps, total = checkpoint_steps(arguments["model_dir"]), arguments["total_steps"]
+    if steps and not arguments.get("relative_steps") and steps[-1] > total:
+        raise UserError(
+            f"{arguments['model_dir']} is at step {steps[-1]} and training ends at {total}: "
+            "train for more steps, or give another MODEL_DIR"
+        )
+
+
 # ---- Tasks ----
+
+
+def module(name: str | None) -> None:
+    """Imports a task's module (MIXTURE_OR_TASK_MODULE).
+
+    Raises:
+        UserError: there is no such module.
+    """
+    if not name:
+        return
+    try:
+        importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if not error.name or not f"{name}.".startswith(f"{error.name}."):
+            raise
+        raise UserError(
+            f"MIXTURE_OR_TASK_MODULE: there is no module {name!r}; it is looked for "
+            "where Python looks for modules and in the current folder"
+        ) from error
 
 
 def task(name: Any, split: str | None = None) -> None:

@@ -9,6 +9,7 @@ Nothing heavy is imported before a command needs it: `t5patches --help` must be 
 from __future__ import annotations
 
 import argparse
+import errno
 import logging
 import os
 import pathlib
@@ -20,6 +21,17 @@ from t5patches.errors import UserError
 
 Command = Callable[[list[str]], None]
 
+# A file that is a folder's place, a folder that cannot be written to, a full disk.
+_USERS_FAULTS = {
+    errno.EACCES,
+    errno.EEXIST,
+    errno.EISDIR,
+    errno.ENOENT,
+    errno.ENOSPC,
+    errno.ENOTDIR,
+    errno.EPERM,
+    errno.EROFS,
+}
 _GENERATE_GIN = "runs/generate.gin"
 _GENERATE_BEAM_GIN = "runs/generate_beam.gin"
 
@@ -32,10 +44,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(f"error: {_message(error)}", file=sys.stderr)
         return 2
+    except OSError as error:
+        if error.filename is None or error.errno not in _USERS_FAULTS:
+            raise
+        print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         print("interrupted; type the command again to go on", file=sys.stderr)
         return 130
     except SystemExit as stop:  # argparse: 0 after --help, 2 after wrong use
+        if isinstance(stop.code, str):
+            print(stop.code, file=sys.stderr)
         return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
     return 0
 

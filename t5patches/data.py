@@ -16,6 +16,7 @@ from absl import logging
 from t5x import utils
 
 from t5patches.checks import checkpoint_step, checkpoint_steps
+from t5patches.errors import UserError
 
 
 def first_step(initial_checkpoint_path: str | None) -> int:
@@ -57,6 +58,7 @@ def get_dataset(
 
     Raises:
       ValueError: if `cfg.seed` is None.
+      UserError: the folder is another run's.
     """
     if cfg.seed is None:
         raise ValueError(
@@ -69,6 +71,11 @@ def get_dataset(
     if not steps:
         return dataset
     done = steps[-1] - first_step(initial_checkpoint_path)
+    if done < 0:
+        raise UserError(
+            f"{model_dir} is at step {steps[-1]}, before its initial checkpoint "
+            f"({initial_checkpoint_path}): it is another run's; give another MODEL_DIR"
+        )
     if done:
         logging.info("Resuming at step %d: skipping %d batches.", steps[-1], done)
     return dataset.skip(done)

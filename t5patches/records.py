@@ -77,7 +77,8 @@ def expand(
 
     Args:
       spec: a file; a glob pattern; the prefix of a sharded set (`dir/name` for
-        `dir/name-00000-of-00016.jsonl` and its siblings); or a list of these.
+        `dir/name-00000-of-00016.jsonl` and its siblings, or T5X's
+        `dir/name.jsonl-00000-of-00016`); or a list of these.
       suffix: how the files of a prefix end; they may end in `.gz` besides.
       on_error: takes the error of a missing shard, then the others are returned.
 
@@ -94,8 +95,11 @@ def expand(
     elif epath.Path(text).is_file():
         return [text]
     else:
-        pattern = f"{_escape(text)}-[0-9]*-of-[0-9]*{suffix}"
-        paths = _glob(pattern) or _glob(f"{pattern}.gz")
+        shards, name = "-[0-9]*-of-[0-9]*", _escape(text)
+        paths = _glob(f"{name}{shards}{suffix}") or _glob(f"{name}{shards}{suffix}.gz")
+        if not paths:  # T5X's names have the suffix first.
+            paths = _glob(f"{_escape(text.removesuffix(suffix))}{suffix}{shards}")
+            paths = [path for path in paths if _SHARD.fullmatch(path)]
     if not paths:
         raise UserError(f"{text}: no such file; give a file, a pattern or a prefix")
     _check_no_shard_missing(paths, on_error)

@@ -62,8 +62,12 @@ def run(script: str, argv: Sequence[str], description: str | None = None) -> Non
         SystemExit: training was stopped by SIGTERM, its checkpoint is saved; status 0.
     """
     flags = _parse_flags(script, argv)
+    from t5patches import checks
+
     _engine.install()
     _prepare_libraries(flags)
+    if os.getcwd() not in sys.path:  # As `python -m` has it, but behind the packages.
+        sys.path.append(os.getcwd())
     module_name, function_name = SCRIPTS[script]
     module = importlib.import_module(module_name)
     entry = _entry(getattr(module, function_name))
@@ -77,15 +81,14 @@ def run(script: str, argv: Sequence[str], description: str | None = None) -> Non
         if getattr(flags, "shard_id", None) is not None:
             extra["shard_id"] = flags.shard_id
         entry.watch.bindings = _bindings(gin)
+        checks.macros(flags.gin_bindings, entry.watch.bindings)
         entry.watch.entered = False
         try:
             configured(**extra)
         except Exception as error:
-            from t5patches import checks
-
-            known = None
+            known = checks.storage_error(error, entry.watch.bindings)
             if not entry.watch.entered or isinstance(error, UserError):
-                known = checks.config_error(error)
+                known = known or checks.config_error(error)
             if known is None:
                 raise
             raise known from error
@@ -318,7 +321,7 @@ def _entry(function: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(function)
     def entry(**kwargs):
-        from t5patches import generate
+        from t5patches import checks, generate
 
         watch.entered = True
         missing = [
@@ -343,6 +346,7 @@ def _entry(function: Callable[..., Any]) -> Callable[..., Any]:
         _make_paths_absolute(arguments)
         _check(function.__name__, arguments)
         if function.__name__ == "infer":
+            checks.inference(arguments, watch.bindings)
             generate.claim_output(arguments, watch.bindings)
         with _showing_progress(watch.description, function.__name__, arguments):
             return function(**arguments)
@@ -386,8 +390,7 @@ def _check(name: str, arguments: dict[str, Any]) -> None:
     for argument in ("train_dataset_cfg", "dataset_cfg"):
         cfg = arguments.get(argument)
         if cfg is not None:
-            if cfg.module:
-                importlib.import_module(cfg.module)
+            checks.module(cfg.module)
             checks.task(cfg.mixture_or_task_name, cfg.split)
     for argument in ("train_eval_dataset_cfg", "infer_eval_dataset_cfg"):
         if arguments.get(argument) is not None:
@@ -397,6 +400,8 @@ def _check(name: str, arguments: dict[str, Any]) -> None:
     if path is None:
         return
     checks.checkpoint(path)
+    if name == "train":
+        checks.total_steps(arguments)
     initializer_cls = arguments["train_state_initializer_cls"]
 
     def initializer(*args, **kwargs):

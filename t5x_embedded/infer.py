@@ -101,7 +101,7 @@ def write_inferences_to_file(
             if mode == "score":
                 line["score"] = _plain(predictions[i])
             else:
-                ids = np.asarray(predictions[i])
+                ids = np.asarray(predictions[i], np.int32)
                 text = vocabulary.decode_tf(tf.constant(ids)).numpy()
                 line["prediction"] = _plain(text)
                 if output_ids:

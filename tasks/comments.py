@@ -54,14 +54,23 @@ class CommentFiles(FileSource):
         "id_pretokenized": tf.string,
     }
 
-    def __init__(self, files: Files, text_key: str, toxicity_key: str, id_key: str):
+    def __init__(
+        self, files: Files, text_key: str, toxicity_key: str | None, id_key: str
+    ):
         super().__init__(files)
         self._keys = (text_key, toxicity_key, id_key)
 
     def _columns_of(self, row: records.Row, where: str) -> dict[str, Any]:
         text_key, toxicity_key, id_key = self._keys
         text = text_field(row, text_key, where)
-        toxicity = row.get(toxicity_key, np.nan)  # NaN passes every limit.
+        if toxicity_key and toxicity_key not in row:
+            raise UserError(
+                f"{where}: field {toxicity_key!r} is missing; the line has "
+                f"{', '.join(row)}. Name it with TOXICITY_KEY; with None comments are "
+                "not filtered by toxicity"
+            )
+        # NaN passes every limit.
+        toxicity = row[toxicity_key] if toxicity_key else np.nan
         try:
             toxicity = float(toxicity)
         except (TypeError, ValueError) as error:
@@ -168,7 +177,7 @@ def cut_in_two(share: float) -> Callable[[tf.data.Dataset], tf.data.Dataset]:
     """Returns a preprocessor: a comment's first words are `inputs`, its rest `targets`.
 
     Args:
-      share: of the words that come first; at least one word stands in each part.
+      share: of the words that come first; of two words or more each part has one.
 
     Raises:
       UserError: `share` is not between 0 and 1.

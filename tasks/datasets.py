@@ -76,7 +76,7 @@ def civil_comments_task(
     max_toxicity: float = 1.0,
     prefix_share: float = 0.5,
     text_key: str = "text",
-    toxicity_key: str = "toxicity",
+    toxicity_key: str | None = "toxicity",
     id_key: str = "id",
     metric_fns: Sequence[Callable[..., Any]] = (),
 ) -> str:
@@ -99,7 +99,7 @@ def civil_comments_task(
       max_toxicity: and more toxic ones.
       prefix_share: of the words of a comment that become its `inputs`.
       text_key: field of the text in `files`.
-      toxicity_key: field of the toxicity in `files`; without it all are taken.
+      toxicity_key: field of the toxicity in `files`; None takes comments of any.
       id_key: field of the id in `files`.
       metric_fns: SeqIO metric functions.
     """

@@ -108,10 +108,13 @@ def _numbered(split: str, info: Any):
     first = tf.constant(np.cumsum([0, *info.shard_lengths])[:-1], tf.int64)
 
     def with_id(example):
-        parts = tf.strings.split(example["tfds_id"], "__")
-        shard = tf.strings.regex_replace(parts[0], r"^.*-(\d+)-of-\d+.*$", r"\1")
-        number = tf.strings.to_number(shard, tf.int64)
-        index = first[number] + tf.strings.to_number(parts[1], tf.int64)
+        parts = tf.strings.regex_replace(
+            example["tfds_id"], r"^.*-(\d+)-of-\d+.*__(\d+)$", r"\1 \2"
+        )
+        shard, place = tf.unstack(
+            tf.strings.to_number(tf.strings.split(parts), tf.int64), num=2
+        )
+        index = first[shard] + place
         text = tf.strings.join([split, ":", tf.strings.as_string(index)])
         return {**example, "id_pretokenized": text}
 

@@ -152,6 +152,23 @@ def test_ids_that_do_not_match(files, capsys):
     assert not (files["folder"] / "results.json").exists()
 
 
+def test_an_output_that_is_a_file(files, capsys):
+    (files["folder"] / "taken").write_text("")
+    assert annotate(files, **{"--output": str(files["folder"] / "taken/x")}) == 2
+    assert "taken" in capsys.readouterr().err
+    assert evaluate(files, "--output", str(files["folder"] / "taken/r.json")) == 2
+    assert "taken" in capsys.readouterr().err
+
+
+def test_an_exit_with_a_message(monkeypatch, capsys):
+    def leaves(argv):
+        raise SystemExit("bye")
+
+    monkeypatch.setitem(cli.COMMANDS, "report", (leaves, ""))
+    assert cli.main(["report"]) == 1
+    assert "bye" in capsys.readouterr().err
+
+
 def test_interrupt_and_our_own_faults(files, monkeypatch, capsys):
     def interrupt(argv):
         raise KeyboardInterrupt

@@ -64,6 +64,9 @@ def test_input_is_skipped_to_where_the_run_goes_on(tmp_path, monkeypatch, initia
     assert first_batch() == 0
     make_folder(tmp_path, f"checkpoint_{initial_step + 7}")
     assert first_batch() == 7
+    initial = "some/checkpoint_800"
+    with pytest.raises(UserError, match="it is another run's"):
+        first_batch()
 
 
 def test_input_without_a_seed_is_refused(tmp_path):

@@ -204,7 +204,12 @@ def test_comments_without_ids_or_toxicity(tmp_path):
     path = tmp_path / "comments.csv"
     texts = [" ".join(f"w{i + j}" for j in range(9)) for i in range(60)]
     path.write_text("text\n" + "\n".join(texts) + "\n")
-    name = tasks.civil_comments_task("d_comments", VOCABULARY, str(path))
+    name = tasks.civil_comments_task("d_misspelt", VOCABULARY, str(path))
+    with pytest.raises(UserError, match=r":2: field 'toxicity' is missing"):
+        read(name)
+    name = tasks.civil_comments_task(
+        "d_comments", VOCABULARY, str(path), toxicity_key=None
+    )
     found = {
         split: {row["inputs_pretokenized"] for row in read(name, split)}
         for split in comments.SPLITS

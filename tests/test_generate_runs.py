@@ -126,6 +126,34 @@ def test_results_of_another_inference_are_refused(job):
         (job / "rows.jsonl").write_bytes(before)
 
 
+def test_the_files_of_t5x_can_be_annotated(job):
+    """T5X's own writer, with the generated ids and without."""
+    greedy = generate(job, "ids")
+    (job / "t5x.gin").write_text(
+        """from __gin__ import dynamic_registration
+import __main__ as infer_script
+from t5x import infer
+infer_script.infer.write_fn = @infer.write_inferences_to_file
+infer_script.infer.merge_fn = @infer.merge_chunks_to_file
+"""
+    )
+    ids = "infer.write_inferences_to_file.output_ids"
+    for name, given in (("with", True), ("without", False)):
+        extra = [f"--gin_file={job}/t5x.gin", f"--gin.{ids}={given}"]
+        run(
+            *(job, "infer", "runs/generate.gin", *extra),
+            CHECKPOINT_PATH=str(job / "model" / "checkpoint_2"),
+            INFER_OUTPUT_DIR=str(job / name),
+        )
+        rows = list(records.read_predictions(job / name / "text-predict", VOCABULARY))
+        assert [row["inputs"] for row in rows] == [x["inputs"] for x in ROWS]
+        assert [row["id"] for row in rows] == list(greedy)
+        assert all(row.get("reencoded", False) != given for row in rows)
+        if given:
+            expected = [row["target_tokens"] for row in greedy.values()]
+            assert [row["target_tokens"] for row in rows] == expected
+
+
 def test_a_stopped_inference_goes_on(job, monkeypatch):
     def stop_at(chunk):
         write = records.write_jsonl

@@ -266,6 +266,19 @@ def test_a_missing_shard_is_named(tmp_path):
         list(records.read_predictions(tmp_path / "p"))
 
 
+def test_prefixes_of_t5x_shards(tmp_path):
+    names = [f"p.jsonl-0000{i}-of-00002" for i in range(2)]
+    for name in names:
+        write(tmp_path / name, json.dumps(GOOD))
+        (tmp_path / f"{name}.COMPLETED").write_text("")
+    paths = [str(tmp_path / name) for name in names]
+    assert records.expand(tmp_path / "p") == paths
+    assert records.expand(tmp_path / "p.jsonl") == paths
+    (tmp_path / names[0]).unlink()
+    with pytest.raises(UserError, match="shard is missing"):
+        records.expand(tmp_path / "p")
+
+
 def test_two_sets_of_one_name_are_refused(tmp_path):
     for count in (1, 2):
         for index in range(count):

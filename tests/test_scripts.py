@@ -2,13 +2,16 @@
 
 import json
 import pathlib
+import re
 import sys
+import types
 
 import gin
 import pytest
 import seqio
+import tensorflow as tf
 
-from t5patches import _engine, progress, scripts
+from t5patches import _engine, checks, progress, scripts
 from t5patches.errors import UserError
 from tests import engine_toy
 
@@ -219,6 +222,76 @@ def test_tasks_and_splits(tmp_path):
     split = train_arguments(tmp_path, "--gin.SPLIT='dev'")
     fails("train", split, "no split 'dev'", "'train', 'validation'")
     assert engine_toy.TASK in seqio.TaskRegistry.names()
+
+
+def test_macros_that_nothing_reads(run, tmp_path, caplog):
+    fails(
+        "train",
+        train_arguments(tmp_path, "--gin.TRAIN_STEP=1"),
+        "--gin.TRAIN_STEP: no gin file has this macro; did you mean TRAIN_STEPS?",
+    )
+    path = run / "checkpoint_3"
+    scripts.run("infer", infer_arguments(path, tmp_path, "--gin.COLOUR='red'"))
+    assert "--gin.COLOUR changes nothing" in caplog.text
+
+
+def test_a_module_of_the_current_folder(run, tmp_path, monkeypatch):
+    """As with `python -m`; what it registers stands for any user's task."""
+    (tmp_path / "my_tasks.py").write_text(
+        "from tests import engine_toy\nengine_toy.register()\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    module = "--gin.utils.DatasetConfig.module"
+    path = run / "checkpoint_3"
+    scripts.run("infer", infer_arguments(path, "out", f"{module}='my_tasks'"))
+    assert list((tmp_path / "out").glob("toy_copy*-predict*"))
+    fails(
+        "infer",
+        infer_arguments(path, "other", f"{module}='my_taks'"),
+        "there is no module 'my_taks'",
+    )
+
+
+def test_a_model_folder_past_the_last_step(run):
+    arguments = train_arguments(run, "--gin.TRAIN_STEPS=2")
+    fails("train", arguments, "is at step 3 and training ends at 2")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (dict(shard_id=-1), "SHARD_ID must be a whole number from 0 to 1, not -1"),
+        (dict(shard_id=2), "SHARD_ID must be a whole number from 0 to 1, not 2"),
+        (dict(num_shards=0), "NUM_SHARDS must be a whole number at least 1"),
+        (dict(checkpoint_period=0), "CHUNK_BATCHES must be"),
+        (dict(batch_size="x"), "BATCH_SIZE must be a whole number at least 1, not 'x'"),
+        (dict(TEMPERATURE="-1.0"), "TEMPERATURE must be a number at least 0, not -1.0"),
+        (dict(TOP_P="2.0"), "TOP_P must be a number from 0 to 1, not 2.0"),
+        (dict(TOP_K="5", TOP_P="0.9"), "one of TOP_K and TOP_P"),
+        (dict(TOP_K="%K", TOP_P="0.9", TEMPERATURE="1"), None),
+    ],
+)
+def test_numbers_of_an_inference(change, message):
+    arguments = dict(shard_id=0, num_shards=2, checkpoint_period=1)
+    arguments |= {k: v for k, v in change.items() if k in arguments}
+    cfg = types.SimpleNamespace(batch_size=change.get("batch_size", 4))
+    macros = {k: v for k, v in change.items() if k.isupper()}
+    if message is None:
+        checks.inference({**arguments, "dataset_cfg": cfg}, macros)
+        return
+    with pytest.raises(UserError, match=re.escape(message)):
+        checks.inference({**arguments, "dataset_cfg": cfg}, macros)
+
+
+def test_remote_paths_that_cannot_be_read():
+    error = tf.errors.FailedPreconditionError(None, None, "no host\nmore")
+    bindings = {"VOCABULARY_PATH": "'gs://bucket/a'", "SPLIT": "'test'"}
+    known = checks.storage_error(error, bindings)
+    assert str(known) == "no host. Remote paths: VOCABULARY_PATH = 'gs://bucket/a'"
+    assert checks.storage_error(ValueError("x"), bindings) is None
+    shape = tf.errors.InvalidArgumentError(None, None, "shape")
+    assert checks.storage_error(shape, bindings) is None
 
 
 def test_missing_checkpoints(run, tmp_path):
