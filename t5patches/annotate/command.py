@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Callable
 from typing import Any
 
+from t5patches.annotate import occurrence
 from t5patches.annotate.toxicity import THRESHOLD
 
 Parser = argparse.ArgumentParser
@@ -179,11 +180,12 @@ class _Phrases:
 
 class _Entities:
     summary = "names, numbers and dates that the input does not mention"
-    description = """\
-Marks the entities of predictions (spaCy's) that do not occur in the input. Case,
-accents, possessives and punctuation do not matter; numbers and dates are compared by
-value; a part of a name occurs in the name (t5patches/annotate/occurrence.py has it
-exactly)."""
+    description = (
+        "Marks the entities of predictions (spaCy's) that do not occur in the input."
+        "\n\n"
+        # What it means to occur, without the line that says what the module is.
+        + (occurrence.__doc__ or "").partition("\n\n")[2].strip().replace("**", "")
+    )
     reads = ""
 
     @staticmethod

@@ -10,6 +10,7 @@ from typing import Any
 from t5patches import records
 from t5patches.annotate import occurrence, pipelines
 from t5patches.annotate.alignment import Span
+from t5patches.annotate.words import APOSTROPHES
 from t5patches.errors import UserError
 
 PIPELINE = "en_core_web_sm"
@@ -17,7 +18,7 @@ BATCH_SIZE = 256
 
 # What is not marked of an entity: an article before it, a possessive after it.
 _ARTICLE = re.compile(r"(?:the|an?)\s+|\s+", re.IGNORECASE)
-_POSSESSIVE = re.compile(r"(?:['’ʼ]s?|\s)+$", re.IGNORECASE)
+_POSSESSIVE = re.compile(rf"(?<!\d)[{APOSTROPHES}]s?$", re.IGNORECASE)  # Not 1990's.
 # spaCy's components that entities do not depend on.
 _NOT_NEEDED = frozenset(
     "tagger parser morphologizer lemmatizer trainable_lemmatizer attribute_ruler "
@@ -35,7 +36,7 @@ class EntityAnnotator:
 
     # Counted up when other words come to be marked (here or in `occurrence`), so that
     # the folders of before are not taken for done.
-    rules = 1
+    rules = 2
 
     def __init__(
         self,
@@ -106,8 +107,9 @@ class EntityAnnotator:
 def _trim(text: str) -> tuple[int, int]:
     article = _ARTICLE.match(text)
     start = article.end() if article else 0
-    possessive = _POSSESSIVE.search(text, start)
-    return start, possessive.start() if possessive else len(text)
+    end = max(len(text.rstrip()), start)
+    possessive = _POSSESSIVE.search(text[:end], max(end - 2, start))
+    return start, possessive.start() if possessive else end
 
 
 def _entity_components(nlp: Any) -> list[str]:

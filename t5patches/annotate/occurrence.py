@@ -3,65 +3,84 @@
 An entity *occurs* if its words stand in the text one after the other, where words are
 compared after this:
 
-- **Case, accents, width** of letters do not matter, but for one word alone that is also
-  a common English word: 'US', 'Will' and 'May' do not occur in "may we tell us". Such a
-  word must stand there with the same capitals ('US'; 'Will'), unless the whole text or
-  the entity is in lower case.
-- **Punctuation** does not matter: hyphens part words, full stops of abbreviations go
-  ('U.S.' is 'US', 'J. K.' is 'JK'); an article before the entity goes.
-- **Possessives** are the word: "Britain's", "James'".
+- **Case, accents, width** of letters do not matter ('Ødegaard' is 'ODEGAARD'), but for
+  a name of one word: 'Brown', 'Will' and 'Sky' need a capital in the text, and one that
+  is a common English word in capitals, 'US' or 'IT', needs all of them. Not so if the
+  entity is in lower case, if the text has no capital at all, or for a title
+  ('President').
+- **Punctuation** does not matter, but for the end of a sentence, which nothing occurs
+  across. Hyphens part words, full stops of abbreviations go ('U.S.' is 'US', 'J. K.
+  Rowling' is 'JK Rowling'); '&' is 'and'; an article before the entity goes.
+- **Possessives** are the word: "Britain's", "James'". "1990's" is '1990s'.
 - **Numbers** are their values, in digits or words: '2,500' is 'two thousand five
-  hundred', '£1.5m' is '1.5 million pounds', '20%' is 'twenty per cent'. Ordinals are
-  apart: '21st' is 'twenty-first', and neither is '21'.
-- **Plurals** are the singular in peoples and quantities ('Germans' and 'German',
-  'Frenchmen', '5 years' and 'five-year'), never in names: 'Williams' is not 'William'.
+  hundred', '£1.5m' is '1.5 million pounds', '20%' is 'twenty per cent', '.5' is '0.5'.
+  '2m' is '2 million' as well, but for a QUANTITY. Ordinals are apart: '21st' is
+  'twenty-first', and neither is '21'. The country of a dollar ('US$', 'A$') and the
+  minus of a number do not matter. A number of more than 15 digits is compared as it is
+  written.
+- **Times**: '10:30' is '10.30', '10:00' is '10'.
+- **Quantities** (numbers, money, dates, times) leave out articles, 'about' and its like
+  ('around', 'nearly'), and the words of ranges: '10-15' is 'between 10 and 15'. 'More
+  than' is 'over', 'fewer than' is 'under'; these matter.
+- **Plurals** are the singular in peoples and quantities ('Tories' and 'Tory',
+  'Frenchmen', '6 inches' and 'six-inch'), never in names: 'Williams' is not 'William'.
+- **Ages**: '25-year-old', 'aged 25', 'the age of 25', '25 years old' are one, and so is
+  a number between commas or in brackets after a word ('John Smith, 25, of Leeds').
 - **Dates** that name a month occur if the text names the same month and there what else
-  the entity says, day and year: '5 May' and 'May 2015' occur in 'on the 5th of May
-  2015' or '2015-05-05', and '5 May 2015' does not occur in '5 May'. Other words of such
-  a date ('Monday', not 'early') must stand somewhere in the text. '05/06/2015' is read
-  both ways.
+  the entity says, days and year: '5 May' and 'May 2015' occur in 'on the 5th of May
+  2015', '2015-05-05', '5 and 6 May 2015', and '5 May 2015' does not occur in '5 May'.
+  Of '5-7 May' the days that are said are 5 and 7. Other words of such a date ('Monday',
+  not 'early') must stand somewhere in the text. '05/06/2015' is read both ways. In the
+  text 'may', 'march' and 'august' in lower case are months only after a preposition or
+  before a year; a month without day and year is none beside another name ('June Brown')
+  unless a preposition or 'the' comes before; 'Jan' needs a day or year. A day is in
+  digits, or 'fifth' in 'fifth of May' and 'May fifth'.
 - **Partial names** occur: 'Smith' in 'John Smith', 'United' in 'Manchester United'. The
   names of a person may leave out up to two in between ('John Smith' in 'John Paul
-  Smith'), and a title before it does not matter. What the entity says beyond the text
-  does: 'John Smith' does not occur in 'Mr Smith'.
+  Smith'), but none across a comma, a full stop or a possessive; a title before it does
+  not matter. What the entity says beyond the text does: 'John Smith' does not occur in
+  'Mr Smith'.
+
+An entity that stands in the text letter by letter occurs, but for a bare month that the
+text uses as a name, and a piece of a number ('million' of 'two million').
 
 No knowledge of the world is used: 'Britain' is not 'UK', 'WHO' is not 'World Health
-Organization', 'Berliner' is not 'Berlin'. Numbers in words, months and titles are
-English; the rest holds for every language that parts words by spaces.
+Organization', 'Berliner' is not 'Berlin', '7pm' is not '19:00', 'the 90s' are not 'the
+1990s', 'one year' is not 'a year' or '12 months', '100m' is not '100 metres'. What the
+words mean in the text is not looked at either: 'one' occurs in 'no one', 'Apple' at the
+start of a sentence about apples, 'Lady Gaga' in 'Gaga sang', names of several words
+('Take That') in lower case. Numbers in words, months and titles are English; the rest
+holds for every language that parts words by spaces.
 """
 
 from __future__ import annotations
 
-import decimal
 import functools
 import re
-import unicodedata
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+
+from t5patches.annotate import dates, words
+from t5patches.annotate.words import Word, singular
 
 PERSONS = frozenset({"PERSON", "PER"})
 DATES = frozenset({"DATE", "TIME"})
-# Labels of spaCy's English pipelines (MISC: of others) where a plural is the singular.
-PLURALS = frozenset(
-    "NORP MISC LANGUAGE DATE TIME MONEY QUANTITY PERCENT CARDINAL".split()
-)
+# Labels of spaCy's English pipelines that are no names.
+QUANTITIES = DATES | {"MONEY", "QUANTITY", "PERCENT", "CARDINAL", "ORDINAL"}
+# Labels (MISC: of other pipelines) where a plural is the singular.
+PLURALS = QUANTITIES | {"NORP", "MISC", "LANGUAGE"}
 MOST_NAMES_LEFT_OUT = 2
 
-
-class Word(NamedTuple):
-    """A word as it is compared, and as it was written."""
-
-    key: str
-    form: str
-
-
-class Date(NamedTuple):
-    """A date, and the words that say it; parts that it does not say are None."""
-
-    month: int
-    day: int | None
-    year: int | None
-    words: frozenset[int] = frozenset()
+_ARTICLES = frozenset({"the", "a", "an"})
+# What does not matter in quantities.
+_FILLERS = _ARTICLES | frozenset(
+    "about around approximately roughly circa nearly almost some between from to and "
+    "than".split()
+)
+_BOUNDS = {"more": "over", "above": "over", "less": "under", "fewer": "under"}
+_DATE_FILLERS = _FILLERS | frozenset(
+    "of on in at by until early late mid beginning end start middle".split()
+)
+_OF_AGES = frozenset("year old age aged of".split())
 
 
 class Text:
@@ -70,87 +89,141 @@ class Text:
     def __init__(self, text: str):
         self.text = text
 
-    @functools.cached_property
-    def words(self) -> list[Word]:
-        """The words of the text."""
-        return words(self.text)
-
-    @functools.cached_property
-    def _dates(self) -> list[Date]:
-        return [*_dates(self.words), *_numeric_dates(self.text)]
-
-    @functools.cached_property
-    def _places(self) -> dict[bool, dict[str, list[int]]]:
-        """Where each word stands: as it is, and as a singular."""
-        places: dict[bool, dict[str, list[int]]] = {False: {}, True: {}}
-        for place, word in enumerate(self.words):
-            places[False].setdefault(word.key, []).append(place)
-            places[True].setdefault(_singular(word.key), []).append(place)
-        return places
-
-    @functools.cached_property
-    def _is_lower(self) -> bool:
-        return self.text == self.text.lower()
-
     def has(self, entity: str, label: str = "") -> bool:
         """Says whether `entity`, an entity with `label`, occurs in the text.
 
         An entity without a word, e.g. a dash, occurs everywhere.
         """
-        wanted = words(entity)
-        drop = _ARTICLES | (_TITLES if label in PERSONS else frozenset())
+        wanted = words.read(entity)
+        drop = _ARTICLES | (words.TITLES if label in PERSONS else frozenset())
         while len(wanted) > 1 and wanted[0].key in drop:
             del wanted[0]
         if not wanted:
             return True
-        if label in DATES and self._has_date(entity, wanted):
+        if label in DATES:
+            occurs = self._has_date(entity, wanted)
+            if occurs is not None:
+                return occurs
+        if label in QUANTITIES and _age(wanted) in self._ages:
             return True
-        left_out = MOST_NAMES_LEFT_OUT if label in PERSONS else 0
-        return self._has_words(wanted, label in PLURALS, left_out)
+        if label == "QUANTITY":  # Metres, not millions.
+            wanted = [word._replace(other="") for word in wanted]
+        if label in PLURALS and (quantity := _as_quantity(wanted)):
+            return self._quantities.has(quantity, self._of_name(quantity, label))
+        return any(
+            self._words.has(
+                reading,
+                self._of_name(reading, label),
+                MOST_NAMES_LEFT_OUT if label in PERSONS else 0,
+            )
+            for reading in _readings(wanted)
+        )
 
-    def _has_words(self, wanted: Sequence[Word], plurals: bool, left_out: int) -> bool:
-        places = self._places[plurals]
-        keys = [_singular(word.key) if plurals else word.key for word in wanted]
-        if any(key not in places for key in keys):
+    @functools.cached_property
+    def _words(self) -> _Words:
+        return _Words(words.read(self.text))
+
+    @functools.cached_property
+    def _quantities(self) -> _Words:
+        return _Words(_as_quantity(self._words.words))
+
+    @functools.cached_property
+    def _dates(self) -> set[dates.Parts]:
+        """What is said of dates: a date and all that says less."""
+        found = set(dates.in_digits(self.text))
+        found |= {(month, day, None) for month, day, _ in found}
+        found |= {(month, None, year) for month, _, year in found}
+        for date in dates.named(self._words.words):
+            found.update(date.all_parts())
+        return found
+
+    @functools.cached_property
+    def _ages(self) -> frozenset[str]:
+        return frozenset(_ages(self._words.words))
+
+    def _of_name(self, wanted: Sequence[Word], label: str) -> str:
+        """Returns the form whose capitals the text must have, or ''."""
+        name = wanted[0]
+        if len(wanted) > 1 or label in QUANTITIES or name.key in words.TITLES:
+            return ""
+        if not (name.form[0].isupper() and name.key[0].isalpha()):
+            return ""
+        return "" if self._is_lower else name.form
+
+    @functools.cached_property
+    def _is_lower(self) -> bool:
+        return self.text == self.text.lower()
+
+    def _has_date(self, entity: str, wanted: Sequence[Word]) -> bool | None:
+        """Says whether a date occurs; None if only its words can tell."""
+        named = dates.named(wanted, labelled=True)
+        if not named:
+            said = dates.in_digits(entity)
+            return not self._dates.isdisjoint(said) or None
+        said = {place for date in named for place in date.said}
+        others = _as_quantity(
+            [
+                word
+                for place, word in enumerate(wanted)
+                if place not in said and word.key not in _DATE_FILLERS
+            ]
+        )
+        agree = all(part in self._dates for date in named for part in date.parts())
+        if agree and all(self._quantities.has([word]) for word in others):
+            return True
+        is_bare = not others and len(said) == len(named)
+        return False if is_bare else None
+
+
+class _Words:
+    """Words, and where each stands."""
+
+    def __init__(self, found: list[Word]):
+        self.words = found
+        self.places: dict[str, list[int]] = {}
+        for place, word in enumerate(found):
+            self.places.setdefault(word.key, []).append(place)
+            if word.other and word.other != word.key:
+                self.places.setdefault(word.other, []).append(place)
+
+    def has(
+        self, wanted: Sequence[Word], capitals: str = "", left_out: int = 0
+    ) -> bool:
+        """Says whether words stand here one after the other.
+
+        Args:
+          wanted: the words, one at least.
+          capitals: a form; the first word must have such capitals.
+          left_out: how many words with a capital may stand between two of them.
+        """
+        if any(not self._starts(word) for word in wanted):
             return False
-        starts = places[keys[0]]
-        if len(wanted) == 1 and _needs_capitals(wanted[0]) and not self._is_lower:
-            return any(_same_capitals(wanted[0], self.words[at]) for at in starts)
-        return any(self._goes_on(keys[1:], at, plurals, left_out) for at in starts)
+        return any(
+            _has_capitals(self.words[at].form, capitals)
+            and self._goes_on(wanted[1:], at, left_out)
+            for at in self._starts(wanted[0])
+        )
 
-    def _goes_on(self, keys: list[str], at: int, plurals: bool, left_out: int) -> bool:
-        """Says whether `keys` come after the word at `at`, in order."""
-        for key in keys:
+    def _starts(self, word: Word) -> list[int]:
+        other = self.places.get(word.other, []) if word.other else []
+        return self.places.get(word.key, []) + other
+
+    def _goes_on(self, wanted: Sequence[Word], at: int, left_out: int) -> bool:
+        for word in wanted:
             for step in range(1, left_out + 2):
-                if at + step >= len(self.words):
+                found = self.words[at + step] if at + step < len(self.words) else None
+                if found is None or (step > 1 and found.gap):
                     return False
-                form = self.words[at + step].form
-                found = self.words[at + step].key
-                if (_singular(found) if plurals else found) == key:
+                if found.gap == "." != word.gap:  # A sentence ends here.
+                    return False
+                if word.is_like(found):
                     break
-                if not form[0].isupper():
+                if found.gap or not found.form[0].isupper():
                     return False
             else:
                 return False
             at += step
         return True
-
-    def _has_date(self, entity: str, wanted: Sequence[Word]) -> bool:
-        dates = [*_dates(wanted), *_numeric_dates(entity)]
-        if not dates:
-            return False
-        said = frozenset().union(*(date.words for date in dates))
-        others = [word for i, word in enumerate(wanted) if i not in said]
-        if any(date.words for date in dates):
-            agree = all(any(_agrees(d, other) for other in self._dates) for d in dates)
-        else:  # Digits only, perhaps in two readings.
-            others = []
-            agree = any(any(_agrees(d, other) for other in self._dates) for d in dates)
-        return agree and all(
-            self._has_words([word], True, 0)
-            for word in others
-            if word.key not in _DATE_FILLERS
-        )
 
 
 def occurs(entity: str, label: str, text: str) -> bool:
@@ -158,258 +231,73 @@ def occurs(entity: str, label: str, text: str) -> bool:
     return Text(text).has(entity, label)
 
 
-# --------------------------------------------------------------------------- words
-
-_APOSTROPHE = "['’ʼ]"
-_POSSESSIVE = re.compile(rf"(?<=[\w.]){_APOSTROPHE}s\b", re.IGNORECASE)
-_LETTERS = r"[^\W\d_]"
-_TOKEN = re.compile(
-    rf"""
-    \d[\d,]*(?:st|nd|rd|th)\b             # 21st
-  | \d+s\b                                # 1990s
-  | \d+(?:,\d{{3}})+(?:\.\d+)? | \d+(?:\.\d+)?
-  | (?:{_LETTERS}\.){{2,}}(?:{_LETTERS}\b)?  # U.S., p.m
-  | {_LETTERS}+(?:{_APOSTROPHE}{_LETTERS}+)*
-  | [£$€¥%]
-    """,
-    re.VERBOSE | re.IGNORECASE,
-)
-_CURRENCIES = {"£": "pound", "$": "dollar", "€": "euro", "¥": "yen"}
-_ARTICLES = frozenset({"the", "a", "an"})
-_TITLES = frozenset(
-    "mr mrs ms miss sir dame dr lord lady prof professor president".split()
-)
+def _has_capitals(form: str, wanted: str) -> bool:
+    if len(wanted) > 1 and wanted.isupper():
+        key = wanted.replace(".", "").casefold()
+        if key in dates.common_words():
+            return form.isupper()
+    return not wanted or any(character.isupper() for character in form)
 
 
-def words(text: str) -> list[Word]:
-    """Returns the words of a text, numbers put together."""
-    text = "".join(
-        character
-        for character in unicodedata.normalize("NFKD", text)
-        if not unicodedata.combining(character)
-    )
-    forms = _TOKEN.findall(_POSSESSIVE.sub("", text))
-    return list(_words(forms))
-
-
-def _words(forms: list[str]) -> Iterator[Word]:
-    at = 0
-    while at < len(forms):
-        form = forms[at]
-        if form in _CURRENCIES and at + 1 < len(forms):
-            number = _number(forms, at + 1, money=True)
-            if number:
-                value, at = number
-                yield value
-                yield Word(_CURRENCIES[form], form)
-                continue
-        if number := _number(forms, at):
-            value, at = number
-            yield value
-        elif form.lower() == "per" and forms[at + 1 : at + 2] == ["cent"]:
-            yield Word("percent", form)
-            at += 2
-        elif form == "%":
-            yield Word("percent", form)
-            at += 1
-        elif _is_initial(form):
-            end = at
-            while end < len(forms) and _is_initial(forms[end]):
-                end += 1
-            initials = "".join(forms[at:end])
-            yield Word(initials.lower(), initials)
-            at = end
-        else:
-            key = re.sub(rf"{_APOSTROPHE}|\.", "", form).casefold()
-            yield Word(_CURRENCIES.get(form, key), form)
-            at += 1
-
-
-def _is_initial(form: str) -> bool:
-    return len(form) == 1 and form.isupper()
-
-
-def _singular(key: str) -> str:
-    if key.endswith("men"):
-        return f"{key[:-3]}man"
-    if len(key) > 3 and key[0].isalpha() and key[-1] == "s" and key[-2] != "s":
-        return key[:-1]
-    return key
-
-
-@functools.cache
-def _common_words() -> frozenset[str]:
-    from spacy.lang.en.stop_words import STOP_WORDS
-
-    return frozenset({*STOP_WORDS, "march"})
-
-
-def _needs_capitals(word: Word) -> bool:
-    return word.form[0].isupper() and word.key in _common_words()
-
-
-def _same_capitals(wanted: Word, found: Word) -> bool:
-    if len(wanted.key) > 1 and wanted.form.isupper():
-        return found.form.isupper()
-    return found.form[0].isupper()
-
-
-# --------------------------------------------------------------------------- numbers
-
-_UNITS = {
-    name: value
-    for value, name in enumerate(
-        "zero one two three four five six seven eight nine ten eleven twelve thirteen "
-        "fourteen fifteen sixteen seventeen eighteen nineteen".split()
-    )
-}
-_TENS = {
-    name: 10 * value
-    for value, name in enumerate(
-        "twenty thirty forty fifty sixty seventy eighty ninety".split(), start=2
-    )
-}
-_SMALL = {**_UNITS, **_TENS}
-_SCALES = {
-    "thousand": 10**3,
-    "million": 10**6,
-    "billion": 10**9,
-    "trillion": 10**12,
-}
-_SHORT_SCALES = {"k": 10**3, "bn": 10**9, "tn": 10**12}
-_IRREGULAR = {"first": 1, "second": 2, "third": 3, "fifth": 5, "eighth": 8, "ninth": 9}
-_ORDINALS = {
-    **{f"{name}th": value for name, value in _UNITS.items()},
-    **{f"{name[:-1]}ieth": value for name, value in _TENS.items()},
-    **_IRREGULAR,
-    "twelfth": 12,
-}
-
-
-def _number(
-    forms: Sequence[str], at: int, money: bool = False
-) -> tuple[Word, int] | None:
-    """Reads the longest number that begins at `at`; returns it and where it ends."""
-    if match := re.fullmatch(r"(\d[\d,]*)(?:st|nd|rd|th)", forms[at], re.IGNORECASE):
-        return Word(f"{int(match[1].replace(',', ''))}th", forms[at]), at + 1
-    total, group, last = decimal.Decimal(0), None, ""
-    largest = 10**15
-    in_words = not forms[at][0].isdigit()
-    end = at
-    while end < len(forms):
-        word = forms[end].lower()
-        if end == at and word[0].isdigit() and not word.endswith("s"):
-            group, last = decimal.Decimal(word.replace(",", "")), "digits"
-        elif in_words and word in _SMALL and _joins(_SMALL[word], last):
-            group = (group or 0) + _SMALL[word]
-            last = "tens" if word in _TENS else "unit"
-        elif in_words and word in _ORDINALS and _joins(_ORDINALS[word], last):
-            value = total + (group or 0) + _ORDINALS[word]
-            return Word(f"{_plain(value)}th", forms[at]), end + 1
-        elif word == "hundred" and last in ("", "unit", "tens", "digits"):
-            group, last = (1 if group is None else group) * decimal.Decimal(100), word
-        elif scale := _scale(word, last, money or "." in forms[at]):
-            if scale >= largest or (group is None and end > at):
-                break
-            total += (1 if group is None else group) * scale
-            group, last, largest = None, "scale", scale
-        elif not (
-            (in_words and word == "and")
-            and last in ("hundred", "scale")
-            and forms[end + 1 : end + 2]
-            and forms[end + 1].lower() in _SMALL
-        ):
-            break
-        end += 1
-    if end == at:
-        return None
-    return Word(_plain(total + (group or 0)), forms[at]), end
-
-
-def _joins(value: int, last: str) -> bool:
-    """Says whether a small number goes on the number that `last` ended."""
-    return last in ("", "hundred", "scale") or (last == "tens" and 0 < value < 10)
-
-
-def _scale(word: str, last: str, may_be_million: bool) -> int | None:
-    if last == "digits":
-        # '100m' is also a length; '£5m' and '1.5m' are millions.
-        if word == "m" and may_be_million:
-            return 10**6
-        if word in _SHORT_SCALES:
-            return _SHORT_SCALES[word]
-    return _SCALES.get(word)
-
-
-def _plain(value: decimal.Decimal) -> str:
-    text = f"{value:f}"
-    return text.rstrip("0").rstrip(".") if "." in text else text
-
-
-# --------------------------------------------------------------------------- dates
-
-_MONTHS = {
-    name: number
-    for number, name in enumerate(
-        "january february march april may june july august september october november "
-        "december".split(),
-        start=1,
-    )
-}
-_SHORT_MONTHS = {name[:3]: number for name, number in _MONTHS.items()} | {"sept": 9}
-_DATE_FILLERS = frozenset(
-    "the of on in at by from to and early late mid beginning end start middle".split()
-)
-_ISO = re.compile(r"\b(\d{4})-(\d{1,2})-(\d{1,2})\b")
-_SLASHES = re.compile(r"\b(\d{1,2})/(\d{1,2})/(\d{4})\b")
-
-
-def _dates(words: Sequence[Word]) -> list[Date]:
-    """Returns the dates that name a month: '5 May 2015', 'May 5th', '5th of May'."""
-    dates = []
-    for at, word in enumerate(words):
-        month = _MONTHS.get(word.key)
-        if month is None and word.form[0].isupper():
-            month = _SHORT_MONTHS.get(word.key)
-        if month is None:
+def _as_quantity(found: Sequence[Word]) -> list[Word]:
+    """Returns what matters of words in a quantity, plurals as singulars."""
+    kept = []
+    for word in found:
+        key = word.key
+        if key in _FILLERS:
             continue
-        said, day, after = {at}, None, at + 1
-        before = at - 2 if at > 1 and words[at - 1].key == "of" else at - 1
-        if before >= 0 and (day := _day(words[before].key)):
-            said.update(range(before, at))
-        elif after < len(words) and (day := _day(words[after].key)):
-            said.add(after)
-            after += 1
-        year = _year(words[after].key) if after < len(words) else None
-        if year:
-            said.add(after)
-        if day or year or word.form[0].isupper() or word.key not in ("may", "march"):
-            dates.append(Date(month, day, year, frozenset(said)))
-    return dates
+        # 'may' is another word than 'May'.
+        changed = word.form if key in dates.ALSO_WORDS else _BOUNDS.get(key)
+        changed = changed or singular(key)
+        kept.append(word if changed == key else word._replace(key=changed))
+    return kept
 
 
-def _numeric_dates(text: str) -> list[Date]:
-    dates = [Date(int(m), int(d), int(y)) for y, m, d in _ISO.findall(text)]
-    for first, second, year in _SLASHES.findall(text):
-        dates.append(Date(int(first), int(second), int(year)))
-        dates.append(Date(int(second), int(first), int(year)))
-    return dates
+def _readings(wanted: list[Word]) -> Iterator[list[Word]]:
+    """Yields a name as it is, and with its initials joined, 'JK', and apart, 'J K'."""
+    yield wanted
+    if len(wanted) == 1:
+        return
+    joined: list[Word] = []
+    apart: list[Word] = []
+    for word in wanted:
+        initials = re.sub(r"\W", "", word.form)
+        is_initials = initials.isupper() and initials.isalpha() and len(initials) < 4
+        if is_initials and len(initials) == 1 and joined and joined[-1].form.isupper():
+            last = joined.pop()
+            word = Word(last.key + word.key, last.form + word.form)
+        joined.append(word)
+        if is_initials:
+            apart.extend(Word(letter.casefold(), letter) for letter in initials)
+        else:
+            apart.append(word)
+    for reading in (joined, apart):
+        if len(reading) != len(wanted):
+            yield reading
 
 
-def _day(key: str) -> int | None:
-    number = key.removesuffix("th")
-    return int(number) if number.isdecimal() and 1 <= int(number) <= 31 else None
+def _age(wanted: Sequence[Word]) -> str | None:
+    """Returns the age that an entity says."""
+    numbers = [word.key for word in wanted if word.key.isdecimal()]
+    others = {singular(word.key) for word in wanted} - set(numbers)
+    if len(numbers) == 1 and others <= _OF_AGES and others & {"old", "age", "aged"}:
+        return numbers[0]
+    return None
 
 
-def _year(key: str) -> int | None:
-    return int(key) if key.isdecimal() and 1000 <= int(key) < 3000 else None
-
-
-def _agrees(wanted: Date, found: Date) -> bool:
-    return wanted.month == found.month and all(
-        part is None or part == other
-        for part, other in (
-            (wanted.day, found.day),
-            (wanted.year, found.year),
-        )
-    )
+def _ages(found: Sequence[Word]) -> Iterator[str]:
+    """Yields the ages that a text says."""
+    for at, word in enumerate(found):
+        if not word.key.isdecimal() or len(word.key) > 3:
+            continue
+        before = [other.key for other in found[max(at - 2, 0) : at]]
+        after = [singular(other.key) for other in found[at + 1 : at + 4]]
+        is_parted = word.gap == "," and (at + 1 == len(found) or found[at + 1].gap)
+        if (
+            after[:2] == ["year", "old"]
+            or after == ["year", "of", "age"]
+            or before[-1:] in (["aged"], ["age"])
+            or before == ["age", "of"]
+            or (is_parted and not found[at - 1].key[0].isdecimal())
+        ):
+            yield word.key

@@ -53,6 +53,22 @@ def test_article_and_possessive_are_not_marked():
     assert marked(annotator, "It is the Hague's", "nothing") == [("Hague", "GPE")]
 
 
+@pytest.mark.parametrize(
+    ("entity", "marked"),
+    [
+        ("the O‘Neill‘s", "O‘Neill"),
+        ("James’ ", "James"),
+        ("an  apple's", "apple"),
+        ("the 1990's", "1990's"),
+        ("the ", ""),
+        ("'s", ""),
+    ],
+)
+def test_what_is_marked_of_an_entity(entity, marked):
+    start, end = entities._trim(entity)
+    assert entity[start:end] == marked
+
+
 def test_labels_are_an_option():
     annotator = entities.EntityAnnotator(ruler_pipeline(), ["GPE"])
     assert marked(annotator, "Smith in Paris", "") == [("Paris", "GPE")]
