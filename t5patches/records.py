@@ -365,7 +365,7 @@ def claim(record: PathLike, settings: Mapping[str, Any], what: str) -> None:
         keys = sorted(set(found) | set(wanted))
         differing = [key for key in keys if found.get(key) != wanted.get(key)]
         changes = "; ".join(
-            f"{key} was {_shorten(found.get(key))}, now {_shorten(wanted.get(key))}"
+            f"{key} was {shorten(found.get(key))}, now {shorten(wanted.get(key))}"
             for key in differing
         )
         raise UserError(
@@ -374,7 +374,8 @@ def claim(record: PathLike, settings: Mapping[str, Any], what: str) -> None:
         )
 
 
-def _shorten(value: Any, length: int = 60) -> str:
+def shorten(value: Any, length: int = 60) -> str:
+    """Returns a value as Python writes it, cut off where it is long, for messages."""
     text = repr(value)
     return text if len(text) <= length else text[:length] + "…"
 

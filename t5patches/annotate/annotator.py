@@ -9,6 +9,7 @@ from typing import Any
 
 from t5patches.annotate.alignment import Span
 from t5patches.errors import UserError
+from t5patches.records import shorten
 
 # annotator(text, inputs) -> [(start, end, label)]: which characters of `text`, a
 # model's output for `inputs`, are unwanted. One that is quicker on many texts at once
@@ -70,7 +71,8 @@ def check_spans(found: Any, text: str) -> list[Span]:
         found = list(found)
     except TypeError as error:
         raise UserError(
-            f"the annotator returned {_short(found)}, not a list of (start, end, label)"
+            f"the annotator returned {shorten(found)}, not a list of "
+            "(start, end, label)"
         ) from error
     return [_check_span(span, text) for span in found]
 
@@ -84,12 +86,12 @@ def _check_span(span: Any, text: str) -> Span:
         start, end = operator.index(start), operator.index(end)
     except (TypeError, ValueError) as error:
         raise UserError(
-            f"the annotator returned {_short(span)}, not (start, end, label) with "
+            f"the annotator returned {shorten(span)}, not (start, end, label) with "
             "start and end whole numbers"
         ) from error
     if not isinstance(label, str):
         raise UserError(
-            f"the annotator returned the label {_short(label)}, which is no text"
+            f"the annotator returned the label {shorten(label)}, which is no text"
         )
     if not 0 <= start < end <= len(text):
         raise UserError(
@@ -105,8 +107,3 @@ def _place(error: BaseException, annotator: Any) -> str:
     own = [f for f in frames if f.filename == getattr(annotator, "file", None)]
     frame = (own or frames)[-1]
     return f"{frame.filename}:{frame.lineno}"
-
-
-def _short(value: Any, length: int = 60) -> str:
-    text = repr(value)
-    return text if len(text) <= length else text[:length] + "…"

@@ -294,7 +294,8 @@ def _settings(
 def _check_same_annotators(sets: Sequence[tuple[str, records.Row]]) -> None:
     for (first, one), (second, other) in itertools.pairwise(sets):
         differing = [
-            f"{key} is {one.get(key)!r} in {first} and {other.get(key)!r} in {second}"
+            f"{key} is {records.shorten(one.get(key))} in {first} and "
+            f"{records.shorten(other.get(key))} in {second}"
             for key in sorted({*one, *other})
             if one.get(key) != other.get(key)
         ]
