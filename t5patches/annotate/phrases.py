@@ -11,10 +11,11 @@ from collections.abc import Iterable
 
 from t5patches import records
 from t5patches.annotate.alignment import Span
+from t5patches.annotate.words import APOSTROPHES
 from t5patches.errors import UserError
 
 # Apostrophes are alike, and so are hyphens; the usual one comes first.
-_ALIKE = ("'’ʼ‘", "-‐‑")
+_ALIKE = (APOSTROPHES, "-‐‑")
 
 
 class PhraseAnnotator:
