@@ -296,6 +296,7 @@ CASES = {
         ("Sky", "ORG", "The sky is blue", False),
         ("Reading", "ORG", "Was reading it", False),
         ("the under-21s", "ORG", "Under-21s", True),
+        ("under-21", "ORG", "Under-21s", True),
         ("9/11", "EVENT", "9/11", True),
         ("a", "X", "A man", True),
         ("NATO", "ORG", "The Nato summit", True),
@@ -306,6 +307,7 @@ CASES = {
         ("747", "PRODUCT", "The 747's engine", True),
         ("G20", "ORG", "The G20's leaders", True),
         ("the Wall Street Journal's", "ORG", "Wall Street Journal", True),
+        ("England Under-21s", "ORG", "The England Under-21 side", True),
     ],
     "counts": [
         ("two", "CARDINAL", "2 people", True),
@@ -376,6 +378,8 @@ CASES = {
         ("twenty", "CARDINAL", "twenty-five", False),
         ("3rd", "ORDINAL", "third", True),
         ("five", "CARDINAL", "Five", True),
+        ("5,000,000", "CARDINAL", "£5M", True),
+        ("100,000", "CARDINAL", "100K people", True),
     ],
     "ranges and about": [
         ("more than 100", "CARDINAL", "more than a hundred", True),
@@ -508,6 +512,12 @@ CASES = {
         ("10 May", "DATE", "up to 10 may have died", False),
         ("5 May 2015", "DATE", "on 05.05.2015", True),
         ("the 1990s", "DATE", "The 1990’s", True),
+        ("January", "DATE", "It opened in Jan.", True),
+        ("Jan", "DATE", "It opened in Jan.", True),
+        ("January", "DATE", "A goal by Jan Vertonghen", False),
+        ("2015", "DATE", "In 2015 M&S opened", True),
+        ("2015", "DATE", "In 2015 K Stewart said", True),
+        ("1990s", "DATE", "IN THE 1990S", True),
         ("Sunday to Monday", "DATE", "from Sunday to Monday", True),
     ],
     "measures": [

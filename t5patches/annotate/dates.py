@@ -130,16 +130,18 @@ def _is_month(words: Sequence[Word], at: int, date: Date) -> bool:
         return after_preposition or date.year is not None
     if date.days or date.year is not None:
         return True
+    after = words[at + 1] if at + 1 < len(words) and not words[at + 1].gap else None
     if word.key in SHORT_MONTHS:
-        return False
+        return after_preposition and not _is_name(after)
     if after_preposition or (before is not None and before.key == "the"):
         return True
-    after = words[at + 1] if at + 1 < len(words) and not words[at + 1].gap else None
-    return not any(_is_name(word) for word in (before, after) if word is not None)
+    return not (_is_name(before) or _is_name(after))
 
 
-def _is_name(word: Word) -> bool:
-    return word.form[0].isupper() and word.key not in common_words()
+def _is_name(word: Word | None) -> bool:
+    return (
+        word is not None and word.form[0].isupper() and word.key not in common_words()
+    )
 
 
 @functools.cache

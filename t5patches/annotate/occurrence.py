@@ -11,7 +11,8 @@ compared after this:
 - **Punctuation** does not matter, but for the end of a sentence, which nothing occurs
   across. Hyphens part words, full stops of abbreviations go ('U.S.' is 'US', 'J. K.
   Rowling' is 'JK Rowling'); '&' is 'and'; an article before the entity goes.
-- **Possessives** are the word: "Britain's", "James'". "1990's" is '1990s'.
+- **Possessives** are the word: "Britain's", "James'". "1990's" is '1990s', 'under-21s'
+  is 'under-21'.
 - **Numbers** are their values, in digits or words: '2,500' is 'two thousand five
   hundred', '£1.5m' is '1.5 million pounds', '20%' is 'twenty per cent', '.5' is '0.5'.
   '2m' is '2 million' as well, but for a QUANTITY. Ordinals are apart: '21st' is
@@ -33,8 +34,8 @@ compared after this:
   not 'early') must stand somewhere in the text. '05/06/2015' is read both ways. In the
   text 'may', 'march' and 'august' in lower case are months only after a preposition or
   before a year; a month without day and year is none beside another name ('June Brown')
-  unless a preposition or 'the' comes before; 'Jan' needs a day or year. A day is in
-  digits, or 'fifth' in 'fifth of May' and 'May fifth'.
+  unless a preposition or 'the' comes before; 'Jan' needs a day, a year or a
+  preposition. A day is in digits, or 'fifth' in 'fifth of May' and 'May fifth'.
 - **Partial names** occur: 'Smith' in 'John Smith', 'United' in 'Manchester United'. The
   names of a person may leave out up to two in between ('John Smith' in 'John Paul
   Smith'), but none across a comma, a full stop or a possessive; a title before it does

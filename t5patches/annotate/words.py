@@ -93,13 +93,13 @@ def singular(key: str) -> str:
 # --------------------------------------------------------------------------- tokens
 
 _LETTER = r"[^\W\d_]"
-# Every alternative ends in what may be missing, so none is tried again at another
-# length: that keeps reading linear.
+# Reading is linear because whatever an alternative that fails has run over, digits, is
+# taken whole by a later one.
 _TOKEN = re.compile(
     rf"""
     (?P<sign>(?:\b(?:US|AU?|CA?|NZ|HK))?\$|[£€¥%&])
   | (?P<clock>(?<![\d:.])\d\d?:[0-5]\d(?![\d:]))
-  | (?P<decade>\d+s\b|(?<!{_LETTER})\d*0's\b)             # 1990s, 1990's
+  | (?P<decade>\d+[sS]\b|(?<!{_LETTER})\d*0'[sS]\b)       # 1990s, 1990's
   | (?P<number>\d+(?:,\d{{3}}(?!\d))*(?:\.\d+)?|(?<![\w.])\.\d+)
     (?P<ordinal>(?i:st|nd|rd|th)\b)?(?i:'s\b)?
   | (?P<initials>(?:{_LETTER}\.){{2,}}(?:{_LETTER}\b)?)(?i:'s\b)?  # U.S., p.m
@@ -145,6 +145,8 @@ def _tokens(text: str) -> list[Word]:
             form = form[:-2]
         if kind is None:
             last = key = form.casefold().replace("'", "")
+            if key in _SHORT_SCALES and not between:
+                form = key  # '5M' is '5m', '2015 M&S' is not.
         elif kind == "initials":
             last, key = "", form.casefold().replace(".", "")
         else:
@@ -159,7 +161,7 @@ def _key_of_sign(match: re.Match[str], form: str) -> str:
     if match["sign"]:
         return _SIGNS.get(form) or _OTHER_SIGNS[form]
     if match["decade"]:
-        return form.replace("'", "")
+        return form.replace("'", "").lower()
     if match["clock"]:
         hour, _, minute = form.partition(":")
         return f"{int(hour)}:{int(minute):02}"
@@ -170,7 +172,7 @@ def _key_of_sign(match: re.Match[str], form: str) -> str:
 
 
 def _gap(between: str, last: str) -> str:
-    """Says what `between` a word and the next one, the `last` of which is a key, is."""
+    """Returns the gap that `between`, after a word with the key `last`, makes."""
     if between[0] == "." and (len(last) == 1 or last in _ABBREVIATIONS):
         between = between[1:]
     if not _STOPS.isdisjoint(between) or between.count("\n") > 1:
@@ -202,7 +204,7 @@ _SCALES = {
     "billion": 10**9,
     "trillion": 10**12,
 }
-_SHORT_SCALES = {"k": 10**3, "mn": 10**6, "bn": 10**9, "tn": 10**12, **_SCALES}
+_SHORT_SCALES = {"k": 10**3, "m": 10**6, "mn": 10**6, "bn": 10**9, "tn": 10**12}
 _ORDINALS = {
     **{f"{name}th": value for name, value in _UNITS.items()},
     **{f"{name[:-1]}ieth": value for name, value in _TENS.items()},
@@ -232,23 +234,27 @@ def _number(tokens: Sequence[Word], at: int) -> tuple[Word, int] | None:
 
 def _number_in_digits(tokens: Sequence[Word], at: int) -> tuple[Word, int]:
     first = tokens[at]
+    if first.key[-1] == "s" and at and tokens[at - 1].key in ("under", "over"):
+        return first._replace(other=first.key[:-1]), at + 1
     if ":" in first.key:  # '10:00' is also '10', as in '10am'.
         return first._replace(other=first.key.removesuffix(":00")), at + 1
     if not first.key[-1].isdecimal() or len(first.key) > _LONGEST:
         return first, at + 1
-    value, end, joined = decimal.Decimal(first.key), at + 1, False
+    value, end = decimal.Decimal(first.key), at + 1
     if _key(tokens, end) == "hundred":
-        value, end, joined = value * 100, end + 1, True
-    if scale := _SHORT_SCALES.get(_key(tokens, end)):
-        value, end, joined = value * scale, end + 1, True
-    if joined:
-        return first._replace(key=_plain(value)), end
-    if _key(tokens, end) == "m":
-        million = _plain(value * 10**6)
-        return first._replace(key=f"{first.key}m", other=million), end + 1
+        value, end = value * 100, end + 1
+    unit = _key(tokens, end)
+    scale = _SCALES.get(unit)
+    if scale is None and unit and tokens[end].form == unit:
+        scale = _SHORT_SCALES.get(unit)
+    if scale:
+        scaled, end = _plain(value * scale), end + 1
+        if unit == "m":
+            return first._replace(key=f"{_plain(value)}m", other=scaled), end
+        return first._replace(key=scaled), end
     if clock := re.fullmatch(r"(\d\d?)\.([0-5]\d)", first.form):
         return first._replace(other=f"{int(clock[1])}:{int(clock[2]):02}"), end
-    return first, end
+    return first._replace(key=_plain(value)), end
 
 
 def _number_in_words(key: Callable[[int], str], at: int) -> tuple[str, int]:
