@@ -160,6 +160,7 @@ def merge_predictions(
                 f"{tmp_dir}: chunk {index} is missing; remove the folder and run again"
             )
     target = os.path.join(output_dir, output_name(output_fname))
+    logging.info("Joining %d chunks into %s", len(chunks), target)
     count = records.write_jsonl(target, _with_ids(chunks, output_fname))
     logging.info("%d generations of step %s written to %s", count, step, target)
 

@@ -13,7 +13,11 @@ T = TypeVar("T")
 
 
 def track(
-    items: Iterable[T], what: str, total: int | None = None, every: float = 10.0
+    items: Iterable[T],
+    what: str,
+    total: int | None = None,
+    every: float = 10.0,
+    since: float | None = None,
 ) -> Iterator[T]:
     """Yields `items` and shows how far it is.
 
@@ -22,13 +26,16 @@ def track(
       what: a word or two for the reader, e.g. 'annotate'.
       total: how many there are, if known.
       every: seconds between log lines where there is no terminal.
+      since: `time.monotonic()` when the work began; None is when the first item is
+        asked for.
     """
     if sys.stderr.isatty():
         import tqdm
 
         yield from tqdm.tqdm(items, desc=what, total=total, dynamic_ncols=True)
         return
-    start = last = time.monotonic()
+    last = time.monotonic()
+    start = last if since is None else since
     count = 0
     for count, item in enumerate(items, start=1):
         yield item

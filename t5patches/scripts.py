@@ -20,6 +20,7 @@ import pathlib
 import shutil
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -447,11 +448,11 @@ def _starting_checkpoint(name, arguments) -> tuple[str | None, bool]:
 class _Ticker:
     """A progress bar that is pushed."""
 
-    def __init__(self, what: str, total: int | None):
+    def __init__(self, what: str, total: int | None, since: float | None = None):
         from t5patches import progress
 
         items = itertools.count() if total is None else range(total)
-        self._items = progress.track(items, what, total)
+        self._items = progress.track(items, what, total, since=since)
 
     def tick(self, count: int = 1) -> None:
         for _ in range(count):
@@ -529,10 +530,12 @@ def _counting_write_fn(write_fn, what, arguments, tickers):
             return rows // arguments["num_shards"] if rows else None
         return None
 
+    start = time.monotonic()
+
     def write(path, inferences, *args, **kwargs):
         write_fn(path, inferences, *args, **kwargs)
         if not tickers:
-            tickers.append(_Ticker(what, count_examples()))
+            tickers.append(_Ticker(what, count_examples(), start))
         tickers[0].tick(len(inferences[0]))
 
     return write
