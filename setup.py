@@ -66,7 +66,8 @@ setuptools.setup(
     ],
     extras_require={
         # Newer sentencepiece does not import beside the protobuf that Beam asks for.
-        "beam": ["apache-beam>=2.77", "sentencepiece<0.2.3"],
+        # google-crc32c: what seqio_cache_tasks writes has checksums.
+        "beam": ["apache-beam>=2.77", "google-crc32c", "sentencepiece<0.2.3"],
         "cuda": ["jax[cuda]"],
         "tpu": ["jax[tpu]"],
         # tensorflow-datasets imports importlib_resources where it writes data sets.
