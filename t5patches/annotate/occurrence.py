@@ -42,8 +42,8 @@ compared after this:
   not matter. What the entity says beyond the text does: 'John Smith' does not occur in
   'Mr Smith'.
 
-An entity that stands in the text letter by letter occurs, but for a bare month that the
-text uses as a name, and a piece of a number ('million' of 'two million').
+An entity that stands in the text letter by letter occurs, but for a bare month that is
+another word there, and a piece of a number ('million' of 'two million').
 
 No knowledge of the world is used: 'Britain' is not 'UK', 'WHO' is not 'World Health
 Organization', 'Berliner' is not 'Berlin', '7pm' is not '19:00', 'the 90s' are not 'the
