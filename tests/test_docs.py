@@ -20,11 +20,10 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 SMALL = """
 from __gin__ import dynamic_registration
 from t5patches import network
+include 'experiments/small.gin'
 VOCABULARY_SIZE = 384
-ACTIVATION_DTYPE = 'float32'
 TASK_FEATURE_LENGTHS = {'inputs': 24, 'targets': 12}
 BATCH_SIZE = 8
-INITIAL_CHECKPOINT_PATH = None
 TRAIN_STEPS_RELATIVE = 2
 SAVE_PERIOD = 1
 EVAL_PERIOD = 1
