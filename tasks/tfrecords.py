@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import collections
 import functools
+import re
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import seqio
 import tensorflow as tf
 from etils import epath
+from google.protobuf.message import DecodeError
 
 from t5patches.errors import UserError
 
@@ -98,7 +101,7 @@ def _check_file(
     first = 0
     try:
         for batch in tf.data.TFRecordDataset(path).batch(1024):
-            ragged = tf.io.parse_example(batch, features)
+            ragged = _parse(batch, features, path, first)
             _check_there(batch, ragged, path, first)
             _check_sizes(ragged, path, first, dict(more))
             _check_values(ragged, path, first, vocabulary_size)
@@ -106,10 +109,59 @@ def _check_file(
             first += len(batch)
     except tf.errors.OpError as error:
         raise UserError(
-            f"{path}: not a readable TFRecord of annotated predictions "
-            f"({error.message.splitlines()[0]})"
+            f"{path}: not a readable TFRecord of annotated predictions: after "
+            f"{_readable(path)} records, {_plain(error)}; make it or copy it again"
         ) from error
     return counts
+
+
+def _readable(path: str) -> int:
+    """Returns how many records stand before what cannot be read."""
+    count = 0
+    try:
+        for _ in tf.data.TFRecordDataset(path):
+            count += 1
+    except tf.errors.OpError:
+        pass
+    return count
+
+
+def _plain(error: tf.errors.OpError) -> str:
+    """Returns TensorFlow's message without the names of its own operations."""
+    text = (error.message or type(error).__name__).splitlines()[0]
+    return re.sub(r"\{\{.*?\}\}|\[Op:.*", "", text).strip()
+
+
+def _parse(
+    batch: tf.Tensor, features: Mapping[str, Any], path: str, first: int
+) -> _Ragged:
+    try:
+        return tf.io.parse_example(batch, features)
+    # The message has the record's own bytes in it, which may be no text.
+    except (tf.errors.OpError, UnicodeDecodeError) as error:
+        raise _wrong_record(batch, list(features), path, first) from error
+
+
+def _wrong_record(
+    batch: tf.Tensor, names: Sequence[str], path: str, first: int
+) -> UserError:
+    for number, raw in enumerate(batch.numpy(), first):
+        try:
+            found = tf.train.Example.FromString(raw).features.feature
+        except DecodeError:
+            return UserError(
+                f"{path}: record {number} is not a readable TFRecord example; give "
+                "what `t5patches annotate` wrote"
+            )
+        for name in set(names) & set(found):
+            kind = found[name].WhichOneof("kind")
+            if kind not in (None, "int64_list"):
+                return UserError(
+                    f"{path}: record {number}, feature {name!r}, is a {kind}; it must "
+                    "be whole numbers (int64_list)"
+                )
+    last = first + len(batch) - 1
+    return UserError(f"{path}: one of the records {first} to {last} is not readable")
 
 
 def _check_there(batch: tf.Tensor, ragged: _Ragged, path: str, first: int) -> None:

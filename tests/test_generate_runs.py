@@ -129,21 +129,12 @@ def test_results_of_another_inference_are_refused(job):
 def test_the_files_of_t5x_can_be_annotated(job):
     """T5X's own writer, with the generated ids and without."""
     greedy = generate(job, "ids")
-    (job / "t5x.gin").write_text(
-        """from __gin__ import dynamic_registration
-import __main__ as infer_script
-from t5x import infer
-infer_script.infer.write_fn = @infer.write_inferences_to_file
-infer_script.infer.merge_fn = @infer.merge_chunks_to_file
-"""
-    )
-    ids = "infer.write_inferences_to_file.output_ids"
     for name, given in (("with", True), ("without", False)):
-        extra = [f"--gin_file={job}/t5x.gin", f"--gin.{ids}={given}"]
         run(
-            *(job, "infer", "runs/generate.gin", *extra),
+            *(job, "infer", "runs/infer.gin"),
             CHECKPOINT_PATH=str(job / "model" / "checkpoint_2"),
             INFER_OUTPUT_DIR=str(job / name),
+            OUTPUT_IDS=given,
         )
         rows = list(records.read_predictions(job / name / "text-predict", VOCABULARY))
         assert [row["inputs"] for row in rows] == [x["inputs"] for x in ROWS]
@@ -181,3 +172,21 @@ def test_settings_of_a_run_that_made_nothing_do_not_bind(job):
     with pytest.raises(UserError, match="another architecture"):
         generate(job, "failed", VOCABULARY_SIZE=512)
     assert generate(job, "failed")
+
+
+def test_the_metrics_of_a_task(job):
+    macros = {
+        "CHECKPOINT_PATH": str(job / "model" / "checkpoint_2"),
+        "EVAL_OUTPUT_DIR": str(job / "metrics"),
+    }
+    (job / "metrics.gin").write_text(
+        "from __gin__ import dynamic_registration\n"
+        "from t5patches import tasks\nfrom t5patches.tasks import metrics\n"
+        "tasks.text_task.metric_fns = [@metrics.exact_match]\n"
+    )
+    run(job, "eval", "runs/eval.gin", f"--gin_file={job}/metrics.gin", **macros)
+    (written,) = (job / "metrics").glob("**/text-metrics.jsonl")
+    found = [row for _, row in records.read_jsonl(written)]
+    greedy = generate(job, "for_metrics")
+    same = [greedy[row["id"]]["prediction"] == row["targets"] for row in ROWS]
+    assert found[-1]["exact_match"] == pytest.approx(sum(same) / len(ROWS))

@@ -17,6 +17,9 @@ from t5patches.records import shorten
 Annotator = Callable[[str, str], Sequence[Span]]
 # What it found in one text, or what went wrong with it.
 Found = list[Span] | UserError
+# What a user's code may raise. sys.exit() in it must not end the whole as if all were
+# well, but Ctrl-C must.
+RAISED = (Exception, SystemExit)
 
 
 def annotate_text(annotator: Annotator, text: str, inputs: str) -> list[Span]:
@@ -29,12 +32,9 @@ def annotate_text(annotator: Annotator, text: str, inputs: str) -> list[Span]:
         found = annotator(text, inputs)
     except UserError:
         raise
-    except Exception as error:
-        raise UserError(
-            f"the annotator raised {type(error).__name__}: {error} "
-            f"({_place(error, annotator)})"
-        ) from error
-    return check_spans(found, text)
+    except RAISED as error:
+        raise _raised(error, annotator) from error
+    return check_spans(found, text, annotator)
 
 
 def annotate_texts(
@@ -44,11 +44,11 @@ def annotate_texts(
     if hasattr(annotator, "pipe") and len(pairs) > 1:
         try:
             found = list(annotator.pipe(pairs))
-        except Exception:  # One by one, to find the text that it comes from.
+        except RAISED:  # One by one, to find the text that it comes from.
             found = []
         if len(found) == len(pairs):
             return [
-                _or_error(check_spans, spans, text)
+                _or_error(check_spans, spans, text, annotator)
                 for spans, (text, _) in zip(found, pairs, strict=True)
             ]
     return [_or_error(annotate_text, annotator, *pair) for pair in pairs]
@@ -61,20 +61,27 @@ def _or_error(function: Callable[..., list[Span]], *args: Any) -> Any:
         return error
 
 
-def check_spans(found: Any, text: str) -> list[Span]:
+def check_spans(found: Any, text: str, annotator: Any = None) -> list[Span]:
     """Returns what an annotator returned for `text` as a list of spans.
 
     Raises:
-      UserError: it is no list of (start, end, label) in the text.
+      UserError: it is no list of (start, end, label) in the text, or a generator that
+        raises.
     """
     try:
-        found = list(found)
+        spans = iter(found)
     except TypeError as error:
         raise UserError(
             f"the annotator returned {shorten(found)}, not a list of "
             "(start, end, label)"
         ) from error
-    return [_check_span(span, text) for span in found]
+    try:  # Here a generator begins to work.
+        listed = list(spans)
+    except UserError:
+        raise
+    except RAISED as error:
+        raise _raised(error, annotator) from error
+    return [_check_span(span, text) for span in listed]
 
 
 def _check_span(span: Any, text: str) -> Span:
@@ -84,7 +91,7 @@ def _check_span(span: Any, text: str) -> Span:
         if isinstance(start, bool) or isinstance(end, bool):
             raise TypeError
         start, end = operator.index(start), operator.index(end)
-    except (TypeError, ValueError) as error:
+    except Exception as error:  # Any, if the span is an object of the user's own.
         raise UserError(
             f"the annotator returned {shorten(span)}, not (start, end, label) with "
             "start and end whole numbers"
@@ -93,12 +100,26 @@ def _check_span(span: Any, text: str) -> Span:
         raise UserError(
             f"the annotator returned the label {shorten(label)}, which is no text"
         )
+    try:
+        label.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise UserError(
+            f"the annotator returned the label {shorten(label)}, which has half of a "
+            "surrogate pair and is no text"
+        ) from error
     if not 0 <= start < end <= len(text):
         raise UserError(
             f"the annotator returned ({start}, {end}), which is no span of the "
             f"{len(text)} characters of 'prediction'"
         )
     return start, end, label
+
+
+def _raised(error: BaseException, annotator: Any) -> UserError:
+    return UserError(
+        f"the annotator raised {type(error).__name__}: {error} "
+        f"({_place(error, annotator)})"
+    )
 
 
 def _place(error: BaseException, annotator: Any) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 
 from t5patches import records
 from t5patches.annotate.alignment import Span
+from t5patches.annotate.annotator import RAISED
 from t5patches.errors import UserError
 
 _HINT = "give module:function or file.py:function"
@@ -78,7 +79,7 @@ def load(name: str) -> CustomAnnotator:
     if inspect.isclass(function):
         try:
             function = function()
-        except Exception as error:
+        except RAISED as error:
             raise UserError(
                 f"{name}: making it raised {type(error).__name__}: {error}"
             ) from error
@@ -106,7 +107,7 @@ def _module(name: str) -> Any:
         raise UserError(
             f"{name}: it imports {error.name!r}, which is missing"
         ) from error
-    except Exception as error:
+    except RAISED as error:
         raise UserError(
             f"{name}: importing it raised {type(error).__name__}: {error}"
         ) from error
