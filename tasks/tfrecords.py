@@ -129,7 +129,7 @@ def _readable(path: str) -> int:
 def _plain(error: tf.errors.OpError) -> str:
     """Returns TensorFlow's message without the names of its own operations."""
     text = (error.message or type(error).__name__).splitlines()[0]
-    return re.sub(r"\{\{.*?\}\}|\[Op:.*", "", text).strip()
+    return re.sub(r"\{\{.*?\}\}|' failed with .*|\[Op:.*", "", text).strip()
 
 
 def _parse(
@@ -153,8 +153,8 @@ def _wrong_record(
                 f"{path}: record {number} is not a readable TFRecord example; give "
                 "what `t5patches annotate` wrote"
             )
-        for name in set(names) & set(found):
-            kind = found[name].WhichOneof("kind")
+        for name in names:
+            kind = found[name].WhichOneof("kind") if name in found else None
             if kind not in (None, "int64_list"):
                 return UserError(
                     f"{path}: record {number}, feature {name!r}, is a {kind}; it must "

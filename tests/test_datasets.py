@@ -12,7 +12,7 @@ from small_vocabulary import small_vocabulary
 
 from t5patches import records, tasks
 from t5patches.errors import UserError
-from t5patches.tasks import comments, metrics
+from t5patches.tasks import comments, metrics, tfrecords
 
 VOCABULARY = small_vocabulary()
 LENGTHS = {"inputs": 16, "targets": 8}
@@ -368,6 +368,62 @@ def test_baselines_without_an_example(tmp_path):
         read(name)
     name = tasks.corrective_task("d_corrective", files, VOCABULARY)
     assert read(name) == []  # Nothing but EOS is left of it.
+
+
+def write_raw(path, *changed):
+    """Writes ten records; `changed` stands in place of those from number 3 on."""
+    whole = records.example_bytes(
+        {"inputs": [1], "targets": [1], "target_annotations": [0]}
+    )
+    with tf.io.TFRecordWriter(str(path)) as writer:
+        for raw in [*[whole] * 3, *changed, *[whole] * (7 - len(changed))]:
+            writer.write(raw)
+
+
+def typed_otherwise(**kind):
+    example = tf.train.Example()
+    for name in ("inputs", "target_annotations"):
+        example.features.feature[name].int64_list.value.append(0)
+    example.features.feature["targets"].CopyFrom(tf.train.Feature(**kind))
+    return example.SerializeToString()
+
+
+FLOATS = tf.train.FloatList(value=[1.0])
+BYTES = tf.train.BytesList(value=[b"x"])
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        (typed_otherwise(float_list=FLOATS), "record 3, feature 'targets', is a float"),
+        (typed_otherwise(bytes_list=BYTES), "record 3, feature 'targets', is a bytes"),
+        (b"\xff\xff\xffhello", "record 3 is not a readable TFRecord example"),
+    ],
+    ids=["floats", "texts", "no example"],
+)
+def test_a_record_that_is_no_example_of_ids(tmp_path, changed, message):
+    write_raw(tmp_path / "a.tfrecord", changed)
+    with pytest.raises(UserError) as error:
+        tfrecords.check({"train": str(tmp_path / "a.tfrecord")}, "train", {}, 100)
+    assert f"a.tfrecord: {message}" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda raw: raw[:-20], "after 9 records, truncated record"),
+        (lambda raw: raw[:-20] + b"0" * 20, "after 9 records, corrupted record"),
+    ],
+    ids=["cut off", "changed"],
+)
+def test_a_damaged_tfrecord(tmp_path, damage, message):
+    path = tmp_path / "a.tfrecord"
+    write_raw(path)
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(UserError) as error:
+        tfrecords.check({"train": str(path)}, "train", {}, 100)
+    assert message in str(error.value)
+    assert "{{" not in str(error.value) and "[Op" not in str(error.value)
 
 
 # ---- SeqIO's cache, T5X's module, metrics ----

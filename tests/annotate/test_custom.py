@@ -88,17 +88,22 @@ def test_digest_changes_with_the_file(module):
         ("needs.py:f", "it imports 'no_such_thing', which is missing"),
         ("classes.py:NotCallable", "a class whose objects cannot be called"),
         ("classes.py:Breaks", "making it raised OSError: no model"),
+        ("ends.py:f", "importing it raised SystemExit: bye"),
+        ("classes.py:Ends", "making it raised SystemExit: 3"),
     ],
 )
 def test_what_cannot_be_loaded(module, name, message):
     folder = module.parent
     (folder / "wrong.py").write_text("1 / 0\n")
     (folder / "syntax.py").write_text("def f(:\n")
+    (folder / "ends.py").write_text("import sys\nsys.exit('bye')\n")
     (folder / "needs.py").write_text("import no_such_thing\n")
     (folder / "classes.py").write_text(
         "class NotCallable: pass\n"
         "class Breaks:\n"
         "    def __init__(self): raise OSError('no model')\n"
+        "class Ends:\n"
+        "    def __init__(self): raise SystemExit(3)\n"
     )
     with pytest.raises(UserError) as caught:
         custom.load(name)
@@ -109,6 +114,43 @@ def test_an_error_names_its_file_and_line(module):
     annotator = custom.load("my_annotators.py:broken")
     with pytest.raises(UserError, match=r"raised KeyError.*my_annotators\.py:7\)"):
         annotate_text(annotator, "x", "")
+
+
+def late(text, inputs):
+    yield 0, 1, "x"
+    raise RuntimeError("late")
+
+
+def ending(text, inputs):
+    raise SystemExit("bye")
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [(late, "raised RuntimeError: late"), (ending, "raised SystemExit: bye")],
+)
+@pytest.mark.parametrize("several", [False, True])
+def test_what_raises_late_or_ends(function, message, several):
+    """Alone, and among the texts that go through `pipe` together."""
+
+    class Annotator:
+        def __call__(self, text, inputs):
+            return function(text, inputs) if text == "bad" else [(0, 1, "x")]
+
+        if several:
+
+            def pipe(self, pairs):
+                return (self(*pair) for pair in pairs)
+
+    first, second = annotate_texts(Annotator(), [("good", ""), ("bad", "")])
+    assert first == [(0, 1, "x")]
+    assert isinstance(second, UserError)
+    assert message in str(second) and "test_custom.py:" in str(second)
+
+
+class Odd:
+    def __iter__(self):
+        raise RuntimeError("odd")
 
 
 @pytest.mark.parametrize(
@@ -123,6 +165,8 @@ def test_an_error_names_its_file_and_line(module):
         ([(False, True, "x")], "start and end whole numbers"),
         ([("0", "1", "x")], "start and end whole numbers"),
         ([(0, 1, None)], "label None, which is no text"),
+        ([(0, 1, "\ud800")], "label '\\ud800', which has half of a surrogate"),
+        ([Odd()], "not (start, end, label)"),
         ([(2, 1, "x")], "(2, 1), which is no span of the 4 characters"),
         ([(2, 2, "x")], "(2, 2), which is no span"),
         ([(-1, 2, "x")], "(-1, 2), which is no span"),
