@@ -234,8 +234,8 @@ def total_steps(arguments: Mapping[str, Any]) -> None:
     steps, total = checkpoint_steps(arguments["model_dir"]), arguments["total_steps"]
     if steps and not arguments.get("relative_steps") and steps[-1] > total:
         raise UserError(
-            f"{arguments['model_dir']} is at step {steps[-1]} and training ends at {total}: "
-            "train for more steps, or give another MODEL_DIR"
+            f"{arguments['model_dir']} is at step {steps[-1]} and training ends at "
+            f"{total}: train for more steps, or give another MODEL_DIR"
         )
 
 

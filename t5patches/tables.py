@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Iterator
+from typing import Any
 
 from etils import epath
 
@@ -75,17 +76,21 @@ def id_field(row: records.Row, key: str, where: str) -> str:
     return "" if value is None else str(value)
 
 
+def _field(row: records.Row, key: str, where: str) -> Any:
+    if key not in row:
+        raise UserError(
+            f"{where}: field {key!r} is missing; the line has {', '.join(row)}"
+        )
+    return row[key]
+
+
 def text_field(row: records.Row, key: str, where: str) -> str:
     """Returns a text of a row.
 
     Raises:
       UserError: naming `where` and the field, if it is missing or no text.
     """
-    if key not in row:
-        raise UserError(
-            f"{where}: field {key!r} is missing; the line has {', '.join(row)}"
-        )
-    value = row[key]
+    value = _field(row, key, where)
     if not isinstance(value, str):
         raise UserError(
             f"{where}: field {key!r} must be text, not {type(value).__name__}"
@@ -109,7 +114,7 @@ def offsets_field(row: records.Row, key: str, text: str, where: str) -> list[int
       UserError: naming `where` and the field, if it is missing, no such list, or has an
         offset outside the text.
     """
-    offsets = row.get(key)
+    offsets = _field(row, key, where)
     if isinstance(offsets, str):
         try:
             offsets = json.loads(offsets)

@@ -8,7 +8,7 @@ import sys
 import pytest
 from small_vocabulary import small_vocabulary
 
-from t5patches import records
+from t5patches import files, records
 from t5patches.errors import UserError
 
 VOCABULARY = small_vocabulary(extra_ids=10)
@@ -110,7 +110,7 @@ def test_lines_that_are_no_json(tmp_path):
     path = write(tmp_path / "p.jsonl", json.dumps(GOOD), "", '{"inputs": "a')
     with pytest.raises(UserError, match=r"p\.jsonl:3: not valid JSON"):
         list(records.read_predictions(path))
-    with pytest.raises(UserError, match=r"p\.jsonl:1: a JSON list, but"):
+    with pytest.raises(UserError, match=r"p\.jsonl:1: a JSON list; each line"):
         list(records.read_predictions(write(tmp_path / "p.jsonl", "[1]")))
     (tmp_path / "p.jsonl").write_bytes(b'{"inputs": "caf\xe9"}\n')
     with pytest.raises(UserError, match=r"p\.jsonl:1: not UTF-8"):
@@ -173,7 +173,7 @@ def test_a_failed_write_leaves_what_was_there(tmp_path):
 
 
 def test_completion_marker_where_a_rename_is_no_atom(tmp_path, monkeypatch):
-    monkeypatch.setattr(records, "_rename_is_atomic", lambda path: False)
+    monkeypatch.setattr(files, "_rename_is_atomic", lambda path: False)
     path = tmp_path / "p.jsonl"
     records.write_jsonl(path, [GOOD])
     assert records.is_complete(path)

@@ -10,6 +10,7 @@ import json
 import multiprocessing
 import os
 import pickle
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent import futures
 from concurrent.futures import process
@@ -21,6 +22,7 @@ from etils import epath
 from t5patches import progress, records
 from t5patches.annotate.alignment import DecodingMismatch, Span, align
 from t5patches.annotate.annotator import (
+    RAISED,
     Annotator,
     Found,
     annotate_text,
@@ -37,6 +39,7 @@ CHUNK = 256
 RULES = 1
 
 _SUFFIXES = (".jsonl", ".tfrecord", ".stats.json")
+_SHARD_OF = re.compile(rf"{NAME}-\d{{5,}}-of-(\d{{5,}})\.")
 _Located = tuple[str, records.Row]  # `file:line` and a prediction.
 
 
@@ -91,8 +94,10 @@ def annotate_files(
     Writes `annotated-00000-of-00016.jsonl` (annotated predictions), `.tfrecord` (what
     training reads) and `.stats.json` of each shard, `stats.json` of all, and, if
     something was skipped, `skipped.txt`. A call with the same settings skips the shards
-    that are there; with others, or where annotators decide otherwise by now, it
-    refuses.
+    that are there, unless their predictions have changed, as after a wrong line was put
+    right; with others, or where annotators decide otherwise by now, it refuses. It also
+    refuses to replace what was made completely, with nothing skipped, from other
+    predictions.
 
     Args:
       predictions: files as `records.expand` takes them.
@@ -143,7 +148,8 @@ class Job:
 
     Attributes:
       paths: the files.
-      first_lines: how many lines the files before each have.
+      sources: what the result of each depends on besides the settings: its content,
+        and how many lines the files before it have, which ids may be of.
       missing: errors of shards that are missing, if they are skipped.
       annotator, vocabulary, only_annotated, feature_lengths: as in `annotate_files`.
       folder: the output folder.
@@ -151,7 +157,7 @@ class Job:
     """
 
     paths: list[str]
-    first_lines: list[int]
+    sources: list[dict[str, Any]]
     missing: list[str]
     annotator: Annotator
     folder: str
@@ -184,22 +190,30 @@ class Job:
         lines = [_line_count(path) for path in paths]
         if not any(lines):
             raise UserError(f"{', '.join(paths)}: no predictions to annotate")
+        for path, count in zip(paths, lines, strict=True):
+            if not count:
+                logging.warning("%s: empty, there are no predictions in it", path)
         lengths = dict(feature_lengths or {})
+        _disclaim(output_dir)
         folder = records.claim_folder(
             output_dir,
             {
                 "step": "annotate",
                 **settings,
                 "rules": {"annotator": getattr(annotator, "rules", None), "job": RULES},
-                "predictions": [records.file_digest(path) for path in paths],
                 "vocabulary": vocabulary_digest(vocabulary),
                 "only_annotated": only_annotated,
                 "feature_lengths": lengths,
             },
         )
-        return cls(
+        job = cls(
             paths,
-            list(itertools.accumulate(lines, initial=0))[:-1],
+            [
+                {"digest": records.file_digest(path), "lines_before": before}
+                for path, before in zip(
+                    paths, itertools.accumulate(lines, initial=0), strict=False
+                )
+            ],
             [_line(error) for error in missing],
             annotator,
             os.fspath(folder),
@@ -208,6 +222,36 @@ class Job:
             lengths,
             skips,
         )
+        job._make_room()
+        return job
+
+    def _make_room(self) -> None:
+        """Removes what other predictions have left, but for a complete result."""
+        stats = epath.Path(self.folder) / "stats.json"
+        count = f"{len(self.paths):05d}"
+        others = [
+            path
+            for path in epath.Path(self.folder).iterdir()
+            if (shard := _SHARD_OF.match(path.name)) and shard[1] != count
+        ]
+        changed = [i for i in range(len(self.paths)) if self._has_changed(i)]
+        if records.is_complete(stats) and not json.loads(stats.read_text())["skipped"]:
+            if others or changed:
+                what = (
+                    f"they were {int(others[0].name.split('-of-')[1][:5])} files, now "
+                    f"{len(self.paths)}"
+                    if others
+                    else f"{self.paths[changed[0]]} has changed"
+                )
+                raise UserError(
+                    f"{self.folder}: made from other predictions ({what}); give "
+                    "another output folder or remove this one"
+                )
+        for path in others:
+            logging.warning("%s: removed, one of a set of more or fewer files", path)
+            path.unlink(missing_ok=True)
+        if not all(map(self._is_done, range(len(self.paths)))):
+            _remove(stats)
 
     def _outputs(self, index: int) -> dict[str, str]:
         prefix = os.path.join(self.folder, NAME)
@@ -216,8 +260,18 @@ class Job:
             for suffix in _SUFFIXES
         }
 
-    def _is_done(self, outputs: Mapping[str, str]) -> bool:
+    def _has_changed(self, index: int) -> bool:
+        """Says whether a file is there that was made from another content."""
+        outputs = self._outputs(index)
+        if not records.is_complete(outputs[".stats.json"]):
+            return False
+        return _read_state(outputs).get("source") != self.sources[index]
+
+    def _is_done(self, index: int) -> bool:
+        outputs = self._outputs(index)
         if not all(map(records.is_complete, outputs.values())):
+            return False
+        if self._has_changed(index):
             return False
         # What an earlier call skipped must be an error now, if errors are asked for.
         return self.skips or not _read_state(outputs).get("skipped")
@@ -233,7 +287,7 @@ class Job:
           UserError: naming file, line and field of a wrong prediction.
         """
         outputs = self._outputs(index)
-        if self._is_done(outputs):
+        if self._is_done(index):
             logging.info("%s: there already, skipped", outputs[".jsonl"])
             return
         # Nothing counts as done while some of it is of an earlier call.
@@ -242,6 +296,8 @@ class Job:
         on_error = stats.skip if self.skips else records.raise_error
         rows = self._annotated(index, run_chunks or self._run_chunks, on_error)
         _write_shard(rows, outputs, self.vocabulary, stats, self.only_annotated)
+        state = {**stats.state(), "source": self.sources[index]}
+        records.write_json(outputs[".stats.json"], state)
 
     def _run_chunks(
         self, chunks: Iterator[_Chunk]
@@ -252,7 +308,7 @@ class Job:
     def _annotated(
         self, index: int, run_chunks: _RunChunks, on_error: records.OnError
     ) -> Iterator[records.Row]:
-        path, first = self.paths[index], self.first_lines[index]
+        path, first = self.paths[index], self.sources[index]["lines_before"]
         rows = _predictions(path, first, self.vocabulary, on_error)
         results = (
             (where, row, spans)
@@ -288,13 +344,34 @@ class Job:
         else:
             listed.unlink(missing_ok=True)
         if not stats["examples"]:
+            for index in range(len(self.paths)):
+                for path in self._outputs(index).values():
+                    _remove(path)
+            count = stats["skipped"]
             raise UserError(
-                f"all {stats['skipped']} lines are wrong; the first: "
-                f"{totals.skipped[0]}"
+                f"all {count} lines are wrong; the first: {totals.skipped[0]}"
+                if count > 1
+                else f"the only line is wrong: {totals.skipped[0]}"
             )
         records.write_json(epath.Path(self.folder) / "stats.json", stats)
         _warn(stats, totals.skipped)
         return stats
+
+
+def _disclaim(folder: records.PathLike) -> None:
+    """Gives a folder free that has no results, whole or begun, of its settings."""
+    path = epath.Path(os.fspath(folder))
+    if not (path / "settings.json").is_file():
+        return
+    if any(NAME in part.name or part.name == "stats.json" for part in path.iterdir()):
+        return
+    if records.read_json(path / "settings.json").get("step") == "annotate":
+        _remove(path / "settings.json")
+
+
+def _remove(path: records.PathLike) -> None:
+    for name in (os.fspath(path), records.completion_marker(path)):
+        epath.Path(name).unlink(missing_ok=True)
 
 
 def _line_count(path: str) -> int:
@@ -375,8 +452,8 @@ def _chunk_runner(annotator: Annotator, processes: int) -> Iterator[_RunChunks |
         yield run_chunks
     except process.BrokenProcessPool as error:
         raise UserError(
-            f"one of the {processes} processes was killed; if the memory was full, use "
-            "fewer"
+            f"one of the {processes} processes was killed or ended by what it ran; if "
+            "the memory was full, use fewer"
         ) from error
     finally:
         pool.shutdown(cancel_futures=True)
@@ -388,7 +465,7 @@ _worker: list[Annotator | UserError] = []
 def _start_worker(pickled: bytes) -> None:
     try:
         _worker[:] = [pickle.loads(pickled)]
-    except Exception as error:
+    except RAISED as error:
         text = f"the annotator does not load in a process of its own: {error}"
         _worker[:] = [UserError(text)]
 
@@ -410,7 +487,7 @@ def _write_shard(
     stats: Statistics,
     only_annotated: bool,
 ) -> None:
-    """Writes the lines, then the TFRecord of those lines, then the statistics."""
+    """Writes the lines, then the TFRecord of those lines; counts in `stats`."""
 
     def counted() -> Iterator[records.Row]:
         for row in rows:
@@ -424,7 +501,6 @@ def _write_shard(
         outputs[".tfrecord"],
         (records.training_features(row, vocabulary) for row in written),
     )
-    records.write_json(outputs[".stats.json"], stats.state())
 
 
 class Statistics:
@@ -452,6 +528,7 @@ class Statistics:
             examples_with_unwanted=int(any(marks)),
             tokens=len(marks),
             unwanted_tokens=sum(marks),
+            empty=int(not row["prediction"].strip()),
             reencoded=int(bool(row.get("reencoded"))),
             truncated_targets=int(len(marks) > limit),
             dropped_unwanted_tokens=sum(marks[limit:]),
@@ -491,6 +568,7 @@ class Statistics:
             "unwanted_tokens": counts["unwanted_tokens"],
             "annotations_by_label": dict(self.labels.most_common()),
             "written": counts["written"],
+            "empty": counts["empty"],
             "reencoded": counts["reencoded"],
             "skipped": len(self.skipped),
             "truncation": {
@@ -508,16 +586,18 @@ class Statistics:
 def _warn(stats: Mapping[str, Any], skipped: Sequence[str]) -> None:
     if skipped:
         logging.warning(
-            "%d lines or files were skipped; %s lists them, the first: %s",
-            len(skipped),
+            "%s skipped and listed in %s; the first: %s",
+            "1 line or file was"
+            if len(skipped) == 1
+            else f"{len(skipped)} lines or files were",
             SKIPPED,
             skipped[0],
         )
     if stats["reencoded"]:
         logging.warning(
-            "%d of %d predictions had no ids and were encoded from their text, which "
-            "need not give the ids that the model generated (T5X writes them with "
-            "output_ids = True)",
+            "%d of %d texts had no ids and were encoded. For references that is right; "
+            "for a model's outputs it need not give the ids that were generated (T5X "
+            "writes them with output_ids = True)",
             stats["reencoded"],
             stats["examples"],
         )
@@ -529,8 +609,15 @@ def _warn(stats: Mapping[str, Any], skipped: Sequence[str]) -> None:
             truncation["dropped_unwanted_tokens"],
             stats["unwanted_tokens"],
         )
+    if 2 * stats["empty"] > stats["examples"]:
+        logging.warning(
+            "%d of %d predictions are empty: see whether the model generated as it "
+            "should",
+            stats["empty"],
+            stats["examples"],
+        )
     if not stats["unwanted_tokens"]:
-        logging.warning("Nothing unwanted was found in %d examples", stats["examples"])
+        logging.warning("Nothing unwanted was found (examples: %d)", stats["examples"])
 
 
 def vocabulary_digest(vocabulary: Any) -> str:

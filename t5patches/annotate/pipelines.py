@@ -11,8 +11,12 @@ from t5patches import records
 from t5patches.errors import UserError
 
 
-def load(name: str | os.PathLike) -> Any:
+def load(name: str | os.PathLike, advice: str = "") -> Any:
     """Returns a spaCy pipeline by its name or folder.
+
+    Args:
+      name: of an installed package, or a folder.
+      advice: what to do where there is none; to install it if "".
 
     Raises:
       UserError: spaCy or the pipeline is missing or does not load.
@@ -26,10 +30,8 @@ def load(name: str | os.PathLike) -> Any:
     text = os.fspath(name)
     if not os.path.exists(text) and (os.sep in text or not spacy.util.is_package(text)):
         hint = "" if os.sep in text else f" with `python -m spacy download {text}`"
-        raise UserError(
-            f"{text}: no such spaCy pipeline; install it{hint} or give the folder "
-            "of one"
-        )
+        advice = advice or f"install it{hint} or give the folder of one"
+        raise UserError(f"{text}: no such spaCy pipeline; {advice}")
     try:
         return spacy.load(text)
     except Exception as error:  # Its own and those of what the pipeline is made of.

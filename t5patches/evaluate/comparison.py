@@ -18,7 +18,7 @@ from t5patches.evaluate import similarity
 
 # Settings of an annotated set that may differ from another's: they do not say what is
 # unwanted in a text.
-_OWN_SETTINGS = {"predictions", "vocabulary", "only_annotated", "feature_lengths"}
+_OWN_SETTINGS = {"vocabulary", "only_annotated", "feature_lengths"}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -347,7 +347,7 @@ def load(folder: records.PathLike) -> spacy.Language:
     Raises:
       UserError: there is none, or it has no span tagger.
     """
-    nlp = pipelines.load(folder)
+    nlp = pipelines.load(folder, "give the folder that `t5patches tagger train` wrote")
     if component.FACTORY not in nlp.pipe_names:
         raise UserError(
             f"{os.fspath(folder)}: has no {component.FACTORY!r} (it has: "

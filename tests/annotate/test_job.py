@@ -213,6 +213,88 @@ def test_nothing_but_wrong_lines(tmp_path):
     (tmp_path / "old.jsonl").write_bytes(b"{\n{")
     with pytest.raises(UserError, match=r"all 2 lines are wrong; .*old\.jsonl:1"):
         run(tmp_path / "old.jsonl", tmp_path / "out", on_error="skip")
+    assert sorted(os.listdir(tmp_path / "out")) == ["settings.json", "skipped.txt"]
+    # Nothing is kept, so other settings are as good as these.
+    (tmp_path / "old.jsonl").write_bytes(good())
+    assert run(tmp_path / "old.jsonl", tmp_path / "out", settings={})["examples"] == 1
+
+
+@pytest.mark.parametrize("on_error", ["stop", "skip"])
+def test_a_wrong_line_put_right(predictions, tmp_path, on_error):
+    whole = run(predictions, tmp_path / "whole")
+    first, second = (records.shard_path(predictions, i, 2) for i in range(2))
+    lines = open(second, "rb").read()
+    with open(second, "ab") as file:
+        file.write(b"{")
+    out = tmp_path / "out"
+    if on_error == "stop":
+        with pytest.raises(UserError, match=r"00001-of-00002\.jsonl:3"):
+            run(predictions, out)
+    else:
+        assert run(predictions, out, on_error=on_error)["skipped"] == 1
+    done = records.shard_path(out / "annotated", 0, 2)
+    before = os.stat(done).st_mtime_ns
+    with open(second, "wb") as file:
+        file.write(lines)
+    assert run(predictions, out) == whole
+    assert os.stat(done).st_mtime_ns == before
+    assert sorted(os.listdir(out)) == sorted(os.listdir(tmp_path / "whole"))
+    for name in os.listdir(out):
+        if ".stats." not in name:  # These hold the digests.
+            same = (tmp_path / "whole" / name).read_bytes()
+            assert (out / name).read_bytes() == same
+
+
+def test_a_line_more_in_a_file_changes_the_ids_of_the_next(tmp_path):
+    for index in range(2):
+        path = records.shard_path(tmp_path / "old", index, 2)
+        lines = [{"inputs": {"inputs_pretokenized": "a"}, "prediction": "day"}]
+        records.write_jsonl(path, lines + [{}] * (1 - index))
+    out = tmp_path / "out"
+    run(tmp_path / "old", out, on_error="skip")
+    records.write_jsonl(records.shard_path(tmp_path / "old", 0, 2), lines)
+    run(tmp_path / "old", out)
+    rows = records.read_annotated(out / "annotated")
+    assert [row["id"] for row in rows] == ["0", "1"]
+
+
+def test_complete_results_of_other_predictions_are_kept(predictions, tmp_path):
+    out = tmp_path / "out"
+    run(predictions, out)
+    names = sorted(os.listdir(out))
+    changed = records.shard_path(predictions, 1, 2)
+    records.write_jsonl(changed, [prediction("a day", 7)])
+    with pytest.raises(UserError, match=r"other predictions \(.*00001-.* has changed"):
+        run(predictions, out)
+    with pytest.raises(UserError, match="they were 2 files, now 1"):
+        run(changed, out)
+    assert sorted(os.listdir(out)) == names
+
+
+def test_of_two_sets_of_shards_one_stays(predictions, tmp_path):
+    with open(records.shard_path(predictions, 1, 2), "a") as file:
+        file.write("{")
+    out = tmp_path / "out"
+    with pytest.raises(UserError):  # The first shard is there by then.
+        run(predictions, out)
+    rows = [prediction(text, i) for i, text in enumerate(TEXTS)]
+    records.write_jsonl(tmp_path / "all.jsonl", rows)
+    assert run(tmp_path / "all.jsonl", out)["examples"] == 4
+    (path,) = records.expand(out / "annotated")
+    assert path.endswith("annotated-00000-of-00001.jsonl")
+
+
+def test_an_empty_file_among_others(predictions, tmp_path, caplog):
+    open(records.shard_path(predictions, 0, 2), "w").close()
+    assert run(predictions, tmp_path / "out")["examples"] == 2
+    assert "old-00000-of-00002.jsonl: empty" in caplog.text
+
+
+def test_mostly_empty_predictions(tmp_path, caplog):
+    rows = [prediction(text, i) for i, text in enumerate(["", "", "day"])]
+    records.write_jsonl(tmp_path / "old.jsonl", rows)
+    assert run(tmp_path / "old.jsonl", tmp_path / "out")["empty"] == 2
+    assert "2 of 3 predictions are empty" in caplog.text
 
 
 @pytest.mark.parametrize("content", [b"", b"\n \n"])

@@ -133,7 +133,9 @@ def test_posts_of_csv_and_json_lines(tmp_path):
         ("a.csv", b"spans,text\n[1],x\n", "a.csv:2: field 'spans' has offset 1, out"),
         ("a.csv", b"spans,text\n[-1],x\n", "a.csv:2: field 'spans' has offset -1"),
         ("a.csv", b"spans,text\n[0],\xe9\n", "a.csv:2: not UTF-8"),
-        ("b.jsonl", b'{"text": "x"}\n', "b.jsonl:1: field 'spans' must be"),
+        ("a.csv", b"txt,text\n1,x\n", "'spans' is missing; the line has txt, text"),
+        ("b.jsonl", b'{"text": "x"}\n', "b.jsonl:1: field 'spans' is missing"),
+        ("b.jsonl", b'{"text": "x", "spans": 3}\n', "field 'spans' must be a list"),
         ("b.jsonl", b'{"text": "x", "spans": [0.0]}\n', "field 'spans' must be"),
         ("b.jsonl", b"{\n", "b.jsonl:1: not valid JSON"),
     ],
@@ -282,8 +284,9 @@ def test_what_is_no_tagger(tmp_path):
     spacy.blank("en").to_disk(tmp_path / "blank")
     with pytest.raises(UserError, match="t5patches tagger train"):
         toxicity.load(tmp_path / "blank")
-    with pytest.raises(UserError, match="no such spaCy pipeline"):
-        toxicity.load(tmp_path / "missing")
+    for missing in (tmp_path / "missing", "missing"):
+        with pytest.raises(UserError, match="missing: no such.*t5patches tagger train"):
+            toxicity.load(missing)
 
 
 def test_too_few_posts():
