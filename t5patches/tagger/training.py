@@ -15,6 +15,7 @@ import spacy
 from absl import logging
 from spacy.tokens import Doc
 from spacy.training import Example
+from spacy.util import minibatch
 from thinc.api import Adam, fix_random_seed, set_dropout_rate
 
 from t5patches import progress, records
@@ -163,7 +164,7 @@ def _fit(
         shuffler.shuffle(examples)
         set_dropout_rate(model, settings.dropout)
         loss = 0.0
-        batches = _batched(examples, settings.batch_size)
+        batches = minibatch(examples, settings.batch_size)
         for batch in progress.track(batches, f"epoch {epoch + 1}", per_epoch):
             logits, backpropagate = model.begin_update([e.reference for e in batch])
             batch_loss, gradients = tagger.get_loss(batch, logits)
@@ -193,13 +194,8 @@ def _fit(
     model.from_bytes(weights)
 
 
-def _batched(items: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
-    for start in range(0, len(items), size):
-        yield items[start : start + size]
-
-
 def _probabilities(tagger: component.SpanTagger, docs: list[Doc]) -> list[np.ndarray]:
-    return [p for batch in _batched(docs, 256) for p in tagger.predict(batch)]
+    return [p for batch in minibatch(docs, 256) for p in tagger.predict(batch)]
 
 
 def best_thresholds(
@@ -304,7 +300,7 @@ def train_plain_ner(
     shuffler = random.Random(seed)
     for epoch in range(epochs):
         shuffler.shuffle(examples)
-        for batch in progress.track(_batched(examples, 64), f"plain NER {epoch + 1}"):
+        for batch in progress.track(minibatch(examples, 64), f"plain NER {epoch + 1}"):
             nlp.update(batch, drop=0.2, sgd=optimizer)
     return nlp
 
