@@ -84,9 +84,8 @@ def filtered_task(
     """Registers the annotated examples without an unwanted token; returns the name.
 
     Over annotated generations it is the baseline that trains on the model's own clean
-    outputs; over annotated references (`python -m
-    t5patches.tasks.references`, then `annotate`) the one
-    that trains on the original data without its unwanted examples.
+    outputs; over annotated references (`python -m t5patches.tasks.references`, then
+    `annotate`) the one that trains on the original data without its unwanted examples.
 
     Args:
       name: as of `annotated_task`, and so are the others.

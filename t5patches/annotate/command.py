@@ -272,7 +272,7 @@ imports is not seen: then give another folder.
         from t5patches.annotate import custom
 
         annotator = custom.load(args.function)
-        return annotator, {"function": annotator.digest}
+        return annotator, {"function": annotator.name, "content": annotator.digest}
 
 
 ANNOTATORS = {
