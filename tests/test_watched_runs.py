@@ -85,6 +85,7 @@ def test_sigterm_saves_and_the_rerun_ends_as_if_unbroken(update, tmp_path, monke
 def test_a_loss_that_is_no_number_stops_the_run(tmp_path, capsys):
     assert cli.main(["train", *arguments("poisoned", tmp_path)]) == 2
     message = capsys.readouterr().err.split("error: ")[-1]
+    assert "the loss is NaN or infinite" in message
     [path] = tmp_path.glob("bad_batch_*.jsonl")
     step = int(path.name.removeprefix("bad_batch_").split("-")[0])
     good = max(checks.checkpoint_steps(tmp_path))
