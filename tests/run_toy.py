@@ -57,3 +57,11 @@ class PoisonedModel(models.EncoderDecoderModelTNFF):
         bad = (batch["encoder_input_tokens"] == self.POISON + 68).any()
         loss = loss / (1 - bad)
         return loss, {**metrics, "loss": metrics["loss"].replace(total=loss)}
+
+
+def poisoned_model(**kwargs) -> PoisonedModel:
+    """Makes the model; gin cannot register the class where a beam search ran before.
+
+    For the number of beams gin has registered a method that the class inherits.
+    """
+    return PoisonedModel(**kwargs)
