@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import errno
+import io
 import logging
 import os
 import pathlib
@@ -39,11 +40,17 @@ _GENERATE_BEAM_GIN = "runs/generate_beam.gin"
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs a command line; returns the exit status."""
     argv = list(sys.argv[1:] if argv is None else argv)
+    if isinstance(sys.stdout, io.TextIOWrapper):  # Not all terminals have '─'.
+        sys.stdout.reconfigure(errors="replace")
     try:
         _dispatch(argv)
+        sys.stdout.flush()
     except UserError as error:
         print(f"error: {_message(error)}", file=sys.stderr)
         return 2
+    except BrokenPipeError:  # As of `| head`. Python would write what is left at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except OSError as error:
         if error.filename is None or error.errno not in _USERS_FAULTS:
             raise
@@ -283,7 +290,7 @@ writes  results.json: prevalence of unwanted outputs; exact match, BLEU and ROUG
             metavar="FILE",
             help=f"predictions {when} the update",
         )
-    add("--phrases", help="text file, a phrase per line, # for comments")
+    add("--phrases", help="text file, a phrase per line, # for comments, \\# for #")
     add("--output", required=True, metavar="FILE", help="e.g. results.json")
     add(
         "--references",
@@ -301,6 +308,7 @@ writes  results.json: prevalence of unwanted outputs; exact match, BLEU and ROUG
     from t5patches import evaluate, records, report
     from t5patches.annotate import phrases
 
+    _check_output(args)
     results, examples = evaluate.evaluate_files(
         args.old,
         args.new,
@@ -312,6 +320,19 @@ writes  results.json: prevalence of unwanted outputs; exact match, BLEU and ROUG
     records.write_json(args.output, results)
     print(report.terminal_table(results))
     print(f"written to {args.output}")
+
+
+def _check_output(args: argparse.Namespace) -> None:
+    """Refuses to write results over a folder or over what they are made from."""
+    from t5patches import records
+
+    if os.path.isdir(args.output):
+        raise UserError(f"{args.output}: is a folder; give a file, e.g. results.json")
+    read = [*records.expand(args.old), *records.expand(args.new)]
+    read += [path for path in (args.phrases, args.references) if path]
+    for output in (args.output, _examples_path(args.output)):
+        if os.path.realpath(output) in map(os.path.realpath, read):
+            raise UserError(f"{output}: is read here; give another file to write to")
 
 
 def _report(argv: list[str]) -> None:
@@ -330,12 +351,19 @@ writes  report.html (one file, opens offline) and report.png, and prints a table
     args = parser.parse_args(argv)
     _start_logging()
     from t5patches import records, report
+    from t5patches.report import checks
 
     results = records.read_json(args.results)
+    try:
+        checks.check_results(results)
+    except UserError as error:
+        raise UserError(f"{args.results}: {error}") from error
     examples = []
-    if os.path.exists(_examples_path(args.results)):
-        lines = records.read_jsonl(_examples_path(args.results))
-        examples = [row for _, row in lines]
+    path = _examples_path(args.results)
+    if os.path.exists(path):
+        for number, row in records.read_jsonl(path):
+            checks.check_example(row, f"{path}:{number}")
+            examples.append(row)
     folder = args.output or os.path.dirname(args.results) or "."
     print(report.write_report(folder, results, examples))
     print(f"written to {os.path.join(folder, 'report.html')}")

@@ -342,6 +342,8 @@ def claim(record: PathLike, settings: Mapping[str, Any], what: str) -> None:
         raise UserError(
             f"{record}: not JSON ({error}); remove {record.parent}"
         ) from error
+    if not isinstance(found, dict):
+        raise UserError(f"{record}: not a JSON object; remove {record.parent}")
     if found != wanted:
         keys = sorted(set(found) | set(wanted))
         differing = [key for key in keys if found.get(key) != wanted.get(key)]
@@ -357,7 +359,10 @@ def claim(record: PathLike, settings: Mapping[str, Any], what: str) -> None:
 
 def shorten(value: Any, length: int = 60) -> str:
     """Returns a value as Python writes it, cut off where it is long, for messages."""
-    text = repr(value)
+    try:
+        text = repr(value)
+    except Exception:  # A user's object.
+        text = f"<{type(value).__name__}>"
     return text if len(text) <= length else text[:length] + "…"
 
 
@@ -377,7 +382,7 @@ def read_lines(
       UserError: the file is missing, a line is not UTF-8, or the gzip file is broken.
     """
     text = os.fspath(path)
-    for number, raw in _raw_lines(text, on_error):
+    for number, raw in raw_lines(text, on_error):
         try:
             line = raw.decode("utf-8-sig" if number == 1 else "utf-8")
         except UnicodeDecodeError as error:
@@ -391,7 +396,8 @@ def read_lines(
             yield number, line
 
 
-def _raw_lines(path: str, on_error: OnError) -> Iterator[tuple[int, bytes]]:
+def raw_lines(path: str, on_error: OnError) -> Iterator[tuple[int, bytes]]:
+    """Yields (line number from 1, bytes) of a file, gzipped if `*.gz`."""
     try:
         raw = epath.Path(path).open("rb")
     except (FileNotFoundError, IsADirectoryError) as error:

@@ -60,7 +60,8 @@ def _read_parquet(path: str) -> Iterator[tuple[int, records.Row]]:
                 for row in batch.to_pylist():
                     yield number, row
                     number += 1
-    except pyarrow.ArrowException as error:
+    # Arrow has errors of its own, but not for all that can be wrong.
+    except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: not a readable Parquet file ({error})") from error
 
 
@@ -118,7 +119,7 @@ def offsets_field(row: records.Row, key: str, text: str, where: str) -> list[int
     if isinstance(offsets, str):
         try:
             offsets = json.loads(offsets)
-        except json.JSONDecodeError:
+        except (ValueError, RecursionError):  # No JSON; too long a number; too deep.
             offsets = None
     if not isinstance(offsets, list) or not all(
         type(place) is int for place in offsets

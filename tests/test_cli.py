@@ -1,6 +1,7 @@
 """The command: help, exit codes, and the steps on files."""
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -158,6 +159,33 @@ def test_an_output_that_is_a_file(files, capsys):
     assert "taken" in capsys.readouterr().err
     assert evaluate(files, "--output", str(files["folder"] / "taken/r.json")) == 2
     assert "taken" in capsys.readouterr().err
+
+
+def test_results_go_over_nothing_that_is_there(files, capsys):
+    assert evaluate(files, "--output", str(files["folder"])) == 2
+    assert "is a folder; give a file" in capsys.readouterr().err
+    before = sorted(os.listdir(files["folder"]))
+    for path in files["folder"].glob("*.jsonl"):
+        content = path.read_bytes()
+        assert evaluate(files, "--output", str(path)) == 2
+        assert "is read here" in capsys.readouterr().err
+        assert path.read_bytes() == content
+    assert sorted(os.listdir(files["folder"])) == before
+
+
+def test_an_output_that_nobody_reads(files):
+    """As of `| head`, and on a terminal without the table's lines."""
+    assert evaluate(files) == 0
+    command = [sys.executable, "-m", "t5patches", "report", "--results"]
+    command.append(str(files["folder"] / "results.json"))
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0 and "before" in done.stdout
+    read, write = os.pipe()
+    os.close(read)
+    with open(write, "w") as closed:
+        done = subprocess.run(command, stdout=closed, stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 1 and "Traceback" not in done.stderr
 
 
 def test_an_exit_with_a_message(monkeypatch, capsys):

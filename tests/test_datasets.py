@@ -10,7 +10,7 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 from small_vocabulary import small_vocabulary
 
-from t5patches import records, tasks
+from t5patches import records, tables, tasks
 from t5patches.errors import UserError
 from t5patches.tasks import comments, metrics, tfrecords
 
@@ -130,6 +130,27 @@ def test_a_broken_parquet_file(tmp_path):
     name = tasks.xsum_task("d_xsum", VOCABULARY, {"train": str(path)})
     with pytest.raises(UserError, match=r"train\.parquet: not a readable Parquet"):
         read(name)
+
+
+@pytest.mark.parametrize("wrong", ["bytes", "text"])
+def test_a_damaged_parquet_file(tmp_path, wrong):
+    import pyarrow
+    from pyarrow import parquet
+
+    path = tmp_path / "train.parquet"
+    if wrong == "text":
+        raw = pyarrow.array([b"caf\xe9"]).cast(pyarrow.binary())
+        column = pyarrow.Array.from_buffers(pyarrow.string(), 1, raw.buffers())
+        parquet.write_table(pyarrow.table({"text": column}), path)
+    else:
+        rows = [{"text": f"word {i} " * 9} for i in range(999)]
+        parquet.write_table(pyarrow.Table.from_pylist(rows), path)
+        content = bytearray(path.read_bytes())
+        for place in range(0, len(content) // 2):
+            content[place] ^= 0xFF
+        path.write_bytes(bytes(content))
+    with pytest.raises(UserError, match=r"train\.parquet: not a readable Parquet"):
+        list(tables.read_rows(str(path)))
 
 
 # ---- Civil Comments ----

@@ -116,10 +116,11 @@ def _check_span(span: Any, text: str) -> Span:
 
 
 def _raised(error: BaseException, annotator: Any) -> UserError:
-    return UserError(
-        f"the annotator raised {type(error).__name__}: {error} "
-        f"({_place(error, annotator)})"
-    )
+    try:
+        text = f"{type(error).__name__}: {error}"
+    except Exception:  # An exception of the user's own that cannot be printed.
+        text = type(error).__name__
+    return UserError(f"the annotator raised {text} ({_place(error, annotator)})")
 
 
 def _place(error: BaseException, annotator: Any) -> str:

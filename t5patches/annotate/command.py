@@ -167,7 +167,7 @@ class _Phrases:
             "--phrases",
             required=True,
             metavar="FILE",
-            help="text file, a phrase per line, # for comments",
+            help="text file, a phrase per line, # for comments, \\# for #",
         )
 
     @staticmethod
@@ -207,10 +207,11 @@ class _Entities:
 
     @staticmethod
     def load(args: argparse.Namespace) -> Loaded:
-        from t5patches.annotate import entities
+        from t5patches.annotate import entities, pipelines
 
         annotator = entities.load(args.pipeline, args.labels, args.batch_size)
-        return annotator, {"pipeline": annotator.digest, "labels": annotator.labels}
+        digest = pipelines.digest(annotator.nlp)
+        return annotator, {"pipeline": digest, "labels": annotator.labels}
 
 
 class _Toxicity:
@@ -240,10 +241,11 @@ class _Toxicity:
 
     @staticmethod
     def load(args: argparse.Namespace) -> Loaded:
-        from t5patches.annotate import toxicity
+        from t5patches.annotate import pipelines, toxicity
 
         annotator = toxicity.load(args.tagger, args.threshold, args.batch_size)
-        return annotator, {"tagger": annotator.digest, "threshold": args.threshold}
+        digest = pipelines.digest(annotator.nlp)
+        return annotator, {"tagger": digest, "threshold": args.threshold}
 
 
 class _Custom:

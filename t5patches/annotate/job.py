@@ -6,7 +6,6 @@ import collections
 import contextlib
 import dataclasses
 import itertools
-import json
 import multiprocessing
 import os
 import pickle
@@ -19,7 +18,7 @@ from typing import Any
 from absl import logging
 from etils import epath
 
-from t5patches import progress, records
+from t5patches import files, progress, records
 from t5patches.annotate.alignment import DecodingMismatch, Span, align
 from t5patches.annotate.annotator import (
     RAISED,
@@ -153,6 +152,7 @@ class Job:
       missing: errors of shards that are missing, if they are skipped.
       annotator, vocabulary, only_annotated, feature_lengths: as in `annotate_files`.
       folder: the output folder.
+      settings: what its `settings.json` has.
       skips: whether wrong lines are left out.
     """
 
@@ -161,6 +161,7 @@ class Job:
     missing: list[str]
     annotator: Annotator
     folder: str
+    settings: dict[str, Any]
     vocabulary: Any
     only_annotated: bool
     feature_lengths: dict[str, int]
@@ -194,36 +195,67 @@ class Job:
             if not count:
                 logging.warning("%s: empty, there are no predictions in it", path)
         lengths = dict(feature_lengths or {})
-        _disclaim(output_dir)
-        folder = records.claim_folder(
-            output_dir,
-            {
-                "step": "annotate",
-                **settings,
-                "rules": {"annotator": getattr(annotator, "rules", None), "job": RULES},
-                "vocabulary": vocabulary_digest(vocabulary),
-                "only_annotated": only_annotated,
-                "feature_lengths": lengths,
-            },
-        )
+        claimed = {
+            "step": "annotate",
+            **settings,
+            "rules": {"annotator": getattr(annotator, "rules", None), "job": RULES},
+            "vocabulary": vocabulary_digest(vocabulary),
+            "only_annotated": only_annotated,
+            "feature_lengths": lengths,
+        }
+        made_by = records.fingerprint(claimed)
         job = cls(
             paths,
             [
-                {"digest": records.file_digest(path), "lines_before": before}
+                {
+                    "digest": records.file_digest(path),
+                    "lines_before": before,
+                    "settings": made_by,
+                }
                 for path, before in zip(
                     paths, itertools.accumulate(lines, initial=0), strict=False
                 )
             ],
             [_line(error) for error in missing],
             annotator,
-            os.fspath(folder),
+            os.fspath(output_dir),
+            claimed,
             vocabulary,
             only_annotated,
             lengths,
             skips,
         )
+        job._check_folder()
+        records.claim_folder(output_dir, claimed)
         job._make_room()
         return job
+
+    def _check_folder(self) -> None:
+        """Refuses a folder with files of others; frees one with settings alone."""
+        folder = epath.Path(self.folder)
+        for path in self.paths:
+            own = os.path.basename(path).startswith(f"{NAME}-")
+            if own and _is_in(path, self.folder):
+                raise UserError(
+                    f"{path}: stands where results are written; give another output "
+                    "folder"
+                )
+        if not folder.is_dir():
+            return
+        results = [
+            part.name
+            for part in folder.iterdir()
+            if part.name.startswith(f"{NAME}-") or part.name == "stats.json"
+        ]
+        record = folder / "settings.json"
+        if results and not record.is_file():
+            raise UserError(
+                f"{self.folder}: has {min(results)}, but no settings.json that says "
+                "what it was made with; give another output folder or remove this one"
+            )
+        if not results and record.is_file():
+            if records.read_json(record).get("step") == "annotate":
+                _remove(record)
 
     def _make_room(self) -> None:
         """Removes what other predictions have left, but for a complete result."""
@@ -235,7 +267,7 @@ class Job:
             if (shard := _SHARD_OF.match(path.name)) and shard[1] != count
         ]
         changed = [i for i in range(len(self.paths)) if self._has_changed(i)]
-        if records.is_complete(stats) and not json.loads(stats.read_text())["skipped"]:
+        if records.is_complete(stats) and not records.read_json(stats).get("skipped"):
             if others or changed:
                 what = (
                     f"they were {int(others[0].name.split('-of-')[1][:5])} files, now "
@@ -290,6 +322,8 @@ class Job:
         if self._is_done(index):
             logging.info("%s: there already, skipped", outputs[".jsonl"])
             return
+        # Two jobs that begin at once may both find the folder free; one has it.
+        records.claim_folder(self.folder, self.settings)
         # Nothing counts as done while some of it is of an earlier call.
         epath.Path(outputs[".stats.json"]).unlink(missing_ok=True)
         stats = Statistics(self.feature_lengths)
@@ -330,12 +364,20 @@ class Job:
         """Adds up the shards' statistics, writes them and returns them.
 
         Raises:
-          UserError: every line of all files was wrong.
+          UserError: every line of all files was wrong, or another job has written to
+            the folder.
         """
+        records.claim_folder(self.folder, self.settings)
         totals = Statistics(self.feature_lengths)
         totals.skipped += self.missing
         for index in range(len(self.paths)):
-            totals.add(_read_state(self._outputs(index)))
+            state = _read_state(self._outputs(index))
+            if state.get("source") != self.sources[index]:
+                raise UserError(
+                    f"{self._outputs(index)['.stats.json']}: made by another command "
+                    f"meanwhile; remove {self.folder} and type one of them again"
+                )
+            totals.add(state)
         stats = totals.report()
         listed = epath.Path(self.folder) / SKIPPED
         if totals.skipped:
@@ -358,15 +400,10 @@ class Job:
         return stats
 
 
-def _disclaim(folder: records.PathLike) -> None:
-    """Gives a folder free that has no results, whole or begun, of its settings."""
-    path = epath.Path(os.fspath(folder))
-    if not (path / "settings.json").is_file():
-        return
-    if any(NAME in part.name or part.name == "stats.json" for part in path.iterdir()):
-        return
-    if records.read_json(path / "settings.json").get("step") == "annotate":
-        _remove(path / "settings.json")
+def _is_in(path: str, folder: str) -> bool:
+    if "://" in path or "://" in folder:
+        return os.path.dirname(path) == folder.rstrip("/")
+    return os.path.realpath(os.path.dirname(path)) == os.path.realpath(folder)
 
 
 def _remove(path: records.PathLike) -> None:
@@ -377,17 +414,19 @@ def _remove(path: records.PathLike) -> None:
 def _line_count(path: str) -> int:
     """Returns the number of the last line with something in it, right or wrong."""
     errors: list[UserError] = []
-    lines = records.read_lines(path, errors.append)
+    lines = files.raw_lines(path, errors.append)
     last = max((number for number, line in lines if line.strip()), default=0)
     return last or len(errors)
 
 
 def _line(error: UserError) -> str:
-    return " ".join(str(error).split())
+    text = " ".join(str(error).split())
+    # File names and messages may hold what is no text.
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def _read_state(outputs: Mapping[str, str]) -> dict[str, Any]:
-    return json.loads(epath.Path(outputs[".stats.json"]).read_text())
+    return records.read_json(outputs[".stats.json"])
 
 
 def _predictions(

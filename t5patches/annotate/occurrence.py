@@ -58,6 +58,7 @@ from __future__ import annotations
 
 import functools
 import re
+import unicodedata
 from collections.abc import Iterator, Sequence
 
 from t5patches.annotate import dates, words
@@ -93,14 +94,16 @@ class Text:
     def has(self, entity: str, label: str = "") -> bool:
         """Says whether `entity`, an entity with `label`, occurs in the text.
 
-        An entity without a word, e.g. a dash, occurs everywhere.
+        An entity of punctuation alone, e.g. a dash, occurs everywhere, one of symbols,
+        e.g. a flag, where it stands.
         """
         wanted = words.read(entity)
         drop = _ARTICLES | (words.TITLES if label in PERSONS else frozenset())
         while len(wanted) > 1 and wanted[0].key in drop:
             del wanted[0]
         if not wanted:
-            return True
+            symbols = any(unicodedata.category(c)[0] == "S" for c in entity)
+            return not symbols or entity.strip() in self.text
         if label in DATES:
             occurs = self._has_date(entity, wanted)
             if occurs is not None:

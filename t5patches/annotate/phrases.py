@@ -148,12 +148,14 @@ def _marks() -> str:
     """Combining marks as ranges for a character class: `\\w` does not hold them.
 
     Without them 'cafe' would match the first letters of a decomposed 'café', and words
-    of Indic scripts would end at each vowel sign.
+    of Indic scripts would end at each vowel sign. Variation selectors, which follow
+    emoji, are none here: a word may begin after one.
     """
     points = [
         point
         for point in range(0x300, sys.maxunicode + 1)
         if (point < 0x20000 or point > 0xE0000)
+        and not (0xFE00 <= point < 0xFE10 or point >= 0xE0100)
         and unicodedata.category(chr(point))[0] == "M"
     ]
     ranges: list[list[int]] = []
@@ -168,11 +170,17 @@ def _marks() -> str:
 def read_phrases(path: str | os.PathLike) -> list[str]:
     """Returns the phrases of a file: one per line, `#` begins a comment line.
 
+    A phrase that begins with '#' is written `\\#MeToo`.
+
     Raises:
       UserError: the file is missing, not UTF-8, or has no phrase.
     """
     lines = (line.strip() for _, line in records.read_lines(path))
-    phrases = [line for line in lines if line and not line.startswith("#")]
+    phrases = [
+        line[1:] if line.startswith("\\#") else line
+        for line in lines
+        if line and not line.startswith("#")
+    ]
     if not phrases:
         raise UserError(
             f"{os.fspath(path)}: no phrases in it; write one phrase per line"

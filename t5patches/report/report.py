@@ -8,13 +8,8 @@ from typing import Any
 from etils import epath
 
 from t5patches import records
-from t5patches.errors import UserError
 from t5patches.report import page, picture
-
-_NEEDED = (
-    "examples", "prevalence", "unwanted_per_1000_tokens", "exact_match", "bleu",
-    "rougeL", "subsets",
-)  # fmt: skip
+from t5patches.report.checks import check_results
 
 
 def write_report(
@@ -39,19 +34,15 @@ def write_report(
     Raises:
       UserError: `results` is not what `evaluate.compare` returns.
     """
-    missing = [key for key in _NEEDED if key not in results]
-    if missing:
-        raise UserError(
-            f"the results have no {', '.join(map(repr, missing))}; give the "
-            "results.json that `t5patches evaluate` writes"
-        )
+    check_results(results)
     properties = properties or _measured(results.get("corpus_properties") or ())
     folder = epath.Path(run_dir)
     png = picture.draw(results)
+    document = page.render(results, examples, png, properties, settings)
     with records.atomic_write(folder / "report.png", "wb") as file:
         file.write(png)
     with records.atomic_write(folder / "report.html") as file:
-        file.write(page.render(results, examples, png, properties, settings))
+        file.write(document)
     return terminal_table(results)
 
 

@@ -117,20 +117,18 @@ def _train(
         find = training.span_finder(nlp, args.label)
         results["evaluation"] = training.evaluate(find, held_out)
         print(_line("tagger", results["evaluation"]))
-    nlp.meta["performance"] = dict(results)
-    training.save(nlp, args.output)
-    record = os.path.join(args.output, "evaluation.json")
-    if held_out:
-        cfg["threshold"] = THRESHOLD  # The pipeline is saved, with its own.
+        cfg["threshold"] = THRESHOLD
         results["annotating"] = training.evaluate(find, held_out)
         print(_line(f"tagger at threshold {THRESHOLD}", results["annotating"]))
-    records.write_json(record, results)
+        cfg["threshold"] = results["threshold"]
+    nlp.meta["performance"] = dict(results)
+    training.save(nlp, args.output, results)
     if held_out and args.compare:
         plain = training.train_plain_ner(kept, seed=args.seed)
         found = training.span_finder(plain)
         results["plain_ner"] = training.evaluate(found, held_out)
         print(_line("plain NER", results["plain_ner"]))
-        records.write_json(record, results)
+        records.write_json(os.path.join(args.output, training.RECORD), results)
     print(f"written to {args.output}")
 
 

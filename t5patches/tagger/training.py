@@ -25,6 +25,7 @@ from t5patches.tagger import component
 from t5patches.tagger.posts import Post, spans_of
 from t5patches.tagger.scores import bootstrap_interval, character_f1
 
+RECORD = "evaluation.json"
 # What is tried when the thresholds are chosen.
 THRESHOLDS = tuple(np.arange(1, 13) / 25)
 RATIOS = tuple(np.arange(2, 9) / 10)
@@ -83,7 +84,8 @@ def train(posts: Sequence[Post], settings: Settings | None = None) -> spacy.Lang
     held_out, posts = posts[:count], posts[count:]
     if not any(post.unwanted for post in posts):
         raise UserError(
-            f"{count + len(posts)} posts are too few, or none has unwanted characters"
+            f"none of the {len(posts)} posts to train on has an unwanted character "
+            f"(held out: {count}); give more"
         )
     nlp = _new_pipeline(settings)
     examples = [example_of(nlp, post, settings.label) for post in posts]
@@ -316,8 +318,15 @@ def _entities(doc: Doc, post: Post) -> list[spacy.tokens.Span]:
     return entities
 
 
-def save(nlp: spacy.Language, folder: records.PathLike) -> None:
+def save(
+    nlp: spacy.Language, folder: records.PathLike, results: records.Row | None = None
+) -> None:
     """Writes a pipeline as a folder that appears when it is whole.
+
+    Args:
+      nlp: the pipeline.
+      folder: where it shall stand.
+      results: what `evaluation.json` shall have; there is none if None.
 
     Raises:
       UserError: the folder is there already.
@@ -331,6 +340,8 @@ def save(nlp: spacy.Language, folder: records.PathLike) -> None:
     shutil.rmtree(temporary, ignore_errors=True)
     try:
         nlp.to_disk(temporary)
+        if results is not None:
+            records.write_json(temporary / RECORD, results)
         temporary.replace(target)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)

@@ -148,6 +148,25 @@ def test_what_raises_late_or_ends(function, message, several):
     assert message in str(second) and "test_custom.py:" in str(second)
 
 
+class Unprintable(Exception):
+    def __str__(self):
+        raise RuntimeError("no text")
+
+    __repr__ = __str__
+
+
+def test_what_cannot_be_printed():
+    def annotator(text, inputs):
+        if text:
+            return [(0, 1, Unprintable())]
+        raise Unprintable
+
+    with pytest.raises(UserError, match=r"raised Unprintable \(.*test_custom\.py:"):
+        annotate_text(annotator, "", "")
+    with pytest.raises(UserError, match="the label <Unprintable>"):
+        annotate_text(annotator, "text", "")
+
+
 class Odd:
     def __iter__(self):
         raise RuntimeError("odd")

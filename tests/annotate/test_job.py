@@ -258,6 +258,75 @@ def test_a_line_more_in_a_file_changes_the_ids_of_the_next(tmp_path):
     assert [row["id"] for row in rows] == ["0", "1"]
 
 
+def test_a_file_whose_last_line_is_no_text_counts_it(tmp_path):
+    line = json.dumps({"inputs": {"inputs_pretokenized": "a"}, "prediction": "day"})
+    for index, last in enumerate((b"\xe9", b"")):
+        path = records.shard_path(tmp_path / "old", index, 2)
+        with open(path, "wb") as file:
+            file.write(line.encode() + b"\n" + last)
+    run(tmp_path / "old", tmp_path / "out", on_error="skip")
+    rows = records.read_annotated(tmp_path / "out/annotated")
+    assert [row["id"] for row in rows] == ["0", "2"]
+
+
+def test_of_two_jobs_that_begin_at_once_one_has_the_folder(predictions, tmp_path):
+    start = lambda **settings: job.Job.start(
+        predictions, ANNOTATOR, tmp_path / "out", VOCABULARY, settings=settings
+    )
+    first, second = start(phrases="a"), start(phrases="b")  # Nothing is there yet.
+    with pytest.raises(UserError, match="other settings"):
+        first.run_shard(0)
+    for index in range(2):
+        second.run_shard(index)
+    with pytest.raises(UserError, match="other settings"):
+        first.finish()
+    assert second.finish()["examples"] == 4
+    path = tmp_path / "out/annotated-00001-of-00002.stats.json"
+    state = json.loads(path.read_text())
+    state["source"]["settings"] = "others"
+    path.write_text(json.dumps(state))
+    with pytest.raises(UserError, match="by another command meanwhile"):
+        second.finish()
+
+
+@pytest.mark.parametrize("name", ["annotated-00000-of-00002.jsonl", "stats.json"])
+def test_files_that_are_not_ours_are_left_alone(predictions, tmp_path, name):
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / name).write_text("mine")
+    with pytest.raises(UserError, match=f"has {name}, but no settings.json"):
+        run(predictions, out)
+    assert [path.name for path in out.iterdir()] == [name]
+    assert (out / name).read_text() == "mine"
+
+
+def test_predictions_where_the_results_would_stand(tmp_path):
+    path = tmp_path / "annotated-00000-of-00001.jsonl"
+    path.write_bytes(good())
+    for folder in (tmp_path, tmp_path / "." / "x" / ".."):
+        with pytest.raises(UserError, match="stands where results are written"):
+            run(path, folder)
+    assert path.read_bytes() == good()
+
+
+@pytest.mark.parametrize(
+    "name", ["settings.json", "stats.json", "annotated-00000-of-00002.stats.json"]
+)
+@pytest.mark.parametrize("content", ["xx", "[]"])
+def test_damaged_records(predictions, tmp_path, name, content):
+    run(predictions, tmp_path / "out")
+    (tmp_path / "out" / name).write_text(content)
+    with pytest.raises(UserError, match=f"{name}: not "):
+        run(predictions, tmp_path / "out")
+
+
+def test_names_and_messages_that_are_no_text(tmp_path):
+    path = tmp_path / os.fsdecode(b"caf\xe9.jsonl")
+    path.write_bytes(good() + b"\n{")
+    assert run(path, tmp_path / "out", on_error="skip")["skipped"] == 1
+    assert r"caf\udce9.jsonl:2" in (tmp_path / "out/skipped.txt").read_text()
+
+
 def test_complete_results_of_other_predictions_are_kept(predictions, tmp_path):
     out = tmp_path / "out"
     run(predictions, out)

@@ -23,6 +23,12 @@ def test_occurs(entity, label, text, expected):
     assert occurs(entity, label, text) is expected
 
 
+def test_entities_without_a_word():
+    assert occurs("–", "ORG", "anything")
+    assert occurs("🇩🇪", "GPE", "won by 🇩🇪 today")
+    assert not occurs("🇩🇪", "GPE", "won by 🇫🇷 today")
+
+
 # Characters and words that the reading looks at.
 ODD = st.text("0159,.:;'’s\n mMayJan£$%&-–/()éß፩²½'\u0301", max_size=40)
 TERMS = (

@@ -97,6 +97,20 @@ def test_phrase_file(tmp_path):
     assert phrases.load(path).phrases == ["fool", "silly goose"]
 
 
+def test_a_phrase_that_begins_with_the_sign_of_comments(tmp_path):
+    path = tmp_path / "rude.txt"
+    path.write_text("#Fool\n\\#MeToo\n")
+    assert phrases.load(path).phrases == ["#MeToo"]
+
+
+@pytest.mark.parametrize("text", ["❤️damn", "👍damn", "damn❤️", "damn 1️"])
+def test_words_beside_emoji(text):
+    start = text.index("damn")
+    found = phrases.PhraseAnnotator(["damn"])(text)
+    assert found == [(start, start + 4, "damn")]
+    assert phrases.PhraseAnnotator(["❤"])("❤️") == [(0, 1, "❤")]
+
+
 @pytest.mark.parametrize("content", ["", "# only a comment\n", "\n \n"])
 def test_empty_phrase_file_is_named(tmp_path, content):
     path = tmp_path / "rude.txt"

@@ -9,7 +9,7 @@ import pytest
 from t5patches import evaluate, report
 from t5patches.annotate import PhraseAnnotator
 from t5patches.errors import UserError
-from t5patches.report import page
+from t5patches.report import checks, page
 
 ANNOTATOR = PhraseAnnotator(["fool", "old fool", "<b>bad</b>"])
 EVIL = "<script>alert('x')</script> & \"quoted\" <img src=x onerror=alert(1)>"
@@ -154,6 +154,45 @@ def test_properties_that_come_with_the_results(tmp_path):
 def test_results_of_something_else(tmp_path):
     with pytest.raises(UserError, match="'prevalence'"):
         report.write_report(tmp_path, {"examples": 3}, [])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"prevalence": {}}, "have no 'prevalence.before'"),
+        ({"prevalence": None}, "'prevalence' of the results must be an object"),
+        ({"prevalence": {"before": float("nan"), "after": 0}}, "must be a number, not"),
+        ({"prevalence": {"before": None, "after": 0}}, "must be a number, not None"),
+        ({"subsets": []}, "'subsets' of the results must be an object"),
+        ({"subsets": {"all": {}}}, "have no 'subsets.all.examples'"),
+        ({"examples": "8"}, "'examples' of the results must be a number"),
+        ({"bleu": "x"}, "'bleu' of the results must be a number or null"),
+        ({"references": {"old": {}}}, "have no 'references.old.exact_match'"),
+        ({"corpus_properties": 5}, "'corpus_properties' of the results must be"),
+    ],
+)
+def test_results_with_something_wrong(tmp_path, change, message):
+    with pytest.raises(UserError, match=message):
+        report.write_report(tmp_path / "out", {**RESULTS, **change}, [])
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        ({"old": None}, "'old'"),
+        ({"kind": 3}, "'kind'"),
+        ({"old_spans": 5}, "'old_spans'"),
+        ({"new_spans": [[0, 1]]}, "'new_spans'"),
+        ({"new_spans": [[0, 999, "x"]]}, "'new_spans'"),
+    ],
+)
+def test_examples_with_something_wrong(change, field):
+    row = {"kind": "fixed", "inputs": "a", "old": "b", "new": "c"}
+    row |= {"old_spans": [[0, 1, "x"]], "new_spans": []}
+    checks.check_example(row, "e.jsonl:3")
+    with pytest.raises(UserError, match=f"^e.jsonl:3: field {field}"):
+        checks.check_example({**row, **change}, "e.jsonl:3")
 
 
 @pytest.mark.parametrize("name", sorted(RESULTS))

@@ -132,6 +132,8 @@ def test_posts_of_csv_and_json_lines(tmp_path):
         ("a.csv", b'spans,text\n"[True]",x\n', "a.csv:2: field 'spans' must be"),
         ("a.csv", b"spans,text\n[1],x\n", "a.csv:2: field 'spans' has offset 1, out"),
         ("a.csv", b"spans,text\n[-1],x\n", "a.csv:2: field 'spans' has offset -1"),
+        ("a.csv", b"spans,text\n" + b"[" * 10**5 + b",x\n", "2: field 'spans' must be"),
+        ("a.csv", b"spans,text\n[" + b"9" * 5000 + b"],x\n", "field 'spans' must be"),
         ("a.csv", b"spans,text\n[0],\xe9\n", "a.csv:2: not UTF-8"),
         ("a.csv", b"txt,text\n1,x\n", "'spans' is missing; the line has txt, text"),
         ("b.jsonl", b'{"text": "x"}\n', "b.jsonl:1: field 'spans' is missing"),
@@ -290,7 +292,7 @@ def test_what_is_no_tagger(tmp_path):
 
 
 def test_too_few_posts():
-    with pytest.raises(UserError, match="too few"):
+    with pytest.raises(UserError, match=r"none of the 2 posts .*held out: 1"):
         training.train([posts.Post("nice", frozenset())] * 3, TINY)
     with pytest.raises(UserError, match="no language"):
         training.train(made_up_posts(20), training.Settings(language="xx_no"))

@@ -1,0 +1,95 @@
+"""Whether results and examples read from files are what `t5patches evaluate` writes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from t5patches import records
+from t5patches.errors import UserError
+
+_NUMBER, _MAYBE = "a number", "a number or null"
+_SCORES = {"exact_match": _MAYBE, "bleu": _MAYBE, "rougeL": _MAYBE}
+_SUBSETS = ("all", "clean", "marked")
+_RESULTS = {
+    "examples": _NUMBER,
+    "prevalence": {"before": _NUMBER, "after": _NUMBER},
+    "unwanted_per_1000_tokens": {"before": _MAYBE, "after": _MAYBE},
+    "exact_match": dict.fromkeys(_SUBSETS, _MAYBE),
+    "bleu": _MAYBE,
+    "rougeL": _MAYBE,
+    "subsets": dict.fromkeys(_SUBSETS, {"examples": _NUMBER, **_SCORES}),
+}
+_REFERENCES = {"old": _SCORES, "new": _SCORES}
+
+
+def check_results(results: Mapping[str, Any]) -> None:
+    """Checks what `evaluate.compare` returns.
+
+    Raises:
+      UserError: naming the field that is missing or wrong.
+    """
+    missing = [key for key in _RESULTS if key not in results]
+    if missing:
+        raise UserError(
+            f"the results have no {', '.join(map(repr, missing))}; give the "
+            "results.json that `t5patches evaluate` writes"
+        )
+    _check(results, _RESULTS, "")
+    if "references" in results:
+        _check(results["references"], _REFERENCES, "references")
+    found = results.get("corpus_properties") or {}
+    rows = found if isinstance(found, Sequence) else [found]
+    if isinstance(found, str) or not all(isinstance(row, Mapping) for row in rows):
+        raise _wrong("corpus_properties", "an object or a list of them", found)
+
+
+def _check(value: Any, shape: Any, field: str) -> None:
+    if not isinstance(shape, Mapping):
+        if value is None and shape == _MAYBE:
+            return
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if not number or not math.isfinite(value):
+            raise _wrong(field, shape, value)
+        return
+    if not isinstance(value, Mapping):
+        raise _wrong(field, "an object", value)
+    for key, part in shape.items():
+        name = f"{field}.{key}" if field else key
+        if key not in value:
+            raise UserError(
+                f"the results have no {name!r}; run `t5patches evaluate` again"
+            )
+        _check(value[key], part, name)
+
+
+def _wrong(field: str, wanted: str, value: Any) -> UserError:
+    return UserError(
+        f"field {field!r} of the results must be {wanted}, not "
+        f"{records.shorten(value)}; run `t5patches evaluate` again"
+    )
+
+
+def check_example(row: Mapping[str, Any], where: str) -> None:
+    """Checks one of what `evaluate.pick_examples` returns.
+
+    Raises:
+      UserError: naming `where` and the field that is missing or wrong.
+    """
+    for key in ("kind", "inputs", "old", "new"):
+        if not isinstance(row.get(key), str):
+            raise UserError(f"{where}: field {key!r} must be text")
+    for key in ("old", "new"):
+        spans = row.get(f"{key}_spans")
+        if not isinstance(spans, list) or not all(
+            isinstance(span, list)
+            and len(span) == 3
+            and all(type(place) is int for place in span[:2])
+            and 0 <= span[0] < span[1] <= len(row[key])
+            for span in spans
+        ):
+            raise UserError(
+                f"{where}: field '{key}_spans' must be a list of [start, end, label] "
+                f"in the text {key!r}"
+            )
