@@ -306,34 +306,41 @@ def file_digest(paths: PathLike | Sequence[PathLike]) -> str:
     return digest.hexdigest()[:16]
 
 
-def claim_folder(folder: PathLike, settings: Mapping[str, Any]) -> epath.Path:
+def claim_folder(
+    folder: PathLike, settings: Mapping[str, Any], has_results: bool = True
+) -> epath.Path:
     """Makes an output folder this step's, or checks that it is so already.
 
     The settings are kept in `settings.json`. A step that is asked again with the same
     settings finds its complete shards and skips them; with others it must not mix.
+    `has_results` is as for `claim`.
 
     Raises:
       UserError: the folder holds the results of other settings (which are named).
     """
     path = epath.Path(os.fspath(folder))
-    claim(path / "settings.json", settings, str(path))
+    claim(path / "settings.json", settings, str(path), has_results)
     return path
 
 
-def claim(record: PathLike, settings: Mapping[str, Any], what: str) -> None:
+def claim(
+    record: PathLike, settings: Mapping[str, Any], what: str, has_results: bool = True
+) -> None:
     """Writes a step's settings to `record`, or checks that it has them already.
 
     Args:
       record: a JSON file beside the step's results.
       settings: what the results depend on.
       what: the results, for the message.
+      has_results: whether there are some; without, what `record` has is of a step that
+        failed before it had any, and is replaced.
 
     Raises:
       UserError: `record` has other settings (which are named).
     """
     record = epath.Path(os.fspath(record))
     wanted = json.loads(json.dumps(dict(settings)))
-    if not record.is_file():
+    if not has_results or not record.is_file():
         write_json(record, wanted)
         return
     try:
@@ -471,15 +478,19 @@ def _json_object(line: str, where: str) -> Row:
         )
     if "\\u" in line:  # Only an escape can make half of a surrogate pair.
         for field, value in row.items():
-            _check_encodes({field: value}, field, where)
+            check_encodes({field: value}, f"{where}: field {field!r}")
     return row
 
 
-def _check_encodes(value: Any, field: str, where: str) -> None:
+def check_encodes(value: Any, what: str) -> None:
+    """Checks that what can be written as JSON can be written as UTF-8.
+
+    Raises:
+      UserError: about `what`, if it has half of a surrogate pair.
+    """
     try:
         json.dumps(value, ensure_ascii=False).encode("utf-8")
     except UnicodeEncodeError as error:
         raise UserError(
-            f"{where}: field {field!r} has half of a surrogate pair, which is not "
-            "text; remove it"
+            f"{what} has half of a surrogate pair, which is not text; remove it"
         ) from error

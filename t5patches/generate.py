@@ -214,9 +214,8 @@ def claim_output(arguments: Mapping[str, Any], bindings: Mapping[str, str]) -> N
         digest = getattr(task.source, "digest", None)
         data = {} if digest is None else {"data": digest(cfg.split)}
         record = epath.Path(output_dir) / f"{name}.settings.json"
-        if not _has_results(output_dir, task.name, name):
-            record.unlink(missing_ok=True)  # Of a run that failed before it began.
-        records.claim(record, settings | data, f"{output_dir}: {name}")
+        has_results = _has_results(output_dir, task.name, name)
+        records.claim(record, settings | data, f"{output_dir}: {name}", has_results)
 
         shard = f"{index:05d}-of-{count:05d}"
         made = f"{name}.{arguments['file_extension']}-{shard}"

@@ -96,12 +96,7 @@ def text_field(row: records.Row, key: str, where: str) -> str:
         raise UserError(
             f"{where}: field {key!r} must be text, not {type(value).__name__}"
         )
-    try:
-        value.encode("utf-8")
-    except UnicodeEncodeError as error:
-        raise UserError(
-            f"{where}: field {key!r} has half of a surrogate pair, which is not text"
-        ) from error
+    records.check_encodes(value, f"{where}: field {key!r}")
     return value
 
 

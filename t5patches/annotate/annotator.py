@@ -9,7 +9,7 @@ from typing import Any
 
 from t5patches.annotate.alignment import Span
 from t5patches.errors import UserError
-from t5patches.records import shorten
+from t5patches.records import check_encodes, shorten
 
 # annotator(text, inputs) -> [(start, end, label)]: which characters of `text`, a
 # model's output for `inputs`, are unwanted. One that is quicker on many texts at once
@@ -100,13 +100,7 @@ def _check_span(span: Any, text: str) -> Span:
         raise UserError(
             f"the annotator returned the label {shorten(label)}, which is no text"
         )
-    try:
-        label.encode("utf-8")
-    except UnicodeEncodeError as error:
-        raise UserError(
-            f"the annotator returned the label {shorten(label)}, which has half of a "
-            "surrogate pair and is no text"
-        ) from error
+    check_encodes(label, f"the annotator returned the label {shorten(label)}, which")
     if not 0 <= start < end <= len(text):
         raise UserError(
             f"the annotator returned ({start}, {end}), which is no span of the "

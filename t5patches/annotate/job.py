@@ -18,7 +18,7 @@ from typing import Any
 from absl import logging
 from etils import epath
 
-from t5patches import files, progress, records
+from t5patches import progress, records
 from t5patches.annotate.alignment import DecodingMismatch, Span, align
 from t5patches.annotate.annotator import (
     RAISED,
@@ -225,13 +225,12 @@ class Job:
             lengths,
             skips,
         )
-        job._check_folder()
-        records.claim_folder(output_dir, claimed)
+        records.claim_folder(output_dir, claimed, job._check_folder())
         job._make_room()
         return job
 
-    def _check_folder(self) -> None:
-        """Refuses a folder with files of others; frees one with settings alone."""
+    def _check_folder(self) -> bool:
+        """Says whether the folder has results; refuses one with files of others."""
         folder = epath.Path(self.folder)
         for path in self.paths:
             own = os.path.basename(path).startswith(f"{NAME}-")
@@ -241,7 +240,7 @@ class Job:
                     "folder"
                 )
         if not folder.is_dir():
-            return
+            return False
         results = [
             part.name
             for part in folder.iterdir()
@@ -253,25 +252,24 @@ class Job:
                 f"{self.folder}: has {min(results)}, but no settings.json that says "
                 "what it was made with; give another output folder or remove this one"
             )
-        if not results and record.is_file():
-            if records.read_json(record).get("step") == "annotate":
-                _remove(record)
+        if results or not record.is_file():
+            return bool(results)
+        return records.read_json(record).get("step") != "annotate"
 
     def _make_room(self) -> None:
         """Removes what other predictions have left, but for a complete result."""
         stats = epath.Path(self.folder) / "stats.json"
-        count = f"{len(self.paths):05d}"
-        others = [
-            path
+        count = len(self.paths)
+        others = {
+            path: int(shard[1])
             for path in epath.Path(self.folder).iterdir()
-            if (shard := _SHARD_OF.match(path.name)) and shard[1] != count
-        ]
-        changed = [i for i in range(len(self.paths)) if self._has_changed(i)]
+            if (shard := _SHARD_OF.match(path.name)) and int(shard[1]) != count
+        }
+        changed = [i for i in range(count) if self._has_changed(i)]
         if records.is_complete(stats) and not records.read_json(stats).get("skipped"):
             if others or changed:
                 what = (
-                    f"they were {int(others[0].name.split('-of-')[1][:5])} files, now "
-                    f"{len(self.paths)}"
+                    f"they were {next(iter(others.values()))} files, now {count}"
                     if others
                     else f"{self.paths[changed[0]]} has changed"
                 )
@@ -282,7 +280,7 @@ class Job:
         for path in others:
             logging.warning("%s: removed, one of a set of more or fewer files", path)
             path.unlink(missing_ok=True)
-        if not all(map(self._is_done, range(len(self.paths)))):
+        if not all(map(self._is_done, range(count))):
             _remove(stats)
 
     def _outputs(self, index: int) -> dict[str, str]:
@@ -294,19 +292,22 @@ class Job:
 
     def _has_changed(self, index: int) -> bool:
         """Says whether a file is there that was made from another content."""
-        outputs = self._outputs(index)
-        if not records.is_complete(outputs[".stats.json"]):
-            return False
-        return _read_state(outputs).get("source") != self.sources[index]
+        state = self._state(index)
+        return state is not None and state.get("source") != self.sources[index]
+
+    def _state(self, index: int) -> dict[str, Any] | None:
+        """Returns a file's `.stats.json`, which is written last, if it is there."""
+        path = self._outputs(index)[".stats.json"]
+        return records.read_json(path) if records.is_complete(path) else None
 
     def _is_done(self, index: int) -> bool:
-        outputs = self._outputs(index)
-        if not all(map(records.is_complete, outputs.values())):
+        state = self._state(index)
+        if state is None or state.get("source") != self.sources[index]:
             return False
-        if self._has_changed(index):
+        if not all(map(records.is_complete, self._outputs(index).values())):
             return False
         # What an earlier call skipped must be an error now, if errors are asked for.
-        return self.skips or not _read_state(outputs).get("skipped")
+        return self.skips or not state.get("skipped")
 
     def run_shard(self, index: int, run_chunks: _RunChunks | None = None) -> None:
         """Annotates one file, unless it is done.
@@ -371,8 +372,8 @@ class Job:
         totals = Statistics(self.feature_lengths)
         totals.skipped += self.missing
         for index in range(len(self.paths)):
-            state = _read_state(self._outputs(index))
-            if state.get("source") != self.sources[index]:
+            state = self._state(index)
+            if state is None or state.get("source") != self.sources[index]:
                 raise UserError(
                     f"{self._outputs(index)['.stats.json']}: made by another command "
                     f"meanwhile; remove {self.folder} and type one of them again"
@@ -414,7 +415,7 @@ def _remove(path: records.PathLike) -> None:
 def _line_count(path: str) -> int:
     """Returns the number of the last line with something in it, right or wrong."""
     errors: list[UserError] = []
-    lines = files.raw_lines(path, errors.append)
+    lines = records.raw_lines(path, errors.append)
     last = max((number for number, line in lines if line.strip()), default=0)
     return last or len(errors)
 
@@ -423,10 +424,6 @@ def _line(error: UserError) -> str:
     text = " ".join(str(error).split())
     # File names and messages may hold what is no text.
     return text.encode("utf-8", "backslashreplace").decode()
-
-
-def _read_state(outputs: Mapping[str, str]) -> dict[str, Any]:
-    return records.read_json(outputs[".stats.json"])
 
 
 def _predictions(

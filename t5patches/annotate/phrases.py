@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import os
 import re
-import sys
 import unicodedata
 from collections.abc import Iterable
 
@@ -153,10 +152,8 @@ def _marks() -> str:
     """
     points = [
         point
-        for point in range(0x300, sys.maxunicode + 1)
-        if (point < 0x20000 or point > 0xE0000)
-        and not (0xFE00 <= point < 0xFE10 or point >= 0xE0100)
-        and unicodedata.category(chr(point))[0] == "M"
+        for point in range(0x300, 0x20000)
+        if not 0xFE00 <= point < 0xFE10 and unicodedata.category(chr(point))[0] == "M"
     ]
     ranges: list[list[int]] = []
     for point in points:

@@ -30,12 +30,6 @@ def check_results(results: Mapping[str, Any]) -> None:
     Raises:
       UserError: naming the field that is missing or wrong.
     """
-    missing = [key for key in _RESULTS if key not in results]
-    if missing:
-        raise UserError(
-            f"the results have no {', '.join(map(repr, missing))}; give the "
-            "results.json that `t5patches evaluate` writes"
-        )
     _check(results, _RESULTS, "")
     if "references" in results:
         _check(results["references"], _REFERENCES, "references")
@@ -59,7 +53,8 @@ def _check(value: Any, shape: Any, field: str) -> None:
         name = f"{field}.{key}" if field else key
         if key not in value:
             raise UserError(
-                f"the results have no {name!r}; run `t5patches evaluate` again"
+                f"the results have no {name!r}; give the results.json that "
+                "`t5patches evaluate` writes"
             )
         _check(value[key], part, name)
 
@@ -67,7 +62,8 @@ def _check(value: Any, shape: Any, field: str) -> None:
 def _wrong(field: str, wanted: str, value: Any) -> UserError:
     return UserError(
         f"field {field!r} of the results must be {wanted}, not "
-        f"{records.shorten(value)}; run `t5patches evaluate` again"
+        f"{records.shorten(value)}; give the results.json that `t5patches evaluate` "
+        "writes"
     )
 
 
