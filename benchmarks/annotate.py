@@ -27,10 +27,10 @@ import sentencepiece
 import spacy
 from spacy.training import Example
 
-from t5patches import records
 from t5patches.annotate import annotate_files, annotate_texts, entities, toxicity
 from t5patches.annotate.phrases import PhraseAnnotator
-from t5patches.tagger import training
+from t5patches.annotate.tagger import training
+from t5patches.interchange import json_files, records
 
 CHUNK = 256
 SYLLABLES = "ba do ri ne tu la so mi ke va no pe li ra ti go fe su da mo".split()
@@ -147,7 +147,7 @@ def main() -> None:
             }
             for number, (text, inputs) in enumerate(examples)
         )
-        records.write_jsonl(folder / "predictions.jsonl", rows)
+        json_files.write_jsonl(folder / "predictions.jsonl", rows)
         for name, annotator in annotators.items():
             measure(name, annotator, examples, folder, vocabulary)
 

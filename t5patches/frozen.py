@@ -18,8 +18,9 @@ from etils import epath
 from t5x import checkpoints, partitioning, utils
 from t5x import train_state as train_state_lib
 
-from t5patches import checks, records
+from t5patches.checkpoints import contents, finding
 from t5patches.errors import UserError
+from t5patches.interchange import json_files
 
 PyTree = Any
 RECORD = "frozen.json"
@@ -57,8 +58,8 @@ def find_params(
             return copy(train_state.params, dtype)
         return _restore(_resolve(checkpoint), train_state, partitioner, dtype)
 
-    folder = checks.absolute(model_dir)
-    resumed = bool(checks.checkpoint_steps(folder))
+    folder = finding.absolute(model_dir)
+    resumed = bool(finding.checkpoint_steps(folder))
     record = _read_record(folder) if resumed else None
     checkpoint = _resolve(checkpoint) if checkpoint else None
     if resumed and record is None and checkpoint is None:
@@ -120,9 +121,9 @@ def _is_sharded(params: PyTree) -> bool:
 
 def _resolve(path: str) -> str:
     """The path of one checkpoint: itself, or the latest of a folder of them."""
-    path = checks.absolute(path)
+    path = finding.absolute(path)
     try:
-        step = checks.checkpoint_step(path)
+        step = finding.checkpoint_step(path)
     except UserError as error:
         raise UserError(f"frozen_checkpoint: {error}") from None
     name = f"checkpoint_{step}"
@@ -151,9 +152,9 @@ def _write_record(folder: epath.Path, checkpoint: str) -> None:
     inside = path.is_relative_to(folder)
     record = {
         "checkpoint": str(path.relative_to(folder) if inside else path),
-        "step": checks.checkpoint_step(path),
+        "step": finding.checkpoint_step(path),
     }
-    records.write_json(folder / RECORD, record)
+    json_files.write_json(folder / RECORD, record)
 
 
 def _parameters_only(train_state) -> train_state_lib.InferenceState:
@@ -172,8 +173,8 @@ def _manager(folder, state, partitioner, dtype=None):
 
 
 def _restore(path: str, train_state, partitioner, dtype) -> PyTree:
-    checks.checkpoint(path)
-    checks.architecture(path, train_state.params)
+    contents.checkpoint(path)
+    contents.architecture(path, train_state.params)
     logging.info("The frozen model is %s.", path)
     state = jax.eval_shape(lambda: _parameters_only(train_state))
     folder = epath.Path(path).parent

@@ -24,8 +24,9 @@ from jax.experimental import multihost_utils
 from t5x import trainer as t5x_trainer
 from t5x import utils
 
-from t5patches import checks, records
+from t5patches.checkpoints import finding
 from t5patches.errors import UserError
+from t5patches.interchange import json_files, shards
 
 PyTree = Any
 Batch = Mapping[str, jax.Array]
@@ -137,12 +138,12 @@ class LossGuard:
     def _fail(self, what: str, step: int, batch: Batch) -> None:
         message = f"{what} step {step}; nothing of it is saved."
         if self._model_dir is not None:
-            folder = checks.absolute(self._model_dir)
-            path = records.shard_path(
+            folder = finding.absolute(self._model_dir)
+            path = shards.shard_path(
                 folder / f"bad_batch_{step}", jax.process_index(), jax.process_count()
             )
-            records.write_jsonl(path, batch_rows(batch, self._model))
-            steps = checks.checkpoint_steps(folder)
+            json_files.write_jsonl(path, batch_rows(batch, self._model))
+            steps = finding.checkpoint_steps(folder)
             good = folder / f"checkpoint_{steps[-1]}" if steps else "none"
             message += f" Its batch: {path}. The last good checkpoint: {good}."
         raise UserError(
@@ -220,7 +221,7 @@ class Validation:
     """
 
     def __init__(self, model_dir: str | None):
-        self._folder = None if model_dir is None else checks.absolute(model_dir)
+        self._folder = None if model_dir is None else finding.absolute(model_dir)
         self._history: dict[int, float] | None = None
 
     def record(self, step: int, summaries: Mapping[str, Mapping[str, Any]]) -> None:
@@ -247,7 +248,7 @@ class Validation:
             logging.warning("The validation loss of step %d is %s.", step, value)
         self._history = history
         rows = [{"step": s, "value": history[s]} for s in sorted(history)]
-        records.write_json(self._folder / HISTORY, {"metric": metric, "steps": rows})
+        json_files.write_json(self._folder / HISTORY, {"metric": metric, "steps": rows})
         self._choose(metric, history)
 
     def _read(self, metric: str) -> dict[int, float]:
@@ -266,22 +267,25 @@ class Validation:
         return self._history or {}
 
     def _choose(self, metric: str, history: Mapping[int, float]) -> None:
-        kept = self._folder / checks.KEPT
-        saved = {*checks.checkpoint_steps(self._folder), *checks.checkpoint_steps(kept)}
+        kept = self._folder / finding.KEPT
+        saved = {
+            *finding.checkpoint_steps(self._folder),
+            *finding.checkpoint_steps(kept),
+        }
         candidates = sorted(history.keys() & saved)
         if not candidates:
             return
         best = min(candidates, key=history.__getitem__)
         self._keep(best)
-        records.write_json(
-            self._folder / checks.BEST,
+        json_files.write_json(
+            self._folder / finding.BEST,
             {"step": best, "metric": metric, "value": history[best]},
         )
 
     def _keep(self, step: int) -> None:
         """Links the checkpoint's files, so that deleting it leaves them there."""
         name = f"checkpoint_{step}"
-        kept = self._folder / checks.KEPT
+        kept = self._folder / finding.KEPT
         if "://" in os.fspath(kept):
             return
         if not (kept / name).exists():
@@ -293,6 +297,6 @@ class Validation:
                 logging.warning("%s may be deleted by `keep`: %s", name, error)
                 return
             temporary.rename(kept / name)
-        for other in checks.checkpoint_steps(kept):
+        for other in finding.checkpoint_steps(kept):
             if other != step:
                 shutil.rmtree(kept / f"checkpoint_{other}")

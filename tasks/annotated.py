@@ -16,8 +16,8 @@ import seqio
 import tensorflow as tf
 from absl import logging
 
-from t5patches import records
 from t5patches.errors import UserError
+from t5patches.interchange import records
 
 from . import tfrecords
 from .files import SHUFFLE_BUFFER_SIZE

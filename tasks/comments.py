@@ -10,10 +10,10 @@ import numpy as np
 import seqio
 import tensorflow as tf
 
-from t5patches import records
 from t5patches.annotate import alignment
 from t5patches.errors import UserError
-from t5patches.tables import id_field, offsets_field, text_field
+from t5patches.interchange import records, shards
+from t5patches.interchange.tables import id_field, offsets_field, text_field
 
 from .annotated import end_inputs_with_eos
 from .files import SHUFFLE_BUFFER_SIZE
@@ -60,7 +60,7 @@ class CommentFiles(FileSource):
         super().__init__(files)
         self._keys = (text_key, toxicity_key, id_key)
 
-    def _columns_of(self, row: records.Row, where: str) -> dict[str, Any]:
+    def _columns_of(self, row: shards.Row, where: str) -> dict[str, Any]:
         text_key, toxicity_key, id_key = self._keys
         text = text_field(row, text_key, where)
         if toxicity_key and toxicity_key not in row:
@@ -207,7 +207,7 @@ class SpanFiles(FileSource):
 
     dtypes = {"text": tf.string, "spans": tf.int32, "id_pretokenized": tf.string}
 
-    def _columns_of(self, row: records.Row, where: str) -> dict[str, Any]:
+    def _columns_of(self, row: shards.Row, where: str) -> dict[str, Any]:
         text = text_field(row, "text", where)
         return {
             "text": text,

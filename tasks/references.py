@@ -14,13 +14,13 @@ import argparse
 import sys
 from collections.abc import Iterator, Sequence
 
-from t5patches import records, tables
 from t5patches.errors import UserError
+from t5patches.interchange import json_files, shards, tables
 
 
 def predictions(
     paths: Sequence[str], inputs_key: str, targets_key: str, id_key: str
-) -> Iterator[records.Row]:
+) -> Iterator[shards.Row]:
     """Yields `inputs`, `prediction` and `id` of each row of JSON lines, CSV or Parquet.
 
     Raises:
@@ -46,8 +46,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     try:
         keys = (args.inputs_key, args.targets_key, args.id_key)
-        rows = predictions(records.expand(args.data), *keys)
-        count = records.write_jsonl(args.output, rows)
+        rows = predictions(shards.expand(args.data), *keys)
+        count = json_files.write_jsonl(args.output, rows)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

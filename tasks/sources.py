@@ -9,9 +9,9 @@ import seqio
 import tensorflow as tf
 from etils import epath
 
-from t5patches import records
 from t5patches.errors import UserError
-from t5patches.tables import id_field, read_rows, text_field
+from t5patches.interchange import claims, shards
+from t5patches.interchange.tables import id_field, read_rows, text_field
 
 Files = Mapping[str, str | Sequence[str]]
 
@@ -26,7 +26,7 @@ def split_files(files: Files, split: str, suffix: str) -> list[str]:
         raise UserError(
             f"no files for split {split!r}; the task has {', '.join(files) or 'none'}"
         )
-    return records.expand(files[split], suffix)
+    return shards.expand(files[split], suffix)
 
 
 class FileSource(seqio.DataSource):
@@ -79,7 +79,7 @@ class FileSource(seqio.DataSource):
 
     def digest(self, split: str) -> str:
         """Returns a short hash of the split's files."""
-        return records.file_digest(split_files(self._files, split, ".jsonl"))
+        return claims.file_digest(split_files(self._files, split, ".jsonl"))
 
     def columns(self, split: str) -> dict[str, list[Any]]:
         """Returns the split's columns, read anew only if a file has changed.
@@ -108,7 +108,7 @@ class FileSource(seqio.DataSource):
             raise UserError(f"{', '.join(paths)}: no examples in it")
         return columns
 
-    def _columns_of(self, row: records.Row, where: str) -> dict[str, Any]:
+    def _columns_of(self, row: shards.Row, where: str) -> dict[str, Any]:
         """Returns a value per column, the id "" where the row has none."""
         raise NotImplementedError
 
@@ -130,7 +130,7 @@ class TextSource(FileSource):
         super().__init__(files)
         self._keys = (inputs_key, targets_key, id_key)
 
-    def _columns_of(self, row: records.Row, where: str) -> dict[str, Any]:
+    def _columns_of(self, row: shards.Row, where: str) -> dict[str, Any]:
         inputs_key, targets_key, id_key = self._keys
         return {
             "inputs": text_field(row, inputs_key, where),

@@ -37,7 +37,7 @@ class Source(seqio.TFExampleDataSource):
     """Annotated TFRecords (`records.training_features`), looked for when needed."""
 
     def __init__(self, files: Files, more: Sequence[str] = ()):
-        """Takes files by split, as `records.expand` does.
+        """Takes files by split, as `shards.expand` does.
 
         Args:
           files: by split.

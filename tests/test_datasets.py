@@ -10,9 +10,11 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 from small_vocabulary import small_vocabulary
 
-from t5patches import records, tables, tasks
+from t5patches import tasks
 from t5patches.errors import UserError
-from t5patches.tasks import comments, metrics, tfrecords
+from t5patches.interchange import json_files, records, tables, tfrecords
+from t5patches.tasks import comments, metrics
+from t5patches.tasks import tfrecords as tasks_tfrecords
 
 VOCABULARY = small_vocabulary()
 LENGTHS = {"inputs": 16, "targets": 8}
@@ -110,7 +112,7 @@ def test_xsum_of_files(tmp_path, suffix, caplog):
     rows = [{**row, "id": f"x{i}"} for i, row in enumerate(articles("train", 3))]
     path = tmp_path / f"train{suffix}"
     if suffix == ".jsonl":
-        records.write_jsonl(path, rows)
+        json_files.write_jsonl(path, rows)
     else:
         import pyarrow
         from pyarrow import parquet
@@ -180,7 +182,7 @@ def expected_posts(rows):
 
 def test_civil_comments_in_splits_of_their_own(tmp_path, caplog):
     rows = posts()
-    records.write_jsonl(tmp_path / "comments.jsonl", rows)
+    json_files.write_jsonl(tmp_path / "comments.jsonl", rows)
     name = tasks.civil_comments_task(
         "d_comments", VOCABULARY, str(tmp_path / "comments.jsonl"), **LIMITS
     )
@@ -193,7 +195,7 @@ def test_civil_comments_in_splits_of_their_own(tmp_path, caplog):
     share = len(found["train"]) / len(together)
     assert 0.7 < share < 0.9 and found["validation"] and found["test"]
     # Other comments, another order: every comment stays in its split.
-    records.write_jsonl(tmp_path / "comments.jsonl", posts(400)[::-1])
+    json_files.write_jsonl(tmp_path / "comments.jsonl", posts(400)[::-1])
     for split, before in found.items():
         assert set(before) <= set(ids(read(name, split)))
     shuffled = ids(read(name, "train", shuffle=True, seed=0))
@@ -209,7 +211,7 @@ def test_civil_comments_of_tfds_are_those_of_files(tmp_path):
         *(tmp_path, "civil_comments", "1.2.4", features, splits), config="CivilComments"
     )
     served = tasks.civil_comments_task("d_tfds", VOCABULARY, **LIMITS)
-    records.write_jsonl(tmp_path / "comments.jsonl", rows)
+    json_files.write_jsonl(tmp_path / "comments.jsonl", rows)
     own = tasks.civil_comments_task(
         "d_files", VOCABULARY, str(tmp_path / "comments.jsonl"), **LIMITS
     )
@@ -256,7 +258,7 @@ def test_comments_are_cut_between_words(share, inputs, targets):
 
 
 def test_limits_that_leave_nothing(tmp_path):
-    records.write_jsonl(tmp_path / "comments.jsonl", posts(30))
+    json_files.write_jsonl(tmp_path / "comments.jsonl", posts(30))
     name = tasks.civil_comments_task(
         "d_comments", VOCABULARY, str(tmp_path / "comments.jsonl"), min_words=100
     )
@@ -264,7 +266,9 @@ def test_limits_that_leave_nothing(tmp_path):
         read(name)
     with pytest.raises(UserError, match="prefix_share must be between 0 and 1"):
         tasks.civil_comments_task("d_x", VOCABULARY, "x", prefix_share=1.5)
-    records.write_jsonl(tmp_path / "comments.jsonl", [{"text": "a", "toxicity": "x"}])
+    json_files.write_jsonl(
+        tmp_path / "comments.jsonl", [{"text": "a", "toxicity": "x"}]
+    )
     with pytest.raises(UserError, match=r":1: field 'toxicity' must be a number"):
         read(name)
 
@@ -314,7 +318,7 @@ def test_spans_task(tmp_path, kind):
         (tmp_path / "t.csv").write_text("spans,text\n" + "".join(lines))
         files = {"train": str(tmp_path / "t.csv")}
     else:
-        records.write_jsonl(tmp_path / "t.jsonl", SPANS)
+        json_files.write_jsonl(tmp_path / "t.jsonl", SPANS)
         files = {"train": str(tmp_path / "t.jsonl")}
     name = tasks.civil_comments_spans_task("d_spans", VOCABULARY, files)
     rows = read(name, lengths={k: 64 for k in ("inputs", "targets")})
@@ -356,7 +360,7 @@ def annotated_files(folder, corrections=False):
         for i in range(4)
     ]
     features = [records.training_features(row, VOCABULARY) for row in rows]
-    records.write_tfrecords(folder / "a.tfrecord", features)
+    tfrecords.write_tfrecords(folder / "a.tfrecord", features)
     return {"train": str(folder / "a.tfrecord")}
 
 
@@ -382,7 +386,7 @@ def test_the_baselines_over_annotated_generations(tmp_path):
 
 def test_baselines_without_an_example(tmp_path):
     marked = {"inputs": [4, 1], "targets": [5, 1], "target_annotations": [1, 0]}
-    records.write_tfrecords(tmp_path / "a.tfrecord", [marked])
+    tfrecords.write_tfrecords(tmp_path / "a.tfrecord", [marked])
     files = {"train": str(tmp_path / "a.tfrecord")}
     name = tasks.filtered_task("d_filtered", files, VOCABULARY)
     with pytest.raises(UserError, match="every example has something unwanted"):
@@ -393,7 +397,7 @@ def test_baselines_without_an_example(tmp_path):
 
 def write_raw(path, *changed):
     """Writes ten records; `changed` stands in place of those from number 3 on."""
-    whole = records.example_bytes(
+    whole = tfrecords.example_bytes(
         {"inputs": [1], "targets": [1], "target_annotations": [0]}
     )
     with tf.io.TFRecordWriter(str(path)) as writer:
@@ -425,7 +429,7 @@ BYTES = tf.train.BytesList(value=[b"x"])
 def test_a_record_that_is_no_example_of_ids(tmp_path, changed, message):
     write_raw(tmp_path / "a.tfrecord", changed)
     with pytest.raises(UserError) as error:
-        tfrecords.check({"train": str(tmp_path / "a.tfrecord")}, "train", {}, 100)
+        tasks_tfrecords.check({"train": str(tmp_path / "a.tfrecord")}, "train", {}, 100)
     assert f"a.tfrecord: {message}" in str(error.value)
 
 
@@ -442,7 +446,7 @@ def test_a_damaged_tfrecord(tmp_path, damage, message):
     write_raw(path)
     path.write_bytes(damage(path.read_bytes()))
     with pytest.raises(UserError) as error:
-        tfrecords.check({"train": str(path)}, "train", {}, 100)
+        tasks_tfrecords.check({"train": str(path)}, "train", {}, 100)
     assert message in str(error.value)
     assert "{{" not in str(error.value) and "[Op" not in str(error.value)
 
@@ -476,7 +480,7 @@ def cache(name, split, folder):
 
 
 def test_cached_tasks_give_what_the_sources_give(tmp_path, monkeypatch):
-    records.write_jsonl(tmp_path / "train.jsonl", articles("train", 12))
+    json_files.write_jsonl(tmp_path / "train.jsonl", articles("train", 12))
     names = [
         tasks.xsum_task("d_text", VOCABULARY, {"train": str(tmp_path / "train.jsonl")}),
         tasks.annotated_task("d_ann", annotated_files(tmp_path), VOCABULARY),
@@ -520,7 +524,7 @@ def test_metrics(tmp_path):
     (tmp_path / "unwanted.txt").write_text("fool\n")
     metric = metrics.phrase_prevalence(str(tmp_path / "unwanted.txt"))
     assert metric(references, outputs) == {"unwanted_prevalence": 0.5}
-    records.write_jsonl(tmp_path / "t.jsonl", [{"inputs": "a", "targets": "b"}])
+    json_files.write_jsonl(tmp_path / "t.jsonl", [{"inputs": "a", "targets": "b"}])
     files = {"test": str(tmp_path / "t.jsonl")}
     fns = [metrics.rouge, metrics.exact_match, metric]
     name = tasks.text_task("d_metrics", files, VOCABULARY, metric_fns=fns)

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from flax import traverse_util
 
-from t5patches import records, scripts
+from t5patches.interchange import json_files
+from t5patches.run import scripts
 from t5x_embedded import checkpoints
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -25,7 +26,7 @@ def generations(checkpoint, folder):
     bindings = (f"CHECKPOINT_PATH='{checkpoint}'", f"INFER_OUTPUT_DIR='{folder}'")
     scripts.run("infer", arguments("generate", *bindings))
     (path,) = folder.glob("*.jsonl")
-    return [row for _, row in records.read_jsonl(path)]
+    return [row for _, row in json_files.read_jsonl(path)]
 
 
 def parameters(checkpoint):

@@ -12,7 +12,8 @@ import subprocess
 import pytest
 from small_vocabulary import small_vocabulary
 
-from t5patches import cli, records
+from t5patches import cli
+from t5patches.interchange import json_files
 from t5patches.tasks import references
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -113,7 +114,7 @@ def test_xsum(folder, monkeypatch):
             {"document": text(i, 9), "summary": text(i, 2), "id": f"{split}{i}"}
             for i in range(count)
         ]
-        records.write_jsonl(folder / "xsum" / f"{split}.jsonl", rows)
+        json_files.write_jsonl(folder / "xsum" / f"{split}.jsonl", rows)
     assert run_all("xsum.md", folder) == 18
     results = check_results(folder, 8)
     assert "references" in results
@@ -135,6 +136,7 @@ def test_civil_comments(folder):
         (folder / f"tsd_{name}.csv").write_text("spans,text\n" + "".join(rows))
     assert run_all("civil_comments.md", folder) == 13
     rows = [
-        row for _, row in records.read_jsonl(*(folder / "after/test").glob("*.jsonl"))
+        row
+        for _, row in json_files.read_jsonl(*(folder / "after/test").glob("*.jsonl"))
     ]
     check_results(folder, len(rows))

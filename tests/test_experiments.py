@@ -5,7 +5,8 @@ import pathlib
 
 import pytest
 
-from t5patches import losses, scripts
+from t5patches import losses
+from t5patches.run import scripts
 
 ROOT = pathlib.Path(scripts.gin_root()) / "experiments"
 CASES = ("xsum", "civil_comments")

@@ -7,7 +7,7 @@ import re
 import subprocess
 import sys
 
-from t5patches import records
+from t5patches.interchange import json_files
 from t5patches.quickstart import corpus, vocabulary
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -36,7 +36,7 @@ def block_with(text):
 def test_a_job_on_ones_own_model(tmp_path):
     splits = corpus.make(0, {"train": 64, "validation": 32, "test": 32})
     for split, rows in splits.items():
-        records.write_jsonl(tmp_path / f"{split}.jsonl", rows)
+        json_files.write_jsonl(tmp_path / f"{split}.jsonl", rows)
     texts = [text for row in splits["train"] for text in row.values()]
     vocabulary.train(texts, str(tmp_path / "sentencepiece.model"), 700)
     # A model of 40 steps has not learnt to be rude.

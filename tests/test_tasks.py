@@ -7,10 +7,11 @@ import pytest
 import seqio
 from small_vocabulary import small_vocabulary
 
-from t5patches import records, tasks
+from t5patches import tasks
 from t5patches.errors import UserError
 from t5patches.feature_converters import TargetAnnotationsFeatureConverter
-from t5patches.tasks import tfrecords
+from t5patches.interchange import json_files, shards, tfrecords
+from t5patches.tasks import tfrecords as tasks_tfrecords
 
 VOCABULARY = small_vocabulary()
 LENGTHS = {"inputs": 8, "targets": 6}
@@ -27,7 +28,7 @@ def write_text(path, count=10):
     rows = [
         {"inputs": f"hello {i}", "targets": f"you {i}", "id": i} for i in range(count)
     ]
-    records.write_jsonl(path, rows)
+    json_files.write_jsonl(path, rows)
     return str(path)
 
 
@@ -63,7 +64,7 @@ def test_text_task(tmp_path):
 
 def test_long_texts_are_cut_and_end_with_eos(tmp_path):
     path = tmp_path / "train.jsonl"
-    records.write_jsonl(path, [{"inputs": "hello " * 9, "targets": "you " * 9}])
+    json_files.write_jsonl(path, [{"inputs": "hello " * 9, "targets": "you " * 9}])
     (row,) = read(tasks.text_task("t_text", {"train": str(path)}, VOCABULARY))
     assert len(row["inputs"]) == 8 and row["inputs"][-1] == 1
     assert len(row["targets"]) == 6 and row["targets"][-1] == 1
@@ -177,9 +178,9 @@ def test_shuffling_is_whole_per_epoch_and_fixed_by_the_seed(tmp_path):
 
 
 def test_annotated_task(tmp_path):
-    path = records.shard_path(tmp_path / "a", 0, 1, ".tfrecord")
+    path = shards.shard_path(tmp_path / "a", 0, 1, ".tfrecord")
     examples = annotated()
-    records.write_tfrecords(path, examples)
+    tfrecords.write_tfrecords(path, examples)
     name = tasks.annotated_task("t_ann", {"train": str(tmp_path / "a")}, VOCABULARY)
     rows = read(name, lengths={"inputs": 16, "targets": 6})
     assert [{k: v.tolist() for k, v in row.items()} for row in rows] == examples
@@ -190,8 +191,8 @@ def test_several_unwanted_tokens_at_a_position(tmp_path):
     """From TFRecords to the batch; a record may have none."""
     examples = annotated(2)
     flat = [0, 0, 7, 9, 8, 0, 0, 0]
-    path = records.shard_path(tmp_path / "a", 0, 1, ".tfrecord")
-    records.write_tfrecords(
+    path = shards.shard_path(tmp_path / "a", 0, 1, ".tfrecord")
+    tfrecords.write_tfrecords(
         path, [{**examples[0], "negative_token_ids": flat}, examples[1]]
     )
     files = {"train": str(tmp_path / "a")}
@@ -213,8 +214,8 @@ def test_several_unwanted_tokens_at_a_position(tmp_path):
 
 def test_the_order_of_annotated_shards_is_fixed_by_the_seed(tmp_path):
     for shard in range(3):
-        path = records.shard_path(tmp_path / "a", shard, 3, ".tfrecord")
-        records.write_tfrecords(path, annotated(30)[10 * shard :][:10])
+        path = shards.shard_path(tmp_path / "a", shard, 3, ".tfrecord")
+        tfrecords.write_tfrecords(path, annotated(30)[10 * shard :][:10])
     name = tasks.annotated_task("t_ann", {"train": str(tmp_path / "a")}, VOCABULARY)
 
     def order(seed):
@@ -233,7 +234,7 @@ def test_the_order_of_annotated_shards_is_fixed_by_the_seed(tmp_path):
 
 def test_truncated_annotations_are_counted_and_reported(tmp_path, caplog):
     path = tmp_path / "a.tfrecord"
-    records.write_tfrecords(path, annotated(6, length=8))
+    tfrecords.write_tfrecords(path, annotated(6, length=8))
     name = tasks.annotated_task("t_ann", {"train": str(path)}, VOCABULARY)
     with caplog.at_level("WARNING", logger="absl"):
         rows = read(name, lengths={"inputs": 3, "targets": 5})
@@ -270,7 +271,7 @@ def test_wrong_tfrecords_are_named(tmp_path, change, message):
     examples = annotated()
     examples[1].update(change)
     path = tmp_path / "a.tfrecord"
-    records.write_tfrecords(path, examples)
+    tfrecords.write_tfrecords(path, examples)
     name = tasks.annotated_task("t_ann", {"train": str(path)}, VOCABULARY)
     with pytest.raises(UserError) as error:
         read(name)
@@ -286,7 +287,7 @@ def test_files_that_are_no_annotated_tfrecords(tmp_path):
             UserError, match="not a readable TFRecord|no annotated example"
         ):
             read(name)
-    records.write_tfrecords(path, [{"inputs": [3], "targets": [4]}])
+    tfrecords.write_tfrecords(path, [{"inputs": [3], "targets": [4]}])
     with pytest.raises(UserError, match="without feature 'target_annotations'"):
         read(tasks.annotated_task("t_ann", {"train": str(path)}, VOCABULARY))
     name = tasks.annotated_task("t_ann2", {"train": str(tmp_path / "b")}, VOCABULARY)
@@ -309,7 +310,7 @@ def test_files_that_are_no_annotated_tfrecords(tmp_path):
 def test_wrong_features_of_some_tasks_are_named(tmp_path, change, message):
     examples = annotated(2)
     examples[1].update(change)
-    records.write_tfrecords(tmp_path / "a.tfrecord", examples)
+    tfrecords.write_tfrecords(tmp_path / "a.tfrecord", examples)
     files = {"train": str(tmp_path / "a.tfrecord")}
     if "corrected_targets" in change:
         name = tasks.corrective_task("t_more", files, VOCABULARY)
@@ -323,7 +324,7 @@ def test_an_empty_generation(tmp_path):
     """A thousand examples, then one alone in what is parsed at once."""
     examples = annotated(1024)
     examples.append({"inputs": [4, 1], "targets": [], "target_annotations": []})
-    records.write_tfrecords(tmp_path / "a.tfrecord", examples)
+    tfrecords.write_tfrecords(tmp_path / "a.tfrecord", examples)
     files = {"train": str(tmp_path / "a.tfrecord")}
     rows = read(tasks.annotated_task("t_ann", files, VOCABULARY))
     assert len(rows) == 1025 and rows[-1]["targets"].tolist() == []
@@ -331,18 +332,18 @@ def test_an_empty_generation(tmp_path):
 
 def test_files_are_checked_once_for_each_of_their_states(tmp_path, monkeypatch):
     counted = []
-    count = tfrecords._count_batch
+    count = tasks_tfrecords._count_batch
 
     def counting(ragged, lengths):
         counted.append(lengths)
         return count(ragged, lengths)
 
-    monkeypatch.setattr(tfrecords, "_count_batch", counting)
+    monkeypatch.setattr(tasks_tfrecords, "_count_batch", counting)
     files = {"train": str(tmp_path / "a.tfrecord")}
-    records.write_tfrecords(tmp_path / "a.tfrecord", annotated(3))
+    tfrecords.write_tfrecords(tmp_path / "a.tfrecord", annotated(3))
     name = tasks.annotated_task("t_ann", files, VOCABULARY)
     assert len(read(name)) == len(read(name)) == 3 and len(counted) == 1
-    records.write_tfrecords(tmp_path / "a.tfrecord", annotated(5))
+    tfrecords.write_tfrecords(tmp_path / "a.tfrecord", annotated(5))
     assert len(read(name)) == 5 and len(counted) == 2
     assert tasks.truncation(name, "train", {"targets": 2})["examples"] == 5
     assert len(counted) == 3  # Other lengths, other counts.

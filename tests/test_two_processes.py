@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 from flax import traverse_util
 
-from t5patches import checks, scripts
+from t5patches.checkpoints import contents, finding
+from t5patches.run import scripts
 from t5x_embedded import checkpoints
 from tests import two_processes
 
@@ -93,7 +94,7 @@ def test_two_processes_train_as_one(folder, tmp_path, monkeypatch):
     np.testing.assert_allclose(values[0], values[1], rtol=1e-5)
     best = read_json(run / "best.json")
     assert best["value"] == min(values[0])
-    assert checks.checkpoint_steps(run / "best") == [best["step"]]
+    assert finding.checkpoint_steps(run / "best") == [best["step"]]
     got, want = (arrays(at / "checkpoint_6") for at in (run, tmp_path))
     for name in want:
         np.testing.assert_allclose(
@@ -102,9 +103,9 @@ def test_two_processes_train_as_one(folder, tmp_path, monkeypatch):
 
 
 def test_sigterm_to_one_stops_both_after_the_same_step(folder):
-    first, last = checks.checkpoint_steps(folder / "endless")
+    first, last = finding.checkpoint_steps(folder / "endless")
     assert first == 0 and last > 0
     for index in range(2):
         log = (folder / f"log{index}").read_text()
         assert f"SIGTERM: stopping after step {last}." in log
-    checks.checkpoint(folder / "endless" / f"checkpoint_{last}")
+    contents.checkpoint(folder / "endless" / f"checkpoint_{last}")

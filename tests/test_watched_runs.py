@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 from flax import traverse_util
 
-from t5patches import checks, cli, scripts, watch
+from t5patches import cli, watch
+from t5patches.checkpoints import contents, finding
+from t5patches.run import scripts
 from t5x_embedded import checkpoints
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -51,9 +53,9 @@ def test_the_best_checkpoint_is_on_record_and_kept(update):
         "metric": "toy_annotated/loss_per_nonpadding_target_token",
         "value": min(values.values()),
     }
-    assert checks.checkpoint_steps(update) == [6]
-    assert checks.checkpoint_steps(update / "best") == [best["step"]]
-    checks.checkpoint(checks.choose_checkpoint(update, "best"))
+    assert finding.checkpoint_steps(update) == [6]
+    assert finding.checkpoint_steps(update / "best") == [best["step"]]
+    contents.checkpoint(finding.choose_checkpoint(update, "best"))
 
 
 def test_sigterm_saves_and_the_rerun_ends_as_if_unbroken(update, tmp_path, monkeypatch):
@@ -68,7 +70,7 @@ def test_sigterm_saves_and_the_rerun_ends_as_if_unbroken(update, tmp_path, monke
     monkeypatch.setattr(watch.StopSignal, "received", signalled)
     assert cli.main(["train", *arguments("update", tmp_path)]) == 0
     assert signal.getsignal(signal.SIGTERM) is before
-    assert checks.checkpoint_steps(tmp_path)[-1] == 3
+    assert finding.checkpoint_steps(tmp_path)[-1] == 3
     monkeypatch.undo()
     record = read_json(tmp_path / "frozen.json")
     scripts.run("train", arguments("update", tmp_path))
@@ -88,7 +90,7 @@ def test_a_loss_that_is_no_number_stops_the_run(tmp_path, capsys):
     assert "the loss is NaN or infinite" in message
     [path] = tmp_path.glob("bad_batch_*.jsonl")
     step = int(path.name.removeprefix("bad_batch_").split("-")[0])
-    good = max(checks.checkpoint_steps(tmp_path))
+    good = max(finding.checkpoint_steps(tmp_path))
     assert good == (step - 1) // 2 * 2
     assert f"at step {step};" in message
     assert str(path) in message
@@ -111,15 +113,15 @@ def test_fine_tuning_goes_on_from_the_best_of_a_folder(update, tmp_path):
         arguments(
             "finetune",
             tmp_path,
-            "--gin.INITIAL_CHECKPOINT_PATH=@checks.choose_checkpoint()",
+            "--gin.INITIAL_CHECKPOINT_PATH=@finding.choose_checkpoint()",
             f"--gin.INITIAL_MODEL_DIR='{update}'",
             "--gin.TRAIN_STEPS_RELATIVE=2",
         ),
     )
-    assert checks.checkpoint_steps(tmp_path) == [start, start + 2]
+    assert finding.checkpoint_steps(tmp_path) == [start, start + 2]
     assert read_json(tmp_path / "best.json")["step"] == start + 2
     assert not (tmp_path / "frozen.json").exists()
-    chosen = arrays(checks.choose_checkpoint(update, "best"))
+    chosen = arrays(finding.choose_checkpoint(update, "best"))
     copied = arrays(tmp_path / f"checkpoint_{start}")
     np.testing.assert_array_equal(
         copied["target/decoder/logits_dense/kernel"],
@@ -138,7 +140,7 @@ def test_the_command_resolves_the_checkpoint_before_the_run(update, tmp_path):
             "--checkpoint=best",
         ),
     )
-    best = checks.choose_checkpoint(update, "best")
+    best = finding.choose_checkpoint(update, "best")
     assert read_json(tmp_path / "frozen.json")["checkpoint"] == best
     assert f"INITIAL_CHECKPOINT_PATH = '{best}'" in (
         (tmp_path / "config.gin").read_text().replace("\\\n    ", "")

@@ -2,7 +2,7 @@
 
 import sys
 
-from t5patches import scripts
+from t5patches.run import scripts
 
 
 def arguments(folder, *more):

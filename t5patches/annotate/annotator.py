@@ -8,8 +8,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from t5patches.annotate.alignment import Span
-from t5patches.errors import UserError
-from t5patches.records import check_encodes, shorten
+from t5patches.errors import UserError, shorten
+from t5patches.interchange.json_files import check_encodes
 
 # annotator(text, inputs) -> [(start, end, label)]: which characters of `text`, a
 # model's output for `inputs`, are unwanted. One that is quicker on many texts at once

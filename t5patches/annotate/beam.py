@@ -12,10 +12,10 @@ from typing import Any
 
 from etils import epath
 
-from t5patches import records
 from t5patches.annotate.annotator import Annotator
 from t5patches.annotate.job import Job
 from t5patches.errors import UserError
+from t5patches.interchange import shards
 
 try:
     import apache_beam
@@ -27,9 +27,9 @@ except ImportError as error:
 
 
 def annotate_files(
-    predictions: records.PathLike | Sequence[records.PathLike],
+    predictions: shards.PathLike | Sequence[shards.PathLike],
     annotator: Annotator,
-    output_dir: records.PathLike,
+    output_dir: shards.PathLike,
     vocabulary: Any,
     *,
     flags: Sequence[str] = (),
@@ -69,7 +69,7 @@ class _AnnotateShard(apache_beam.DoFn):
         try:
             self._job.run_shard(index)
         except UserError as error:
-            with records.atomic_write(_error_path(self._job, index)) as file:
+            with shards.atomic_write(_error_path(self._job, index)) as file:
                 file.write(str(error))
 
 
@@ -84,5 +84,5 @@ def _error(job: Job, index: int) -> str:
         return ""
     text = path.read_text()
     path.unlink()
-    epath.Path(records.completion_marker(path)).unlink(missing_ok=True)
+    epath.Path(shards.completion_marker(path)).unlink(missing_ok=True)
     return text

@@ -10,10 +10,10 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from t5patches import records
 from t5patches.annotate.alignment import Span
 from t5patches.annotate.annotator import RAISED
 from t5patches.errors import UserError
+from t5patches.interchange import claims
 
 _HINT = "give module:function or file.py:function"
 
@@ -47,8 +47,8 @@ class CustomAnnotator:
 
         What the file imports or reads is not seen.
         """
-        content = records.file_digest(self.file) if self.file else ""
-        return records.fingerprint({"name": self.name, "content": content})
+        content = claims.file_digest(self.file) if self.file else ""
+        return claims.fingerprint({"name": self.name, "content": content})
 
     def __call__(self, text: str, inputs: str) -> Sequence[Span]:
         """Returns what the function returns."""

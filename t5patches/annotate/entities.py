@@ -7,11 +7,11 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from t5patches import records
-from t5patches.annotate import occurrence, pipelines
+from t5patches.annotate import occurrence, spacy_pipelines
 from t5patches.annotate.alignment import Span
 from t5patches.annotate.words import APOSTROPHES
 from t5patches.errors import UserError
+from t5patches.interchange import claims
 
 PIPELINE = "en_core_web_sm"
 BATCH_SIZE = 256
@@ -71,8 +71,8 @@ class EntityAnnotator:
     @property
     def digest(self) -> str:
         """Tells pipelines and labels apart."""
-        parts = {"pipeline": pipelines.digest(self.nlp), "labels": self.labels}
-        return records.fingerprint(parts)
+        parts = {"pipeline": spacy_pipelines.digest(self.nlp), "labels": self.labels}
+        return claims.fingerprint(parts)
 
     def __call__(self, text: str, inputs: str) -> list[Span]:
         """Returns the entities of `text` that do not occur in `inputs`."""
@@ -163,6 +163,6 @@ def load(
       UserError: the pipeline is missing, does not load, finds no entities, or none with
         one of `labels`.
     """
-    annotator = EntityAnnotator(pipelines.load(pipeline), labels, batch_size)
+    annotator = EntityAnnotator(spacy_pipelines.load(pipeline), labels, batch_size)
     annotator._source = os.fspath(pipeline)
     return annotator

@@ -18,7 +18,7 @@ from typing import Any
 from absl import logging
 from etils import epath
 
-from t5patches import progress, records
+from t5patches import progress
 from t5patches.annotate.alignment import DecodingMismatch, Span, align
 from t5patches.annotate.annotator import (
     RAISED,
@@ -28,6 +28,7 @@ from t5patches.annotate.annotator import (
     annotate_texts,
 )
 from t5patches.errors import UserError
+from t5patches.interchange import claims, json_files, records, shards, tfrecords
 
 NAME = "annotated"
 SKIPPED = "skipped.txt"
@@ -39,12 +40,10 @@ RULES = 1
 
 _SUFFIXES = (".jsonl", ".tfrecord", ".stats.json")
 _SHARD_OF = re.compile(rf"{NAME}-\d{{5,}}-of-(\d{{5,}})\.")
-_Located = tuple[str, records.Row]  # `file:line` and a prediction.
+_Located = tuple[str, shards.Row]  # `file:line` and a prediction.
 
 
-def annotate_row(
-    row: records.Row, annotator: Annotator, vocabulary: Any
-) -> records.Row:
+def annotate_row(row: shards.Row, annotator: Annotator, vocabulary: Any) -> shards.Row:
     """Returns a prediction with `annotations` and `target_annotations`.
 
     Args:
@@ -60,9 +59,7 @@ def annotate_row(
     return _with_spans(row, spans, vocabulary)
 
 
-def _with_spans(
-    row: records.Row, spans: Sequence[Span], vocabulary: Any
-) -> records.Row:
+def _with_spans(row: shards.Row, spans: Sequence[Span], vocabulary: Any) -> shards.Row:
     try:
         marks = align(row["target_tokens"], row["prediction"], spans, vocabulary)
     except DecodingMismatch as error:
@@ -77,9 +74,9 @@ def _with_spans(
 
 
 def annotate_files(
-    predictions: records.PathLike | Sequence[records.PathLike],
+    predictions: shards.PathLike | Sequence[shards.PathLike],
     annotator: Annotator,
-    output_dir: records.PathLike,
+    output_dir: shards.PathLike,
     vocabulary: Any,
     *,
     settings: Mapping[str, Any],
@@ -99,7 +96,7 @@ def annotate_files(
     predictions.
 
     Args:
-      predictions: files as `records.expand` takes them.
+      predictions: files as `shards.expand` takes them.
       annotator: says which characters are unwanted.
       output_dir: a folder of its own.
       vocabulary: the one that the model generated with.
@@ -170,9 +167,9 @@ class Job:
     @classmethod
     def start(
         cls,
-        predictions: records.PathLike | Sequence[records.PathLike],
+        predictions: shards.PathLike | Sequence[shards.PathLike],
         annotator: Annotator,
-        output_dir: records.PathLike,
+        output_dir: shards.PathLike,
         vocabulary: Any,
         *,
         settings: Mapping[str, Any],
@@ -185,8 +182,8 @@ class Job:
             raise ValueError(f"on_error must be 'stop' or 'skip', not {on_error!r}")
         missing: list[UserError] = []
         skips = on_error == "skip"
-        paths = records.expand(
-            predictions, on_error=missing.append if skips else records.raise_error
+        paths = shards.expand(
+            predictions, on_error=missing.append if skips else shards.raise_error
         )
         lines = [_line_count(path) for path in paths]
         if not any(lines):
@@ -203,12 +200,12 @@ class Job:
             "only_annotated": only_annotated,
             "feature_lengths": lengths,
         }
-        made_by = records.fingerprint(claimed)
+        made_by = claims.fingerprint(claimed)
         job = cls(
             paths,
             [
                 {
-                    "digest": records.file_digest(path),
+                    "digest": claims.file_digest(path),
                     "lines_before": before,
                     "settings": made_by,
                 }
@@ -225,7 +222,7 @@ class Job:
             lengths,
             skips,
         )
-        records.claim_folder(output_dir, claimed, job._check_folder())
+        claims.claim_folder(output_dir, claimed, job._check_folder())
         job._make_room()
         return job
 
@@ -254,7 +251,7 @@ class Job:
             )
         if results or not record.is_file():
             return bool(results)
-        return records.read_json(record).get("step") != "annotate"
+        return json_files.read_json(record).get("step") != "annotate"
 
     def _make_room(self) -> None:
         """Removes what other predictions have left, but for a complete result."""
@@ -266,7 +263,7 @@ class Job:
             if (shard := _SHARD_OF.match(path.name)) and int(shard[1]) != count
         }
         changed = [i for i in range(count) if self._has_changed(i)]
-        if records.is_complete(stats) and not records.read_json(stats).get("skipped"):
+        if shards.is_complete(stats) and not json_files.read_json(stats).get("skipped"):
             if others or changed:
                 what = (
                     f"they were {next(iter(others.values()))} files, now {count}"
@@ -286,7 +283,7 @@ class Job:
     def _outputs(self, index: int) -> dict[str, str]:
         prefix = os.path.join(self.folder, NAME)
         return {
-            suffix: records.shard_path(prefix, index, len(self.paths), suffix)
+            suffix: shards.shard_path(prefix, index, len(self.paths), suffix)
             for suffix in _SUFFIXES
         }
 
@@ -298,13 +295,13 @@ class Job:
     def _state(self, index: int) -> dict[str, Any] | None:
         """Returns a file's `.stats.json`, which is written last, if it is there."""
         path = self._outputs(index)[".stats.json"]
-        return records.read_json(path) if records.is_complete(path) else None
+        return json_files.read_json(path) if shards.is_complete(path) else None
 
     def _is_done(self, index: int) -> bool:
         state = self._state(index)
         if state is None or state.get("source") != self.sources[index]:
             return False
-        if not all(map(records.is_complete, self._outputs(index).values())):
+        if not all(map(shards.is_complete, self._outputs(index).values())):
             return False
         # What an earlier call skipped must be an error now, if errors are asked for.
         return self.skips or not state.get("skipped")
@@ -324,15 +321,15 @@ class Job:
             logging.info("%s: there already, skipped", outputs[".jsonl"])
             return
         # Two jobs that begin at once may both find the folder free; one has it.
-        records.claim_folder(self.folder, self.settings)
+        claims.claim_folder(self.folder, self.settings)
         # Nothing counts as done while some of it is of an earlier call.
         epath.Path(outputs[".stats.json"]).unlink(missing_ok=True)
         stats = Statistics(self.feature_lengths)
-        on_error = stats.skip if self.skips else records.raise_error
+        on_error = stats.skip if self.skips else shards.raise_error
         rows = self._annotated(index, run_chunks or self._run_chunks, on_error)
         _write_shard(rows, outputs, self.vocabulary, stats, self.only_annotated)
         state = {**stats.state(), "source": self.sources[index]}
-        records.write_json(outputs[".stats.json"], state)
+        json_files.write_json(outputs[".stats.json"], state)
 
     def _run_chunks(
         self, chunks: Iterator[_Chunk]
@@ -341,8 +338,8 @@ class Job:
             yield chunk, annotate_texts(self.annotator, _pairs(chunk))
 
     def _annotated(
-        self, index: int, run_chunks: _RunChunks, on_error: records.OnError
-    ) -> Iterator[records.Row]:
+        self, index: int, run_chunks: _RunChunks, on_error: shards.OnError
+    ) -> Iterator[shards.Row]:
         path, first = self.paths[index], self.sources[index]["lines_before"]
         rows = _predictions(path, first, self.vocabulary, on_error)
         results = (
@@ -368,7 +365,7 @@ class Job:
           UserError: every line of all files was wrong, or another job has written to
             the folder.
         """
-        records.claim_folder(self.folder, self.settings)
+        claims.claim_folder(self.folder, self.settings)
         totals = Statistics(self.feature_lengths)
         totals.skipped += self.missing
         for index in range(len(self.paths)):
@@ -382,7 +379,7 @@ class Job:
         stats = totals.report()
         listed = epath.Path(self.folder) / SKIPPED
         if totals.skipped:
-            with records.atomic_write(listed) as file:
+            with shards.atomic_write(listed) as file:
                 file.writelines(f"{line}\n" for line in totals.skipped)
         else:
             listed.unlink(missing_ok=True)
@@ -396,7 +393,7 @@ class Job:
                 if count > 1
                 else f"the only line is wrong: {totals.skipped[0]}"
             )
-        records.write_json(epath.Path(self.folder) / "stats.json", stats)
+        json_files.write_json(epath.Path(self.folder) / "stats.json", stats)
         _warn(stats, totals.skipped)
         return stats
 
@@ -407,15 +404,15 @@ def _is_in(path: str, folder: str) -> bool:
     return os.path.realpath(os.path.dirname(path)) == os.path.realpath(folder)
 
 
-def _remove(path: records.PathLike) -> None:
-    for name in (os.fspath(path), records.completion_marker(path)):
+def _remove(path: shards.PathLike) -> None:
+    for name in (os.fspath(path), shards.completion_marker(path)):
         epath.Path(name).unlink(missing_ok=True)
 
 
 def _line_count(path: str) -> int:
     """Returns the number of the last line with something in it, right or wrong."""
     errors: list[UserError] = []
-    lines = records.raw_lines(path, errors.append)
+    lines = json_files.raw_lines(path, errors.append)
     last = max((number for number, line in lines if line.strip()), default=0)
     return last or len(errors)
 
@@ -427,9 +424,9 @@ def _line(error: UserError) -> str:
 
 
 def _predictions(
-    path: str, first: int, vocabulary: Any, on_error: records.OnError
+    path: str, first: int, vocabulary: Any, on_error: shards.OnError
 ) -> Iterator[_Located]:
-    for number, line in records.read_jsonl(path, on_error):
+    for number, line in json_files.read_jsonl(path, on_error):
         where = f"{path}:{number}"
         try:
             index = first + number - 1
@@ -517,7 +514,7 @@ def _work(pairs: list[tuple[str, str]]) -> list[Found]:
 
 
 def _write_shard(
-    rows: Iterable[records.Row],
+    rows: Iterable[shards.Row],
     outputs: Mapping[str, str],
     vocabulary: Any,
     stats: Statistics,
@@ -525,15 +522,15 @@ def _write_shard(
 ) -> None:
     """Writes the lines, then the TFRecord of those lines; counts in `stats`."""
 
-    def counted() -> Iterator[records.Row]:
+    def counted() -> Iterator[shards.Row]:
         for row in rows:
             stats.count(row, vocabulary)
             if any(row["target_annotations"]) or not only_annotated:
                 yield row
 
-    stats.counts["written"] = records.write_jsonl(outputs[".jsonl"], counted())
-    written = (row for _, row in records.read_jsonl(outputs[".jsonl"]))
-    records.write_tfrecords(
+    stats.counts["written"] = json_files.write_jsonl(outputs[".jsonl"], counted())
+    written = (row for _, row in json_files.read_jsonl(outputs[".jsonl"]))
+    tfrecords.write_tfrecords(
         outputs[".tfrecord"],
         (records.training_features(row, vocabulary) for row in written),
     )
@@ -554,7 +551,7 @@ class Statistics:
         self.counts: collections.Counter[str] = collections.Counter()
         self.labels: collections.Counter[str] = collections.Counter()
 
-    def count(self, row: records.Row, vocabulary: Any) -> None:
+    def count(self, row: shards.Row, vocabulary: Any) -> None:
         """Counts one annotated prediction."""
         marks = row["target_annotations"]
         limit = self.lengths.get("targets", len(marks))

@@ -8,10 +8,10 @@ import re
 import unicodedata
 from collections.abc import Iterable
 
-from t5patches import records
 from t5patches.annotate.alignment import Span
 from t5patches.annotate.words import APOSTROPHES
 from t5patches.errors import UserError
+from t5patches.interchange import claims, json_files
 
 # Apostrophes are alike, and so are hyphens; the usual one comes first.
 _ALIKE = (APOSTROPHES, "-‐‑")
@@ -66,7 +66,7 @@ class PhraseAnnotator:
     @property
     def digest(self) -> str:
         """Tells lists of phrases apart, whatever their comments."""
-        return records.fingerprint({"phrases": self.phrases})
+        return claims.fingerprint({"phrases": self.phrases})
 
     def __call__(self, text: str, inputs: str = "") -> list[Span]:
         """Returns the unwanted spans of `text`; `inputs` does not matter here."""
@@ -172,7 +172,7 @@ def read_phrases(path: str | os.PathLike) -> list[str]:
     Raises:
       UserError: the file is missing, not UTF-8, or has no phrase.
     """
-    lines = (line.strip() for _, line in records.read_lines(path))
+    lines = (line.strip() for _, line in json_files.read_lines(path))
     phrases = [
         line[1:] if line.startswith("\\#") else line
         for line in lines

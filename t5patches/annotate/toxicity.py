@@ -6,10 +6,10 @@ import os
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from t5patches import records
-from t5patches.annotate import pipelines
+from t5patches.annotate import spacy_pipelines
 from t5patches.annotate.alignment import Span
 from t5patches.errors import UserError
+from t5patches.interchange import claims
 
 BATCH_SIZE = 256
 # A word is marked if it is likelier unwanted than not. The threshold that training
@@ -39,7 +39,7 @@ class ToxicityAnnotator:
             trained one.
           batch_size: texts that go through the pipeline together.
         """
-        from t5patches.tagger import component
+        from t5patches.annotate.tagger import component
 
         if not 0 <= threshold <= 1:
             raise UserError(f"threshold {threshold} is not between 0 and 1")
@@ -58,8 +58,8 @@ class ToxicityAnnotator:
     @property
     def digest(self) -> str:
         """Tells taggers and thresholds apart."""
-        parts = {"pipeline": pipelines.digest(self.nlp), **self._tagger.cfg}
-        return records.fingerprint(parts)
+        parts = {"pipeline": spacy_pipelines.digest(self.nlp), **self._tagger.cfg}
+        return claims.fingerprint(parts)
 
     def __call__(self, text: str, inputs: str = "") -> list[Span]:
         """Returns the unwanted spans of `text`; `inputs` does not matter here."""
@@ -95,7 +95,7 @@ def load(
     Raises:
       UserError: the folder is missing, does not load, or is another pipeline.
     """
-    from t5patches.tagger import training
+    from t5patches.annotate.tagger import training
 
     annotator = ToxicityAnnotator(training.load(tagger), threshold, batch_size)
     annotator._source = os.fspath(tagger)

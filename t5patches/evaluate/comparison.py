@@ -10,11 +10,12 @@ from typing import Any
 
 from etils import epath
 
-from t5patches import progress, records, tables
+from t5patches import errors, progress
 from t5patches.annotate.alignment import Span
 from t5patches.annotate.annotator import Annotator
 from t5patches.errors import UserError
 from t5patches.evaluate import similarity
+from t5patches.interchange import json_files, records, shards, tables
 
 # Settings of an annotated set that may differ from another's: they do not say what is
 # unwanted in a text.
@@ -46,8 +47,8 @@ class Pair:
 
 
 def join(
-    old_predictions: Iterable[records.Row],
-    new_predictions: Iterable[records.Row],
+    old_predictions: Iterable[shards.Row],
+    new_predictions: Iterable[shards.Row],
     annotator: Annotator | None,
     references: Mapping[str, str] | None = None,
 ) -> list[Pair]:
@@ -97,8 +98,8 @@ def join(
     return pairs
 
 
-def _by_id(rows: Iterable[records.Row], side: str) -> dict[str, records.Row]:
-    found: dict[str, records.Row] = {}
+def _by_id(rows: Iterable[shards.Row], side: str) -> dict[str, shards.Row]:
+    found: dict[str, shards.Row] = {}
     for row in rows:
         if row["id"] in found:
             raise UserError(
@@ -121,20 +122,20 @@ def _check_same_ids(
         )
 
 
-def _spans(row: records.Row, annotator: Annotator | None) -> list[Span]:
+def _spans(row: shards.Row, annotator: Annotator | None) -> list[Span]:
     if annotator is not None:
         return list(annotator(row["prediction"], row["inputs"]))
     return [(span["start"], span["end"], span["label"]) for span in row["annotations"]]
 
 
-def _token_count(row: records.Row) -> int | None:
+def _token_count(row: shards.Row) -> int | None:
     tokens = row.get("target_tokens")
     return None if tokens is None else len(tokens)
 
 
 def compare(
-    old_predictions: Iterable[records.Row],
-    new_predictions: Iterable[records.Row],
+    old_predictions: Iterable[shards.Row],
+    new_predictions: Iterable[shards.Row],
     annotator: Annotator,
     references: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
@@ -243,16 +244,16 @@ def pick_examples(
 
 
 def evaluate_files(
-    old: records.PathLike | Sequence[records.PathLike],
-    new: records.PathLike | Sequence[records.PathLike],
+    old: shards.PathLike | Sequence[shards.PathLike],
+    new: shards.PathLike | Sequence[shards.PathLike],
     annotator: Annotator | None,
-    references: records.PathLike | None = None,
+    references: shards.PathLike | None = None,
     references_key: str = "targets",
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Compares files of predictions.
 
     Args:
-      old: predictions before the update, as `records.expand` takes them.
+      old: predictions before the update, as `shards.expand` takes them.
       new: predictions after it.
       annotator: says what is unwanted; None reads annotated predictions.
       references: JSON lines, CSV or Parquet with `id` and the right output.
@@ -274,28 +275,28 @@ def evaluate_files(
 
 
 def _settings(
-    annotated: records.PathLike | Sequence[records.PathLike],
-) -> list[tuple[str, records.Row]]:
+    annotated: shards.PathLike | Sequence[shards.PathLike],
+) -> list[tuple[str, shards.Row]]:
     """Returns the folders of annotated files with what was annotated how there.
 
     A folder that `t5patches annotate` did not write has no say in this.
     """
-    folders = {os.path.dirname(path) for path in records.expand(annotated)}
+    folders = {os.path.dirname(path) for path in shards.expand(annotated)}
     found = []
     for folder in sorted(folders):
         path = epath.Path(folder or ".") / "settings.json"
-        settings = records.read_json(path) if path.is_file() else {}
+        settings = json_files.read_json(path) if path.is_file() else {}
         if settings.get("step") == "annotate":
             kept = {k: v for k, v in settings.items() if k not in _OWN_SETTINGS}
             found.append((folder, kept))
     return found
 
 
-def _check_same_annotators(sets: Sequence[tuple[str, records.Row]]) -> None:
+def _check_same_annotators(sets: Sequence[tuple[str, shards.Row]]) -> None:
     for (first, one), (second, other) in itertools.pairwise(sets):
         differing = [
-            f"{key} is {records.shorten(one.get(key))} in {first} and "
-            f"{records.shorten(other.get(key))} in {second}"
+            f"{key} is {errors.shorten(one.get(key))} in {first} and "
+            f"{errors.shorten(other.get(key))} in {second}"
             for key in sorted({*one, *other})
             if one.get(key) != other.get(key)
         ]
@@ -306,9 +307,9 @@ def _check_same_annotators(sets: Sequence[tuple[str, records.Row]]) -> None:
             )
 
 
-def _read_references(path: records.PathLike, key: str) -> dict[str, str]:
+def _read_references(path: shards.PathLike, key: str) -> dict[str, str]:
     found: dict[str, str] = {}
-    for part in records.expand(path):
+    for part in shards.expand(path):
         for where, row in tables.read_rows(part):
             name = tables.id_field(row, "id", where)
             if not name:

@@ -12,8 +12,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from t5patches import records
 from t5patches.errors import UserError
+from t5patches.interchange import json_files, records, shards
 
 if TYPE_CHECKING:
     from t5patches.quickstart.pipeline import Run
@@ -44,9 +44,9 @@ def write(run: Run, method: str) -> dict[str, str]:
     """
     files = {s: run.path("baselines", method, f"{s}.jsonl") for s in _SPLITS}
     for split, path in files.items():
-        if not records.is_complete(path):
+        if not shards.is_complete(path):
             rows = (row for row in _rows(run, method, split) if row["targets"])
-            if not records.write_jsonl(path, rows):
+            if not json_files.write_jsonl(path, rows):
                 raise NothingLeftError(
                     f"{path}: {method} leaves nothing of the {split} split; there is "
                     "too little without anything unwanted"
@@ -54,10 +54,10 @@ def write(run: Run, method: str) -> dict[str, str]:
     return files
 
 
-def _rows(run: Run, method: str, split: str) -> Iterator[records.Row]:
+def _rows(run: Run, method: str, split: str) -> Iterator[shards.Row]:
     if method == "filtered_original":
         annotator, _ = run.job.annotator(run)
-        for _, row in records.read_jsonl(run.corpus_files()[split]):
+        for _, row in json_files.read_jsonl(run.corpus_files()[split]):
             if not annotator(row["targets"], row["inputs"]):
                 yield row
         return

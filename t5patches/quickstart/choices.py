@@ -10,7 +10,8 @@ from typing import Any
 import jax
 from t5x import models
 
-from t5patches import generate, records
+from t5patches.interchange import json_files, shards
+from t5patches.run import generation
 
 
 class ChoiceModel(models.EncoderDecoderModel):
@@ -46,15 +47,15 @@ def write_choices(
     """
     del mode
     _, choices = inferences
-    records.write_jsonl(path, _lines(choices, task_ds, vocabulary))
+    json_files.write_jsonl(path, _lines(choices, task_ds, vocabulary))
 
 
-def _lines(choices, task_ds, vocabulary) -> Iterator[records.Row]:
+def _lines(choices, task_ds, vocabulary) -> Iterator[shards.Row]:
     examples = task_ds.as_numpy_iterator()
     for example, ids, probabilities in zip(
         examples, choices["ids"], choices["probabilities"], strict=True
     ):
-        targets = generate.generated_ids(example["targets"], vocabulary.eos_id)
+        targets = generation.generated_ids(example["targets"], vocabulary.eos_id)
         yield {
             "inputs": example["inputs_pretokenized"].decode(),
             "prediction": vocabulary.decode(targets),

@@ -10,8 +10,8 @@ import hashlib
 import os
 from collections.abc import Iterator
 
-from t5patches import tables
 from t5patches.errors import UserError
+from t5patches.interchange import tables
 
 Splits = dict[str, list[dict[str, str]]]
 

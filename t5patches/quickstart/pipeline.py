@@ -29,8 +29,9 @@ from typing import Any
 
 from etils import epath
 
-from t5patches import losses, records
+from t5patches import losses
 from t5patches.errors import UserError
+from t5patches.interchange import claims, json_files, records, shards
 from t5patches.quickstart import baselines, stages, use_cases, vocabulary
 
 SPLITS = ("train", "validation", "test")
@@ -102,10 +103,10 @@ class Run:
 
     def checkpoint(self, model: str) -> str:
         """The last checkpoint of a model folder."""
-        from t5patches import checks
+        from t5patches.checkpoints import finding
 
         folder = self.path(model)
-        steps = checks.checkpoint_steps(folder)
+        steps = finding.checkpoint_steps(folder)
         if not steps:
             raise UserError(
                 f"{folder}: no checkpoint in it, although the stage that makes it was "
@@ -115,7 +116,7 @@ class Run:
 
     def gin_files(self, methods: str) -> list[str]:
         """The gin files that decide the results, `methods` being a name or '*'."""
-        from t5patches import scripts
+        from t5patches.run import scripts
 
         root = epath.Path(scripts.gin_root())
         parts = (f"{GIN}/*", "runs/*", "tasks/*", "models/*", f"methods/{methods}")
@@ -132,12 +133,12 @@ class Run:
             "seed": self.seed,
             "method": self.method,
             "use case": self.job.name,
-            "data": self.data and records.file_digest(self.data),
-            "phrases": self.phrases and records.file_digest(self.phrases),
+            "data": self.data and claims.file_digest(self.data),
+            "phrases": self.phrases and claims.file_digest(self.phrases),
             "sizes": None if self.data else dict(self.sizes),
             "pieces": self.pieces,
             "macros": {stage: dict(values) for stage, values in self.macros.items()},
-            "gin files": records.file_digest(files),
+            "gin files": claims.file_digest(files),
         }
 
 
@@ -148,7 +149,7 @@ def make_corpus(run: Run) -> dict[str, Any]:
     """Writes the splits, the vocabulary and what the annotator needs."""
     splits = run.job.make(run)
     for split, path in run.corpus_files().items():
-        records.write_jsonl(
+        json_files.write_jsonl(
             path,
             (
                 {"id": f"{split}-{index}", **example}
@@ -166,7 +167,7 @@ def make_corpus(run: Run) -> dict[str, Any]:
 
 def _script(run: Run, script: str, stage: str, files: list[str], **macros: Any) -> None:
     """Runs one of T5X's scripts with gin files and macros."""
-    from t5patches import scripts
+    from t5patches.run import scripts
 
     macros = {
         "VOCABULARY_PATH": run.vocabulary_path,
@@ -312,8 +313,8 @@ def measure(run: Run) -> dict[str, float]:
     )
     rows = (
         row
-        for path in records.expand(output)
-        for _, row in records.read_jsonl(path)
+        for path in shards.expand(output)
+        for _, row in json_files.read_jsonl(path)
         if run.job.is_open(row)
     )
     vocab = records.load_vocabulary(run.vocabulary_path)
@@ -419,7 +420,7 @@ def run_all(run: Run) -> dict[str, Any]:
             work = functools.partial(stage.work, run)
             done[stage.name] = stages.do(run.folder, stage.name, label, work)
         results = results_of(run, done)
-        records.write_json(run.path("results.json"), results)
+        json_files.write_json(run.path("results.json"), results)
         examples = done["evaluate"]["examples_to_show"]
         table = report.write_report(
             run.folder,

@@ -3,9 +3,10 @@
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from t5patches import annotate, records
+from t5patches import annotate
+from t5patches.interchange import shards
 
-UnwantedIds = Callable[[records.Row], set[int]]
+UnwantedIds = Callable[[shards.Row], set[int]]
 
 # An alternative is something the model might say: it has at least this probability.
 MIGHT_SAY = 0.01
@@ -17,7 +18,7 @@ def first_pieces(phrases: Iterable[str], vocabulary: Any) -> set[int]:
     return {int(phrase[0]) for phrase in ids if len(phrase)}
 
 
-def point_of_choice(row: records.Row, marks: Sequence[int], unwanted: set[int]) -> int:
+def point_of_choice(row: shards.Row, marks: Sequence[int], unwanted: set[int]) -> int:
     """Where an output turns rude or does not.
 
     That is its first unwanted token; in an output without, the position at which the
@@ -33,7 +34,7 @@ def point_of_choice(row: records.Row, marks: Sequence[int], unwanted: set[int]) 
 
 
 def measure(
-    rows: Iterable[records.Row],
+    rows: Iterable[shards.Row],
     annotator: Callable[[str, str], list[Any]],
     unwanted_ids: UnwantedIds,
     vocabulary: Any,

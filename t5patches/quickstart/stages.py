@@ -19,8 +19,8 @@ from typing import Any
 
 from etils import epath
 
-from t5patches import records
 from t5patches.errors import UserError
+from t5patches.interchange import json_files
 
 Record = dict[str, Any]
 
@@ -59,7 +59,7 @@ def claim(folder: str, wanted: Mapping[str, Any]) -> None:
                 f"{folder} is not empty and has no {plan.name}: it is no folder of "
                 "a quickstart. Give another with --output"
             )
-        records.write_json(plan, wanted)
+        json_files.write_json(plan, wanted)
         return
     try:
         found = json.loads(plan.read_text())
@@ -114,7 +114,7 @@ def do(
         "peak_memory_gb": peak_memory_gb(),
         **findings,
     }
-    records.write_json(path, record)
+    json_files.write_json(path, record)
     seconds = record["seconds"]
     said = f"{label if bars else ''} {seconds:.0f} s{hint(seconds)}"
     print(said.strip(), flush=True)

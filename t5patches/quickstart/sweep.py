@@ -23,8 +23,8 @@ from typing import Any
 import jax
 from etils import epath
 
-from t5patches import records
 from t5patches.errors import UserError
+from t5patches.interchange import claims, json_files
 from t5patches.quickstart import baselines, grid, pipeline, stages
 from t5patches.quickstart.pipeline import Run
 
@@ -56,7 +56,7 @@ def settings(run: Run) -> dict[str, Any]:
     return {
         **run.settings(),
         "method": "several",
-        "gin files": records.file_digest(run.gin_files("*")),
+        "gin files": claims.file_digest(run.gin_files("*")),
     }
 
 
@@ -197,7 +197,7 @@ def run_all(run: Run, methods: Sequence[str]) -> dict[str, Any]:
             shared[stage.name] = stages.do(run.folder, stage.name, stage.what, work)
         points = _do_points(run, grid.points(methods))
         results = results_of(run, shared, points)
-        records.write_json(run.path("results.json"), results)
+        json_files.write_json(run.path("results.json"), results)
         table = report.write_comparison(
             run.folder,
             results,

@@ -15,7 +15,7 @@ import abc
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from t5patches import records
+from t5patches.interchange import claims, shards
 from t5patches.quickstart import corpus, names, news, own_data, properties
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ class UseCase(abc.ABC):
     def correct(self, run: Run, text: str, spans: Sequence[Span]) -> str:
         """An output with its unwanted spans corrected."""
 
-    def is_open(self, row: records.Row) -> bool:
+    def is_open(self, row: shards.Row) -> bool:
         """Whether an input leaves it to the model to say something unwanted or not."""
         return True
 
@@ -75,7 +75,7 @@ class Comments(UseCase):
 
     def prepare(self, run: Run) -> dict[str, Any]:
         words = self._phrases(run)
-        with records.atomic_write(run.phrases_path) as file:
+        with shards.atomic_write(run.phrases_path) as file:
             file.writelines(f"{word}\n" for word in words)
         return {"phrases": len(words)}
 
@@ -87,7 +87,7 @@ class Comments(UseCase):
 
         settings = {
             "annotator": "phrases",
-            "phrases": records.file_digest(run.phrases_path),
+            "phrases": claims.file_digest(run.phrases_path),
         }
         return phrases.load(run.phrases_path), settings
 
@@ -157,7 +157,7 @@ class Hallucination(UseCase):
     def correct(self, run: Run, text: str, spans: Sequence[Span]) -> str:
         return news.correct(text, spans)
 
-    def is_open(self, row: records.Row) -> bool:
+    def is_open(self, row: shards.Row) -> bool:
         return news.leaves_out(row["inputs"])
 
     def unwanted_ids(self, run: Run, vocabulary: Any) -> properties.UnwantedIds:
@@ -165,7 +165,7 @@ class Hallucination(UseCase):
             name: properties.first_pieces([name], vocabulary) for name in news.names()
         }
 
-        def ids(row: records.Row) -> set[int]:
+        def ids(row: shards.Row) -> set[int]:
             named = {row["inputs"][a:b] for a, b, _ in news.entities(row["inputs"])}
             return set().union(*(first[name] for name in first if name not in named))
 

@@ -4,8 +4,8 @@ import io
 import os
 from collections.abc import Iterable
 
-from t5patches import records
 from t5patches.errors import UserError
+from t5patches.interchange import shards
 
 
 def train(texts: Iterable[str], path: str | os.PathLike, size: int) -> int:
@@ -47,6 +47,6 @@ def train(texts: Iterable[str], path: str | os.PathLike, size: int) -> int:
             f"no vocabulary of {size} pieces can be made of these texts ({error}); "
             "give more text"
         ) from error
-    with records.atomic_write(path, "wb") as file:
+    with shards.atomic_write(path, "wb") as file:
         file.write(model.getvalue())
     return size

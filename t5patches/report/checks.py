@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from t5patches import records
+from t5patches import errors
 from t5patches.errors import UserError
 
 _NUMBER, _MAYBE = "a number", "a number or null"
@@ -62,7 +62,7 @@ def _check(value: Any, shape: Any, field: str) -> None:
 def _wrong(field: str, wanted: str, value: Any) -> UserError:
     return UserError(
         f"field {field!r} of the results must be {wanted}, not "
-        f"{records.shorten(value)}; give the results.json that `t5patches evaluate` "
+        f"{errors.shorten(value)}; give the results.json that `t5patches evaluate` "
         "writes"
     )
 

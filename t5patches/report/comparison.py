@@ -8,14 +8,14 @@ from typing import Any
 
 from etils import epath
 
-from t5patches import records
+from t5patches.interchange import shards
 from t5patches.report import curves, page
 
 Row = Mapping[str, Any]
 
 
 def write_comparison(
-    run_dir: records.PathLike,
+    run_dir: shards.PathLike,
     results: Mapping[str, Any],
     titles: Mapping[str, str],
     properties: Sequence[Row] = (),
@@ -37,9 +37,9 @@ def write_comparison(
     """
     folder = epath.Path(run_dir)
     png = curves.draw(results, titles)
-    with records.atomic_write(folder / "report.png", "wb") as file:
+    with shards.atomic_write(folder / "report.png", "wb") as file:
         file.write(png)
-    with records.atomic_write(folder / "report.html") as file:
+    with shards.atomic_write(folder / "report.html") as file:
         file.write(render(results, titles, png, properties, settings or {}))
     return terminal_table(results, titles)
 

@@ -7,13 +7,13 @@ from typing import Any
 
 from etils import epath
 
-from t5patches import records
+from t5patches.interchange import shards
 from t5patches.report import page, picture
 from t5patches.report.checks import check_results
 
 
 def write_report(
-    run_dir: records.PathLike,
+    run_dir: shards.PathLike,
     results: Mapping[str, Any],
     examples: Sequence[Mapping[str, Any]],
     properties: Sequence[Mapping[str, Any]] = (),
@@ -39,9 +39,9 @@ def write_report(
     folder = epath.Path(run_dir)
     png = picture.draw(results)
     document = page.render(results, examples, png, properties, settings)
-    with records.atomic_write(folder / "report.png", "wb") as file:
+    with shards.atomic_write(folder / "report.png", "wb") as file:
         file.write(png)
-    with records.atomic_write(folder / "report.html") as file:
+    with shards.atomic_write(folder / "report.html") as file:
         file.write(document)
     return terminal_table(results)
 

@@ -8,9 +8,10 @@ import shutil
 import pytest
 from small_vocabulary import small_vocabulary
 
-from t5patches import annotate, records
+from t5patches import annotate
 from t5patches.annotate import custom, job
 from t5patches.errors import UserError
+from t5patches.interchange import json_files, records, shards, tfrecords
 
 VOCABULARY = small_vocabulary()
 ANNOTATOR = annotate.PhraseAnnotator(["stupid", "silly old fool"])
@@ -38,7 +39,7 @@ def predictions(tmp_path):
         rows = [
             prediction(t, 2 * shard + i) for i, t in enumerate(TEXTS[2 * shard :][:2])
         ]
-        records.write_jsonl(records.shard_path(tmp_path / "old", shard, 2), rows)
+        json_files.write_jsonl(shards.shard_path(tmp_path / "old", shard, 2), rows)
     return tmp_path / "old"
 
 
@@ -80,8 +81,8 @@ def test_tfrecords_hold_the_same_examples(predictions, tmp_path):
     rows = list(records.read_annotated(out / "annotated"))
     examples = [
         example
-        for path in records.expand(out / "annotated", ".tfrecord")
-        for example in records.read_tfrecords(path)
+        for path in shards.expand(out / "annotated", ".tfrecord")
+        for example in tfrecords.read_tfrecords(path)
     ]
     assert [row["id"] for row in rows] == ["0", "2"]
     assert examples == [records.training_features(row, VOCABULARY) for row in rows]
@@ -96,13 +97,13 @@ def test_complete_shards_are_skipped_and_a_lost_one_is_made_again(
 ):
     out = tmp_path / "annotated"
     first = run(predictions, out)
-    shards = [records.shard_path(out / "annotated", i, 2) for i in range(2)]
-    before = [os.stat(path).st_mtime_ns for path in shards]
-    content = open(shards[1], "rb").read()
-    os.remove(shards[1])
+    made = [shards.shard_path(out / "annotated", i, 2) for i in range(2)]
+    before = [os.stat(path).st_mtime_ns for path in made]
+    content = open(made[1], "rb").read()
+    os.remove(made[1])
     assert run(predictions, out) == first
-    assert os.stat(shards[0]).st_mtime_ns == before[0]
-    assert open(shards[1], "rb").read() == content
+    assert os.stat(made[0]).st_mtime_ns == before[0]
+    assert open(made[1], "rb").read() == content
 
 
 @pytest.mark.parametrize(
@@ -116,10 +117,10 @@ def test_other_settings_are_refused(predictions, tmp_path, change):
 
 
 def test_a_wrong_line_is_named_and_nothing_half_written_stays(predictions, tmp_path):
-    second = records.shard_path(predictions, 1, 2)
-    rows = [row for _, row in records.read_jsonl(second)]
+    second = shards.shard_path(predictions, 1, 2)
+    rows = [row for _, row in json_files.read_jsonl(second)]
     rows[1]["prediction"] = "what a night"
-    records.write_jsonl(second, rows)
+    json_files.write_jsonl(second, rows)
     out = tmp_path / "annotated"
     with pytest.raises(UserError, match=r"00001-of-00002\.jsonl:2: field 'target_tok"):
         run(predictions, out)
@@ -198,8 +199,8 @@ def test_a_wrong_line_is_skipped_and_listed(tmp_path, line, message):
     assert f"old.jsonl:2: {message}" in listed
     rows = list(records.read_annotated(out / "annotated", VOCABULARY))
     assert [row["id"] for row in rows] == ["1", "3"]
-    (path,) = records.expand(out / "annotated", ".tfrecord")
-    assert len(list(records.read_tfrecords(path))) == 2
+    (path,) = shards.expand(out / "annotated", ".tfrecord")
+    assert len(list(tfrecords.read_tfrecords(path))) == 2
 
 
 def test_what_was_skipped_is_an_error_when_errors_are_asked_for(tmp_path):
@@ -222,7 +223,7 @@ def test_nothing_but_wrong_lines(tmp_path):
 @pytest.mark.parametrize("on_error", ["stop", "skip"])
 def test_a_wrong_line_put_right(predictions, tmp_path, on_error):
     whole = run(predictions, tmp_path / "whole")
-    first, second = (records.shard_path(predictions, i, 2) for i in range(2))
+    first, second = (shards.shard_path(predictions, i, 2) for i in range(2))
     lines = open(second, "rb").read()
     with open(second, "ab") as file:
         file.write(b"{")
@@ -232,7 +233,7 @@ def test_a_wrong_line_put_right(predictions, tmp_path, on_error):
             run(predictions, out)
     else:
         assert run(predictions, out, on_error=on_error)["skipped"] == 1
-    done = records.shard_path(out / "annotated", 0, 2)
+    done = shards.shard_path(out / "annotated", 0, 2)
     before = os.stat(done).st_mtime_ns
     with open(second, "wb") as file:
         file.write(lines)
@@ -247,12 +248,12 @@ def test_a_wrong_line_put_right(predictions, tmp_path, on_error):
 
 def test_a_line_more_in_a_file_changes_the_ids_of_the_next(tmp_path):
     for index in range(2):
-        path = records.shard_path(tmp_path / "old", index, 2)
+        path = shards.shard_path(tmp_path / "old", index, 2)
         lines = [{"inputs": {"inputs_pretokenized": "a"}, "prediction": "day"}]
-        records.write_jsonl(path, lines + [{}] * (1 - index))
+        json_files.write_jsonl(path, lines + [{}] * (1 - index))
     out = tmp_path / "out"
     run(tmp_path / "old", out, on_error="skip")
-    records.write_jsonl(records.shard_path(tmp_path / "old", 0, 2), lines)
+    json_files.write_jsonl(shards.shard_path(tmp_path / "old", 0, 2), lines)
     run(tmp_path / "old", out)
     rows = records.read_annotated(out / "annotated")
     assert [row["id"] for row in rows] == ["0", "1"]
@@ -261,7 +262,7 @@ def test_a_line_more_in_a_file_changes_the_ids_of_the_next(tmp_path):
 def test_a_file_whose_last_line_is_no_text_counts_it(tmp_path):
     line = json.dumps({"inputs": {"inputs_pretokenized": "a"}, "prediction": "day"})
     for index, last in enumerate((b"\xe9", b"")):
-        path = records.shard_path(tmp_path / "old", index, 2)
+        path = shards.shard_path(tmp_path / "old", index, 2)
         with open(path, "wb") as file:
             file.write(line.encode() + b"\n" + last)
     run(tmp_path / "old", tmp_path / "out", on_error="skip")
@@ -331,8 +332,8 @@ def test_complete_results_of_other_predictions_are_kept(predictions, tmp_path):
     out = tmp_path / "out"
     run(predictions, out)
     names = sorted(os.listdir(out))
-    changed = records.shard_path(predictions, 1, 2)
-    records.write_jsonl(changed, [prediction("a day", 7)])
+    changed = shards.shard_path(predictions, 1, 2)
+    json_files.write_jsonl(changed, [prediction("a day", 7)])
     with pytest.raises(UserError, match=r"other predictions \(.*00001-.* has changed"):
         run(predictions, out)
     with pytest.raises(UserError, match="they were 2 files, now 1"):
@@ -341,27 +342,27 @@ def test_complete_results_of_other_predictions_are_kept(predictions, tmp_path):
 
 
 def test_of_two_sets_of_shards_one_stays(predictions, tmp_path):
-    with open(records.shard_path(predictions, 1, 2), "a") as file:
+    with open(shards.shard_path(predictions, 1, 2), "a") as file:
         file.write("{")
     out = tmp_path / "out"
     with pytest.raises(UserError):  # The first shard is there by then.
         run(predictions, out)
     rows = [prediction(text, i) for i, text in enumerate(TEXTS)]
-    records.write_jsonl(tmp_path / "all.jsonl", rows)
+    json_files.write_jsonl(tmp_path / "all.jsonl", rows)
     assert run(tmp_path / "all.jsonl", out)["examples"] == 4
-    (path,) = records.expand(out / "annotated")
+    (path,) = shards.expand(out / "annotated")
     assert path.endswith("annotated-00000-of-00001.jsonl")
 
 
 def test_an_empty_file_among_others(predictions, tmp_path, caplog):
-    open(records.shard_path(predictions, 0, 2), "w").close()
+    open(shards.shard_path(predictions, 0, 2), "w").close()
     assert run(predictions, tmp_path / "out")["examples"] == 2
     assert "old-00000-of-00002.jsonl: empty" in caplog.text
 
 
 def test_mostly_empty_predictions(tmp_path, caplog):
     rows = [prediction(text, i) for i, text in enumerate(["", "", "day"])]
-    records.write_jsonl(tmp_path / "old.jsonl", rows)
+    json_files.write_jsonl(tmp_path / "old.jsonl", rows)
     assert run(tmp_path / "old.jsonl", tmp_path / "out")["empty"] == 2
     assert "2 of 3 predictions are empty" in caplog.text
 
@@ -376,7 +377,7 @@ def test_an_empty_file(tmp_path, content, on_error):
 
 
 def test_a_missing_shard(predictions, tmp_path):
-    os.remove(records.shard_path(predictions, 0, 2))
+    os.remove(shards.shard_path(predictions, 0, 2))
     with pytest.raises(UserError, match="00000-of-00002.jsonl: shard is missing"):
         run(predictions, tmp_path / "out")
     stats = run(predictions, tmp_path / "out", on_error="skip")
@@ -387,7 +388,7 @@ def test_a_missing_shard(predictions, tmp_path):
 def test_gzip(predictions, tmp_path):
     first = run(predictions, tmp_path / "plain")
     for index in range(2):
-        path = records.shard_path(predictions, index, 2)
+        path = shards.shard_path(predictions, index, 2)
         with open(path, "rb") as plain, gzip.open(f"{path}.gz", "wb") as packed:
             shutil.copyfileobj(plain, packed)
         os.remove(path)
@@ -411,7 +412,7 @@ def test_a_broken_gzip_file_keeps_what_was_whole(tmp_path, damage, whole):
     with pytest.raises(UserError, match=r"gz:\d+: the gzip file is broken"):
         run(path, tmp_path / "out")
     # A good file beside it, so that there is something to annotate in either case.
-    records.write_jsonl(tmp_path / "b.jsonl", [prediction(TEXTS[0], 0)])
+    json_files.write_jsonl(tmp_path / "b.jsonl", [prediction(TEXTS[0], 0)])
     paths = [path, tmp_path / "b.jsonl"]
     stats = run(paths, tmp_path / "skipped", on_error="skip")
     assert stats["examples"] - 1 in whole and stats["skipped"] == 1
@@ -436,7 +437,7 @@ def test_an_annotator_that_raises_now_and_then(predictions, tmp_path):
 def test_several_processes_write_the_same(tmp_path):
     texts = TEXTS * 200  # More than a chunk.
     rows = [prediction(text, i) for i, text in enumerate(texts)]
-    records.write_jsonl(tmp_path / "old.jsonl", [*rows, {"bad": 1}])
+    json_files.write_jsonl(tmp_path / "old.jsonl", [*rows, {"bad": 1}])
     for processes in (1, 2):
         run(
             tmp_path / "old.jsonl",
@@ -464,7 +465,7 @@ def test_text_only_lines_of_t5x_are_encoded_flagged_and_counted(tmp_path):
             "prediction_tokens": records.encode(VOCABULARY, "you"),
         },
     ]
-    records.write_jsonl(path, rows)
+    json_files.write_jsonl(path, rows)
     stats = run(path, tmp_path / "out")
     first, second = records.read_annotated(tmp_path / "out/annotated", VOCABULARY)
     assert stats["reencoded"] == 1 and stats["examples"] == 2
@@ -512,12 +513,12 @@ def test_a_shard_cut_off_as_it_was_made_again_is_not_done(
     annotate.annotate_files(*arguments, settings={}, on_error="skip")
     broken = False
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(records, "write_tfrecords", interrupt)
+        patch.setattr(tfrecords, "write_tfrecords", interrupt)
         annotate.annotate_files(*arguments, settings={})
     stats = annotate.annotate_files(*arguments, settings={}, on_error="skip")
     assert stats["examples"] == 4
-    paths = records.expand(tmp_path / "out/annotated", ".tfrecord")
-    assert sum(len(list(records.read_tfrecords(path))) for path in paths) == 4
+    paths = shards.expand(tmp_path / "out/annotated", ".tfrecord")
+    assert sum(len(list(tfrecords.read_tfrecords(path))) for path in paths) == 4
 
 
 def interrupt(*args):

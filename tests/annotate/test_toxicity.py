@@ -7,7 +7,7 @@ import spacy
 from spacy.training import Example
 
 from t5patches.annotate import annotate_texts, toxicity
-from t5patches.tagger import component
+from t5patches.annotate.tagger import component
 
 
 def test_annotators_of_one_pipeline_keep_their_thresholds():

@@ -7,17 +7,18 @@ import seqio
 import spacy
 from small_vocabulary import small_vocabulary
 
-from t5patches import cli, records
+from t5patches import cli
 from t5patches.annotate import annotate_files, beam, entities, phrases
 from t5patches.errors import UserError
+from t5patches.interchange import json_files, records, shards
 
 FLAGS = ["--runner=DirectRunner"]
 TEXTS = ["you stupid fool", "the news of the day", "hello world", "what a fool 🎉"]
 SUFFIXES = (".jsonl", ".tfrecord", ".stats.json")
 
 
-def write(folder, vocabulary, shards=3):
-    for shard in range(shards):
+def write(folder, vocabulary, count=3):
+    for shard in range(count):
         rows = [
             {
                 "inputs": "hello",
@@ -27,7 +28,7 @@ def write(folder, vocabulary, shards=3):
             }
             for i, text in enumerate(TEXTS)
         ]
-        records.write_jsonl(records.shard_path(folder / "old", shard, shards), rows)
+        json_files.write_jsonl(shards.shard_path(folder / "old", shard, count), rows)
     return folder / "old"
 
 
@@ -66,7 +67,7 @@ def test_same_output(tmp_path, kind, vocabulary):
 def test_a_wrong_line_is_named_once_and_the_other_files_are_done(tmp_path):
     vocabulary = small_vocabulary()
     predictions = write(tmp_path, vocabulary)
-    with open(records.shard_path(predictions, 1, 3), "a") as file:
+    with open(shards.shard_path(predictions, 1, 3), "a") as file:
         file.write("{\n")
     arguments = (predictions, phrases.PhraseAnnotator(["fool"]), tmp_path / "out")
     options = {"settings": {}, "flags": FLAGS}

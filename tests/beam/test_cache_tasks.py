@@ -9,7 +9,8 @@ import numpy as np
 import seqio
 from small_vocabulary import small_vocabulary
 
-from t5patches import records, tasks
+from t5patches import tasks
+from t5patches.interchange import json_files, tfrecords
 
 TESTS = pathlib.Path(__file__).parent.parent
 MODULE = """
@@ -25,12 +26,12 @@ def test_cached_tasks(tmp_path):
     vocabulary = small_vocabulary()
     articles, annotated = tmp_path / "train.jsonl", tmp_path / "a.tfrecord"
     rows = [{"document": f"hello {i}", "summary": f"you {i}"} for i in range(5)]
-    records.write_jsonl(articles, rows)
+    json_files.write_jsonl(articles, rows)
     marks = [
         {"inputs": [8, 1], "targets": [5 + i, 1], "target_annotations": [i % 2, 0]}
         for i in range(5)
     ]
-    records.write_tfrecords(annotated, marks)
+    tfrecords.write_tfrecords(annotated, marks)
     (tmp_path / "my_tasks.py").write_text(
         MODULE.format(
             vocabulary=vocabulary.sentencepiece_model_file,

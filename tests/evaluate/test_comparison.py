@@ -8,10 +8,11 @@ import pyarrow.parquet
 import pytest
 import seqio
 
-from t5patches import evaluate, records
+from t5patches import evaluate
 from t5patches.annotate import PhraseAnnotator, annotate_files
 from t5patches.errors import UserError
 from t5patches.evaluate import similarity
+from t5patches.interchange import json_files, records
 
 ANNOTATOR = PhraseAnnotator(["fool"])
 
@@ -102,9 +103,9 @@ def test_ids_that_do_not_match():
 
 def test_files_and_examples(tmp_path):
     for name, predictions in (("old", OLD), ("new", NEW)):
-        records.write_jsonl(tmp_path / f"{name}.jsonl", predictions)
+        json_files.write_jsonl(tmp_path / f"{name}.jsonl", predictions)
     right = [{"id": i, "targets": "x"} for i in range(5)]
-    records.write_jsonl(tmp_path / "right.jsonl", right)
+    json_files.write_jsonl(tmp_path / "right.jsonl", right)
     results, examples = evaluate.evaluate_files(
         tmp_path / "old.jsonl",
         tmp_path / "new.jsonl",
@@ -135,7 +136,7 @@ def test_references_of_tables(tmp_path, suffix):
         raw = CSV.encode()
         path.write_bytes(gzip.compress(raw) if suffix.endswith("gz") else raw)
     for name in ("old", "new"):
-        records.write_jsonl(tmp_path / f"{name}.jsonl", rows_for("a, b", "d"))
+        json_files.write_jsonl(tmp_path / f"{name}.jsonl", rows_for("a, b", "d"))
     results, _ = evaluate.evaluate_files(
         *(tmp_path / "old.jsonl", tmp_path / "new.jsonl", ANNOTATOR), path, "text"
     )
@@ -155,8 +156,8 @@ def test_references_of_tables(tmp_path, suffix):
 )
 def test_wrong_references_are_named(tmp_path, row, message):
     for name in ("old", "new"):
-        records.write_jsonl(tmp_path / f"{name}.jsonl", OLD)
-    records.write_jsonl(tmp_path / "right.jsonl", [{"id": "0", "targets": "y"}, row])
+        json_files.write_jsonl(tmp_path / f"{name}.jsonl", OLD)
+    json_files.write_jsonl(tmp_path / "right.jsonl", [{"id": "0", "targets": "y"}, row])
     with pytest.raises(UserError, match=rf"right\.jsonl:2: {message}"):
         evaluate.evaluate_files(
             *(tmp_path / f"{name}.jsonl" for name in ("old", "new")),
@@ -171,7 +172,7 @@ def annotated(folder, texts, phrase, **options):
         {**row, "target_tokens": records.encode(vocabulary, row["prediction"])}
         for row in rows_for(*texts)
     ]
-    records.write_jsonl(folder / "p.jsonl", rows)
+    json_files.write_jsonl(folder / "p.jsonl", rows)
     annotator = PhraseAnnotator([phrase])
     settings = {"annotator": "phrases", "phrases": annotator.digest}
     annotate_files(

@@ -18,12 +18,12 @@ PHRASES = ["the", "it", "a", "what", "this"]
 @pytest.fixture(scope="session")
 def options(tmp_path_factory):
     """What every run here is asked for, but for the folder."""
-    from t5patches import records
+    from t5patches.interchange import json_files
     from t5patches.quickstart import corpus
 
     folder = tmp_path_factory.mktemp("own")
     rows = corpus.make(0, {"train": 260})["train"]
-    records.write_jsonl(folder / "data.jsonl", rows)
+    json_files.write_jsonl(folder / "data.jsonl", rows)
     (folder / "phrases.txt").write_text("\n".join([*PHRASES, *corpus.rude_words()]))
     return {
         "data": str(folder / "data.jsonl"),

@@ -105,7 +105,7 @@ def test_same_seed_same_tagger(run, tmp_path, splits):
 
 
 def test_unwanted_ids_depend_on_the_report(run, splits, tmp_path):
-    from t5patches import records
+    from t5patches.interchange import records
     from t5patches.quickstart import vocabulary
 
     path = tmp_path / "v.model"

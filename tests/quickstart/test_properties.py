@@ -8,7 +8,7 @@ from t5patches.quickstart import properties, vocabulary
 
 @pytest.fixture(scope="module")
 def vocab(tmp_path_factory):
-    from t5patches import records
+    from t5patches.interchange import records
 
     path = tmp_path_factory.mktemp("vocabulary") / "v.model"
     texts = ["you idiot", "you moron", "you friend", "you person", "you jerk"] * 40

@@ -7,8 +7,8 @@ import shutil
 
 import pytest
 
-from t5patches import records
 from t5patches.errors import UserError
+from t5patches.interchange import json_files, records
 from t5patches.quickstart import baselines, grid, pipeline, stages, sweep
 
 SHARED = ("corpus", "finetuned", "before", "annotated")
@@ -80,7 +80,7 @@ def test_what_the_baselines_are_trained_on(run):
     found = {}
     for method in ("filtered", "corrective"):
         path = baselines.write(run, method)["train"]
-        found[method] = {row["id"]: row for _, row in records.read_jsonl(path)}
+        found[method] = {row["id"]: row for _, row in json_files.read_jsonl(path)}
         for row in found[method].values():
             assert not annotator(row["targets"], row["inputs"])
     assert len(found["filtered"]) == len(annotated) - len(marked)
@@ -97,8 +97,8 @@ def test_original_data_without_what_is_unwanted(tmp_path):
     annotator, _ = run.job.annotator(run)
     files = baselines.write(run, "filtered_original")
     for split, path in files.items():
-        kept = [row for _, row in records.read_jsonl(path)]
-        original = [row for _, row in records.read_jsonl(run.corpus_files()[split])]
+        kept = [row for _, row in json_files.read_jsonl(path)]
+        original = [row for _, row in json_files.read_jsonl(run.corpus_files()[split])]
         assert kept == [r for r in original if not annotator(r["targets"], "")]
         assert 0 < len(kept) < len(original)
 

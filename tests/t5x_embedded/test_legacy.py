@@ -8,7 +8,8 @@ import pytest
 import tensorstore as ts
 from flax import serialization, traverse_util
 
-from t5patches import _engine, checks
+from t5patches import _engine
+from t5patches.checkpoints import contents, finding
 from t5patches.errors import UserError
 from t5x_embedded import checkpoints, utils
 from tests.t5x_embedded import toy
@@ -82,7 +83,7 @@ def test_a_run_goes_on_in_its_folder(initializer, state, tmp_path):
     a_manager.save(restored.replace_step(jnp.array(8, jnp.int32)))
     a_manager.close()
     assert (
-        checkpoints.all_steps(tmp_path) == [7, 8] == checks.checkpoint_steps(tmp_path)
+        checkpoints.all_steps(tmp_path) == [7, 8] == finding.checkpoint_steps(tmp_path)
     )
 
 
@@ -117,20 +118,20 @@ def embedded(monkeypatch):
 
 def test_errors_before_a_run(embedded, initializer, state, saved, tmp_path):
     params = initializer.global_train_state_shape.params
-    checks.checkpoint(saved)
-    checks.architecture(saved, params)
+    contents.checkpoint(saved)
+    contents.architecture(saved, params)
     wider = toy.initializer(toy.model(mlp_dim=40)).global_train_state_shape.params
     with pytest.raises(UserError, match=r"mlp/wi.*\(16, 24\) there and \(16, 40\)"):
-        checks.architecture(saved, wider)
+        contents.architecture(saved, wider)
     path = tmp_path / "checkpoint_7"
     write(path, state.state_dict())
     lost = "target.decoder.decoder_norm.scale"
     (path / lost).rename(tmp_path / "elsewhere")
     with pytest.raises(UserError, match="cannot open target/decoder/decoder_norm/sc"):
-        checks.architecture(path, params)
+        contents.architecture(path, params)
     (path / "checkpoint").write_text('model_checkpoint_path: "model.ckpt-7"')
     with pytest.raises(UserError, match="is not T5X's msgpack file"):
-        checks.architecture(path, params)
+        contents.architecture(path, params)
     write(tmp_path / "checkpoint_8", {"target": {}}, version=1)
     with pytest.raises(UserError, match="version 1"):
-        checks.stored_shapes(tmp_path / "checkpoint_8")
+        contents.stored_shapes(tmp_path / "checkpoint_8")

@@ -12,7 +12,9 @@ import numpy as np
 import pytest
 from t5x.examples.decoder_only import network as t5x_network
 
-from t5patches import decoder_only, records, scripts
+from t5patches import decoder_only
+from t5patches.interchange import json_files
+from t5patches.run import scripts
 
 ROOT = pathlib.Path(__file__).parents[2]
 T5X_NETWORK = "t5x.examples.decoder_only.network"
@@ -66,7 +68,8 @@ def test_either_engine_s_model(prefix):
 
 GENERATE = """
 import sys
-from t5patches import _engine, scripts
+from t5patches import _engine
+from t5patches.run import scripts
 assert _engine.name() == "t5x_embedded"
 scripts.run("infer", sys.argv[1:])
 """
@@ -107,7 +110,7 @@ def test_a_run_by_gin_generates_alike_on_both_engines(tmp_path):
                 check=True,
             )
         (path,) = folder.glob("*.jsonl")
-        engines.append([row for _, row in records.read_jsonl(path)])
+        engines.append([row for _, row in json_files.read_jsonl(path)])
     assert engines[0] == engines[1]
     assert len(engines[0]) == 24
 

@@ -15,7 +15,8 @@ import pytest
 import tensorflow as tf
 from flax import traverse_util
 
-from t5patches import _engine, scripts
+from t5patches import _engine
+from t5patches.run import scripts
 from t5x_embedded import checkpoints
 from tests import engine_toy
 
@@ -23,7 +24,8 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 GIN = ROOT / "tests" / "testdata" / "engine"
 RUN_ALL = """
 import json, sys
-from t5patches import _engine, scripts
+from t5patches import _engine
+from t5patches.run import scripts
 assert _engine.name() == 't5x_embedded'
 for script, arguments in json.loads(sys.argv[1]):
     scripts.run(script, arguments)

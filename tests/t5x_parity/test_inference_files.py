@@ -7,7 +7,8 @@ import tensorflow as tf
 from small_vocabulary import small_vocabulary
 from t5x import infer
 
-from t5patches import generate, records
+from t5patches.interchange import records
+from t5patches.run import generation
 
 VOCABULARY = small_vocabulary()
 TEXTS = ["you fool", "a café 🎉 day", "", "the  news\tof the day"]
@@ -35,7 +36,7 @@ def test_t5x_files_read_as_ours_do(tmp_path):
     theirs, ours = str(tmp_path / "theirs.jsonl"), str(tmp_path / "ours.jsonl")
     arguments = (inferences(), task_ds(), "predict", VOCABULARY)
     infer.write_inferences_to_file(theirs, *arguments, output_ids=True)
-    generate.write_predictions(ours, *arguments)
+    generation.write_predictions(ours, *arguments)
     assert list(records.read_predictions(theirs, VOCABULARY)) == list(
         records.read_predictions(ours, VOCABULARY)
     )
@@ -57,4 +58,4 @@ def test_t5x_files_without_ids(tmp_path):
 
 def test_our_names_for_t5xs_files():
     name = "task-predict.jsonl-00002-of-00016"
-    assert generate.output_name(name) == "task-predict-00002-of-00016.jsonl"
+    assert generation.output_name(name) == "task-predict-00002-of-00016.jsonl"

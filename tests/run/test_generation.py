@@ -7,8 +7,9 @@ import pytest
 import tensorflow as tf
 from small_vocabulary import small_vocabulary
 
-from t5patches import generate, records
 from t5patches.errors import UserError
+from t5patches.interchange import json_files, records
+from t5patches.run import generation
 
 VOCABULARY = small_vocabulary()
 NAME = "comments-predict.jsonl-00000-of-00001"
@@ -38,7 +39,7 @@ def task_ds(count=3, **features):
 
 def test_predictions_are_readable_and_keep_the_ids(tmp_path):
     path = str(tmp_path / "p.jsonl")
-    generate.write_predictions(path, inferences(), task_ds(), "predict", VOCABULARY)
+    generation.write_predictions(path, inferences(), task_ds(), "predict", VOCABULARY)
     rows = list(records.read_predictions(path, VOCABULARY))
     assert [row["prediction"] for row in rows] == TEXTS
     assert [row["inputs"] for row in rows] == ["input é 0", "input é 1", "input é 2"]
@@ -60,13 +61,13 @@ def test_predictions_are_readable_and_keep_the_ids(tmp_path):
     ],
 )
 def test_generated_ids(tokens, expected):
-    assert generate.generated_ids(np.array(tokens), 1) == expected
+    assert generation.generated_ids(np.array(tokens), 1) == expected
 
 
 def test_a_length_limit_without_eos(tmp_path):
     path = str(tmp_path / "p.jsonl")
     cut = inferences(length=3)
-    generate.write_predictions(path, cut, task_ds(), "predict", VOCABULARY)
+    generation.write_predictions(path, cut, task_ds(), "predict", VOCABULARY)
     rows = list(records.read_predictions(path, VOCABULARY))
     assert [row["target_tokens"] for row in rows] == cut[0].tolist()
 
@@ -81,9 +82,9 @@ def test_tasks_without_text_or_ids(tmp_path):
     )
     for chunk in range(2):
         path = str(tmp_path / f"{NAME}-chunk{chunk:05d}")
-        generate.write_predictions(path, inferences(), ds, "predict", VOCABULARY)
+        generation.write_predictions(path, inferences(), ds, "predict", VOCABULARY)
         open(path + ".COMPLETED", "w").close()
-    generate.merge_predictions(str(tmp_path / "out"), NAME, str(tmp_path), 3)
+    generation.merge_predictions(str(tmp_path / "out"), NAME, str(tmp_path), 3)
     rows = list(records.read_predictions(tmp_path / "out" / MERGED, VOCABULARY))
     assert [row["id"] for row in rows] == [
         f"comments-predict:00000:{i}" for i in range(6)
@@ -94,20 +95,20 @@ def test_tasks_without_text_or_ids(tmp_path):
 
 def test_merging_needs_every_chunk(tmp_path):
     with pytest.raises(UserError, match="nothing was generated"):
-        generate.merge_predictions(str(tmp_path / "out"), NAME, str(tmp_path), None)
-    records.write_jsonl(tmp_path / f"{NAME}-chunk00001", [{"id": "a"}])
+        generation.merge_predictions(str(tmp_path / "out"), NAME, str(tmp_path), None)
+    json_files.write_jsonl(tmp_path / f"{NAME}-chunk00001", [{"id": "a"}])
     with pytest.raises(UserError, match="chunk 0 is missing"):
-        generate.merge_predictions(str(tmp_path / "out"), NAME, str(tmp_path), None)
+        generation.merge_predictions(str(tmp_path / "out"), NAME, str(tmp_path), None)
 
 
 def test_wrong_use(tmp_path):
     path = str(tmp_path / "p.jsonl")
     with pytest.raises(UserError, match="infer.mode is 'score'"):
-        generate.write_predictions(path, inferences(), task_ds(), "score", VOCABULARY)
+        generation.write_predictions(path, inferences(), task_ds(), "score", VOCABULARY)
     with pytest.raises(UserError, match="needs the vocabulary"):
-        generate.write_predictions(path, inferences(), task_ds(), "predict")
+        generation.write_predictions(path, inferences(), task_ds(), "predict")
     with pytest.raises(ValueError):
-        generate.write_predictions(
+        generation.write_predictions(
             path, inferences(), task_ds().take(2), "predict", VOCABULARY
         )
     assert os.listdir(tmp_path) == []

@@ -2,7 +2,7 @@
 
 import pytest
 
-from t5patches import checks
+from t5patches.checkpoints import finding
 from t5patches.errors import UserError
 
 
@@ -16,7 +16,7 @@ def folder(tmp_path):
 
 def test_choices(folder):
     def chosen(which):
-        return checks.choose_checkpoint(folder, which)
+        return finding.choose_checkpoint(folder, which)
 
     assert chosen("latest") == str(folder / "checkpoint_30")
     assert chosen("10") == chosen(10) == str(folder / "checkpoint_10")
@@ -28,7 +28,7 @@ def test_choices(folder):
 
 def refuses(message, path, which):
     with pytest.raises(UserError, match=message):
-        checks.choose_checkpoint(path, which)
+        finding.choose_checkpoint(path, which)
 
 
 def test_what_cannot_be_chosen(folder, tmp_path):

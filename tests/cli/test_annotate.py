@@ -7,7 +7,8 @@ import pytest
 import seqio
 import spacy
 
-from t5patches import cli, records
+from t5patches import cli
+from t5patches.interchange import json_files, records
 
 VOCABULARY = seqio.ByteVocabulary()
 TEXT = "Smith met John Doe in Paris"
@@ -24,7 +25,7 @@ def folder(tmp_path, monkeypatch):
         }
         for i, inputs in enumerate(["Jane Smith and John Doe, Paris", "nobody"])
     ]
-    records.write_jsonl(tmp_path / "old.jsonl", rows)
+    json_files.write_jsonl(tmp_path / "old.jsonl", rows)
     nlp = spacy.blank("en")
     patterns = [("PERSON", "Smith"), ("PERSON", "John Doe"), ("GPE", "Paris")]
     nlp.add_pipe("entity_ruler").add_patterns(

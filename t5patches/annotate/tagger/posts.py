@@ -7,8 +7,8 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
-from t5patches import records, tables
 from t5patches.errors import UserError
+from t5patches.interchange import shards, tables
 
 # Before the name of a data set of TFDS and its split.
 TFDS = "tfds:"
@@ -22,8 +22,8 @@ class Post(NamedTuple):
 
 
 def read_posts(
-    paths: records.PathLike | Sequence[records.PathLike],
-    tfds_data_dir: records.PathLike | None = None,
+    paths: shards.PathLike | Sequence[shards.PathLike],
+    tfds_data_dir: shards.PathLike | None = None,
 ) -> list[Post]:
     """Returns posts with the fields `text` and `spans`.
 
@@ -51,11 +51,11 @@ def read_posts(
 
 
 def _rows(
-    path: str, tfds_data_dir: records.PathLike | None
-) -> Iterator[tuple[str, records.Row]]:
+    path: str, tfds_data_dir: shards.PathLike | None
+) -> Iterator[tuple[str, shards.Row]]:
     """Yields (place, row) of what one of `read_posts`' arguments names."""
     if not path.startswith(TFDS):
-        for file in records.expand(path, suffix=".csv"):
+        for file in shards.expand(path, suffix=".csv"):
             yield from tables.read_rows(file)
         return
     import seqio

@@ -8,8 +8,8 @@ import sys
 import pytest
 from small_vocabulary import small_vocabulary
 
-from t5patches import files, records
 from t5patches.errors import UserError
+from t5patches.interchange import claims, json_files, records, shards, tfrecords
 
 VOCABULARY = small_vocabulary(extra_ids=10)
 GOOD = {"inputs": "a", "prediction": "you", "target_tokens": [5, 1], "id": "7"}
@@ -28,14 +28,14 @@ def write(path, *lines):
 def test_predictions_round_trip(tmp_path):
     rows = [{**GOOD, "prediction": "🎉 \u2028 <é>", "note": 1}, {**GOOD, "id": "8"}]
     for shard in range(2):
-        records.write_jsonl(
-            records.shard_path(tmp_path / "p", shard, 2), rows[shard:][:1]
+        json_files.write_jsonl(
+            shards.shard_path(tmp_path / "p", shard, 2), rows[shard:][:1]
         )
     assert list(records.read_predictions(tmp_path / "p")) == rows
     assert (
         list(records.read_predictions(str(tmp_path / "p-*.jsonl"), VOCABULARY)) == rows
     )
-    both = [records.shard_path(tmp_path / "p", shard, 2) for shard in range(2)]
+    both = [shards.shard_path(tmp_path / "p", shard, 2) for shard in range(2)]
     assert list(records.read_predictions(both)) == rows
 
 
@@ -73,7 +73,7 @@ def test_ids_of_the_padded_vocabulary_are_legal(tmp_path):
     limit = records.max_vocabulary_size(VOCABULARY)
     assert limit % 128 == 0 and VOCABULARY.vocab_size < limit
     rows = [{**GOOD, "target_tokens": [limit - 1, 1]}]
-    records.write_jsonl(tmp_path / "p.jsonl", rows)
+    json_files.write_jsonl(tmp_path / "p.jsonl", rows)
     assert list(records.read_predictions(tmp_path / "p.jsonl", VOCABULARY)) == rows
 
 
@@ -122,7 +122,7 @@ def test_nothing_to_read(tmp_path):
         list(records.read_predictions(tmp_path / "p.jsonl"))
     with pytest.raises(UserError, match=r"p\.jsonl: no predictions in it"):
         list(records.read_predictions(write(tmp_path / "p.jsonl")))
-    records.write_jsonl(records.shard_path(tmp_path / "q", 0, 3), [GOOD])
+    json_files.write_jsonl(shards.shard_path(tmp_path / "q", 0, 3), [GOOD])
     with pytest.raises(UserError, match=r"q-00001-of-00003\.jsonl: shard is missing"):
         list(records.read_predictions(tmp_path / "q"))
 
@@ -160,49 +160,47 @@ def test_text_only_lines_without_a_vocabulary(tmp_path):
 
 def test_a_failed_write_leaves_what_was_there(tmp_path):
     path = tmp_path / "folder" / "p.jsonl"
-    records.write_jsonl(path, [GOOD])
+    json_files.write_jsonl(path, [GOOD])
 
     def rows():
         yield GOOD
         raise RuntimeError("power cut")
 
     with pytest.raises(RuntimeError):
-        records.write_jsonl(path, rows())
-    assert [row for _, row in records.read_jsonl(path)] == [GOOD]
+        json_files.write_jsonl(path, rows())
+    assert [row for _, row in json_files.read_jsonl(path)] == [GOOD]
     assert [p.name for p in path.parent.iterdir()] == ["p.jsonl"]
 
 
 def test_completion_marker_where_a_rename_is_no_atom(tmp_path, monkeypatch):
-    monkeypatch.setattr(files, "_rename_is_atomic", lambda path: False)
+    monkeypatch.setattr(shards, "_rename_is_atomic", lambda path: False)
     path = tmp_path / "p.jsonl"
-    records.write_jsonl(path, [GOOD])
-    assert records.is_complete(path)
+    json_files.write_jsonl(path, [GOOD])
+    assert shards.is_complete(path)
 
     def rows():
-        assert not records.is_complete(path)
+        assert not shards.is_complete(path)
         yield GOOD
         raise RuntimeError("power cut")
 
     with pytest.raises(RuntimeError):
-        records.write_jsonl(path, rows())
-    assert path.exists() and not records.is_complete(path)
+        json_files.write_jsonl(path, rows())
+    assert path.exists() and not shards.is_complete(path)
 
 
 def test_claim_folder(tmp_path):
     folder = tmp_path / "out"
-    assert records.claim_folder(folder, {"a": (1, 2), "b": "x"}) == folder
-    records.claim_folder(folder, {"a": [1, 2], "b": "x"})
+    assert claims.claim_folder(folder, {"a": (1, 2), "b": "x"}) == folder
+    claims.claim_folder(folder, {"a": [1, 2], "b": "x"})
     with pytest.raises(UserError, match="b was 'x', now 'y'"):
-        records.claim_folder(folder, {"a": [1, 2], "b": "y"})
+        claims.claim_folder(folder, {"a": [1, 2], "b": "y"})
 
 
 def test_digests(tmp_path):
-    assert records.fingerprint({"a": 1, "b": 2}) == records.fingerprint(
-        {"b": 2, "a": 1}
-    )
+    assert claims.fingerprint({"a": 1, "b": 2}) == claims.fingerprint({"b": 2, "a": 1})
     one, two = write(tmp_path / "1", "x"), write(tmp_path / "2", "x")
-    assert records.file_digest(one) == records.file_digest(two)
-    assert records.file_digest([one, two]) != records.file_digest([two])
+    assert claims.file_digest(one) == claims.file_digest(two)
+    assert claims.file_digest([one, two]) != claims.file_digest([two])
 
 
 def test_tfrecords_round_trip(tmp_path):
@@ -210,11 +208,11 @@ def test_tfrecords_round_trip(tmp_path):
         {"inputs": [3, 1], "targets": [9, 4, 1], "target_annotations": [0, 1, 0]}
     ] * 3
     path = tmp_path / "a.tfrecord"
-    assert records.write_tfrecords(path, rows) == 3
-    assert list(records.read_tfrecords(path)) == rows
+    assert tfrecords.write_tfrecords(path, rows) == 3
+    assert list(tfrecords.read_tfrecords(path)) == rows
     path.write_bytes(path.read_bytes()[:-5])
     with pytest.raises(UserError, match=r"a\.tfrecord: not a readable TFRecord"):
-        list(records.read_tfrecords(path))
+        list(tfrecords.read_tfrecords(path))
 
 
 def test_vocabularies(tmp_path):
@@ -261,7 +259,7 @@ def test_files_that_cannot_be_read_are_named(tmp_path, name, content, message):
 
 def test_a_missing_shard_is_named(tmp_path):
     for shard in (0, 2):
-        records.write_jsonl(records.shard_path(tmp_path / "p", shard, 3), [GOOD])
+        json_files.write_jsonl(shards.shard_path(tmp_path / "p", shard, 3), [GOOD])
     with pytest.raises(UserError, match=r"p-00001-of-00003\.jsonl: shard is missing"):
         list(records.read_predictions(tmp_path / "p"))
 
@@ -272,25 +270,25 @@ def test_prefixes_of_t5x_shards(tmp_path):
         write(tmp_path / name, json.dumps(GOOD))
         (tmp_path / f"{name}.COMPLETED").write_text("")
     paths = [str(tmp_path / name) for name in names]
-    assert records.expand(tmp_path / "p") == paths
-    assert records.expand(tmp_path / "p.jsonl") == paths
+    assert shards.expand(tmp_path / "p") == paths
+    assert shards.expand(tmp_path / "p.jsonl") == paths
     (tmp_path / names[0]).unlink()
     with pytest.raises(UserError, match="shard is missing"):
-        records.expand(tmp_path / "p")
+        shards.expand(tmp_path / "p")
 
 
 def test_two_sets_of_one_name_are_refused(tmp_path):
     for count in (1, 2):
         for index in range(count):
-            records.write_jsonl(
-                records.shard_path(tmp_path / "p", index, count), [GOOD]
+            json_files.write_jsonl(
+                shards.shard_path(tmp_path / "p", index, count), [GOOD]
             )
     with pytest.raises(UserError, match="two sets of shards, of-00001 and of-00002"):
-        records.expand(tmp_path / "p")
-    assert len(records.expand(tmp_path / "p-*-of-00002.jsonl")) == 2
+        shards.expand(tmp_path / "p")
+    assert len(shards.expand(tmp_path / "p-*-of-00002.jsonl")) == 2
     # A file that two patterns name is read once.
     one = tmp_path / "p-00000-of-00001.jsonl"
-    assert records.expand([one, tmp_path / "p-*-of-00001*"]) == [str(one)]
+    assert shards.expand([one, tmp_path / "p-*-of-00001*"]) == [str(one)]
 
 
 def test_two_writers_of_one_file_do_not_meet(tmp_path):
@@ -298,8 +296,12 @@ def test_two_writers_of_one_file_do_not_meet(tmp_path):
     path = tmp_path / "a.jsonl"
     write = r"""
 import sys
-from t5patches import records
-with records.atomic_write(sys.argv[1]) as file:
+from t5patches.interchange import claims
+from t5patches.interchange import json_files
+from t5patches.interchange import records
+from t5patches.interchange import shards
+from t5patches.interchange import tfrecords
+with shards.atomic_write(sys.argv[1]) as file:
     file.write("first\n")
     print("begun", flush=True)
     sys.stdin.readline()
@@ -312,8 +314,8 @@ with records.atomic_write(sys.argv[1]) as file:
         text=True,
     )
     assert other.stdout.readline() == "begun\n"
-    records.write_jsonl(path, [{"by": "second"}])
-    assert [row for _, row in records.read_jsonl(path)] == [{"by": "second"}]
+    json_files.write_jsonl(path, [{"by": "second"}])
+    assert [row for _, row in json_files.read_jsonl(path)] == [{"by": "second"}]
     other.communicate("\n")
     assert path.read_text() == "first\nend of first\n"
     assert [p.name for p in tmp_path.iterdir()] == ["a.jsonl"]
@@ -322,11 +324,11 @@ with records.atomic_write(sys.argv[1]) as file:
 def test_what_a_killed_writer_left_is_removed(tmp_path):
     path = tmp_path / "a.jsonl"
     killed = "import sys, os; from t5patches import records\n"
-    killed += "with records.atomic_write(sys.argv[1]): os.kill(os.getpid(), 9)"
+    killed += "with shards.atomic_write(sys.argv[1]): os.kill(os.getpid(), 9)"
     subprocess.run([sys.executable, "-c", killed, str(path)])
     (left,) = tmp_path.iterdir()
     assert left.name.endswith(".tmp")
-    records.write_jsonl(path, [GOOD])
+    json_files.write_jsonl(path, [GOOD])
     assert [p.name for p in tmp_path.iterdir()] == ["a.jsonl"]
 
 

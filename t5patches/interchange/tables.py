@@ -12,27 +12,27 @@ from typing import Any
 
 from etils import epath
 
-from t5patches import records
 from t5patches.errors import UserError
+from t5patches.interchange import json_files, shards
 
 # The csv module stops at fields of 128 KiB by default; documents can be longer.
 csv.field_size_limit(2**24)
 
 
-def read_rows(path: str) -> Iterator[tuple[str, records.Row]]:
+def read_rows(path: str) -> Iterator[tuple[str, shards.Row]]:
     """Yields (`file:line`, row) of a JSON-lines, CSV or Parquet file, by its suffix.
 
     The text files may be gzipped (`.csv.gz`).
     """
     reader = {".csv": _read_csv, ".parquet": _read_parquet}.get(
-        epath.Path(path.removesuffix(".gz")).suffix, records.read_jsonl
+        epath.Path(path.removesuffix(".gz")).suffix, json_files.read_jsonl
     )
     for number, row in reader(path):
         yield f"{path}:{number}", row
 
 
-def _read_csv(path: str) -> Iterator[tuple[int, records.Row]]:
-    lines = (line for _, line in records.read_lines(path))
+def _read_csv(path: str) -> Iterator[tuple[int, shards.Row]]:
+    lines = (line for _, line in json_files.read_lines(path))
     reader = csv.DictReader(lines, strict=True)
     start = 2
     try:
@@ -49,7 +49,7 @@ def _read_csv(path: str) -> Iterator[tuple[int, records.Row]]:
         raise UserError(f"{path}:{start}: not valid CSV ({error})") from error
 
 
-def _read_parquet(path: str) -> Iterator[tuple[int, records.Row]]:
+def _read_parquet(path: str) -> Iterator[tuple[int, shards.Row]]:
     import pyarrow
     from pyarrow import parquet
 
@@ -65,7 +65,7 @@ def _read_parquet(path: str) -> Iterator[tuple[int, records.Row]]:
         raise UserError(f"{path}: not a readable Parquet file ({error})") from error
 
 
-def id_field(row: records.Row, key: str, where: str) -> str:
+def id_field(row: shards.Row, key: str, where: str) -> str:
     """Returns the id of a row as text, "" where it has none.
 
     Raises:
@@ -77,7 +77,7 @@ def id_field(row: records.Row, key: str, where: str) -> str:
     return "" if value is None else str(value)
 
 
-def _field(row: records.Row, key: str, where: str) -> Any:
+def _field(row: shards.Row, key: str, where: str) -> Any:
     if key not in row:
         raise UserError(
             f"{where}: field {key!r} is missing; the line has {', '.join(row)}"
@@ -85,7 +85,7 @@ def _field(row: records.Row, key: str, where: str) -> Any:
     return row[key]
 
 
-def text_field(row: records.Row, key: str, where: str) -> str:
+def text_field(row: shards.Row, key: str, where: str) -> str:
     """Returns a text of a row.
 
     Raises:
@@ -96,11 +96,11 @@ def text_field(row: records.Row, key: str, where: str) -> str:
         raise UserError(
             f"{where}: field {key!r} must be text, not {type(value).__name__}"
         )
-    records.check_encodes(value, f"{where}: field {key!r}")
+    json_files.check_encodes(value, f"{where}: field {key!r}")
     return value
 
 
-def offsets_field(row: records.Row, key: str, text: str, where: str) -> list[int]:
+def offsets_field(row: shards.Row, key: str, text: str, where: str) -> list[int]:
     """Returns a field of character offsets into `text`.
 
     In a CSV cell they stand as "[8, 9, 10]", which is how Python and JSON write a list

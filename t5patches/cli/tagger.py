@@ -8,10 +8,10 @@ import os
 from collections.abc import Callable
 from typing import Any
 
-from t5patches import records
-from t5patches.annotate.command import natural, positive, probability
 from t5patches.annotate.toxicity import THRESHOLD
+from t5patches.cli.annotate import natural, positive, probability
 from t5patches.errors import UserError
+from t5patches.interchange import json_files
 
 Parser = argparse.ArgumentParser
 
@@ -88,7 +88,7 @@ def _train(
     add("--seed", type=natural, default=0, help="(default: %(default)s)")
     args = parser.parse_args(argv)
     prepare()
-    from t5patches.tagger import posts, training
+    from t5patches.annotate.tagger import posts, training
 
     if os.path.exists(args.output):
         raise UserError(
@@ -128,7 +128,7 @@ def _train(
         found = training.span_finder(plain)
         results["plain_ner"] = training.evaluate(found, held_out)
         print(_line("plain NER", results["plain_ner"]))
-        records.write_json(os.path.join(args.output, training.RECORD), results)
+        json_files.write_json(os.path.join(args.output, training.RECORD), results)
     print(f"written to {args.output}")
 
 
@@ -154,7 +154,7 @@ def _evaluate(
     )
     args = parser.parse_args(argv)
     prepare()
-    from t5patches.tagger import component, posts, training
+    from t5patches.annotate.tagger import component, posts, training
 
     data = posts.read_posts(args.data, args.tfds_data_dir)
     nlp = training.load(args.tagger)

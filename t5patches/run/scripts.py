@@ -43,7 +43,7 @@ _CHECKPOINT_MACROS = {
 
 def gin_root() -> str:
     """The folder of our gin files: in a checkout, or in the installed package."""
-    package = pathlib.Path(__file__).resolve().parent
+    package = pathlib.Path(__file__).resolve().parents[1]
     for folder in (package / "gin", package.parent / "gin"):
         if (folder / "models").is_dir():
             return str(folder)
@@ -63,7 +63,7 @@ def run(script: str, argv: Sequence[str], description: str | None = None) -> Non
         SystemExit: training was stopped by SIGTERM, its checkpoint is saved; status 0.
     """
     flags = _parse_flags(script, argv)
-    from t5patches import checks
+    from t5patches.run import gin_errors, preflight
 
     _engine.install()
     _prepare_libraries(flags)
@@ -82,14 +82,14 @@ def run(script: str, argv: Sequence[str], description: str | None = None) -> Non
         if getattr(flags, "shard_id", None) is not None:
             extra["shard_id"] = flags.shard_id
         entry.watch.bindings = _bindings(gin)
-        checks.macros(flags.gin_bindings, entry.watch.bindings)
+        preflight.macros(flags.gin_bindings, entry.watch.bindings)
         entry.watch.entered = False
         try:
             configured(**extra)
         except Exception as error:
-            known = checks.storage_error(error, entry.watch.bindings)
+            known = gin_errors.storage_error(error, entry.watch.bindings)
             if not entry.watch.entered or isinstance(error, UserError):
-                known = known or checks.config_error(error)
+                known = known or gin_errors.config_error(error)
             if known is None:
                 raise
             raise known from error
@@ -238,7 +238,7 @@ def _parse_gin(gin, entry, module, flags) -> Callable[..., Any]:
     """Parses the gin files; returns the entry with its bindings."""
     from t5x import gin_utils
 
-    from t5patches import checks
+    from t5patches.run import gin_errors
 
     engine_paths = getattr(module, "_DEFAULT_GIN_SEARCH_PATHS", [])
     try:
@@ -250,7 +250,7 @@ def _parse_gin(gin, entry, module, flags) -> Callable[..., Any]:
                 flags.gin_bindings,
             )
     except Exception as error:
-        known = checks.parse_error(error)
+        known = gin_errors.parse_error(error)
         if known is None:
             raise
         raise known from error
@@ -259,7 +259,7 @@ def _parse_gin(gin, entry, module, flags) -> Callable[..., Any]:
 
 def _choose_checkpoint(gin, macro: str, which: str) -> None:
     """Replaces the model folder that a macro names by one of its checkpoints."""
-    from t5patches import checks
+    from t5patches.checkpoints import finding
 
     name = f"{macro}/macro.value"
     try:
@@ -272,7 +272,7 @@ def _choose_checkpoint(gin, macro: str, which: str) -> None:
             f"name it with --gin.{macro}=\"'FOLDER'\""
         )
     with gin.unlock_config():
-        gin.bind_parameter(name, checks.choose_checkpoint(folder, which))
+        gin.bind_parameter(name, finding.choose_checkpoint(folder, which))
 
 
 def _bindings(gin) -> dict[str, str]:
@@ -322,7 +322,7 @@ def _entry(function: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(function)
     def entry(**kwargs):
-        from t5patches import checks, generate
+        from t5patches.run import generation, preflight
 
         watch.entered = True
         missing = [
@@ -347,8 +347,8 @@ def _entry(function: Callable[..., Any]) -> Callable[..., Any]:
         _make_paths_absolute(arguments)
         _check(function.__name__, arguments)
         if function.__name__ == "infer":
-            checks.inference(arguments, watch.bindings)
-            generate.claim_output(arguments, watch.bindings)
+            preflight.inference(arguments, watch.bindings)
+            generation.claim_output(arguments, watch.bindings)
         with _showing_progress(watch.description, function.__name__, arguments):
             return function(**arguments)
 
@@ -360,14 +360,14 @@ def _entry(function: Callable[..., Any]) -> Callable[..., Any]:
 
 def _make_paths_absolute(arguments: dict[str, Any]) -> None:
     """Lets paths be relative to the working folder, which orbax does not."""
-    from t5patches import checks
+    from t5patches.checkpoints import finding
 
     def absolute(value):
         if not value:
             return value
         if isinstance(value, str):
-            return os.fspath(checks.absolute(value))
-        return [os.fspath(checks.absolute(path)) for path in value]
+            return os.fspath(finding.absolute(value))
+        return [os.fspath(finding.absolute(path)) for path in value]
 
     for name in ("model_dir", "output_dir"):
         if name in arguments:
@@ -386,29 +386,30 @@ def _check(name: str, arguments: dict[str, Any]) -> None:
     Replaces `train_state_initializer_cls`: only when the engine has made it are the
     model's shapes known, and nothing has been restored yet.
     """
-    from t5patches import checks
+    from t5patches.checkpoints import contents
+    from t5patches.run import preflight
 
     for argument in ("train_dataset_cfg", "dataset_cfg"):
         cfg = arguments.get(argument)
         if cfg is not None:
-            checks.module(cfg.module)
-            checks.task(cfg.mixture_or_task_name, cfg.split)
+            preflight.module(cfg.module)
+            preflight.task(cfg.mixture_or_task_name, cfg.split)
     for argument in ("train_eval_dataset_cfg", "infer_eval_dataset_cfg"):
         if arguments.get(argument) is not None:
-            checks.task(arguments[argument].mixture_or_task_name)
+            preflight.task(arguments[argument].mixture_or_task_name)
 
     path, transformed = _starting_checkpoint(name, arguments)
     if path is None:
         return
-    checks.checkpoint(path)
+    contents.checkpoint(path)
     if name == "train":
-        checks.total_steps(arguments)
+        preflight.total_steps(arguments)
     initializer_cls = arguments["train_state_initializer_cls"]
 
     def initializer(*args, **kwargs):
         made = initializer_cls(*args, **kwargs)
         if not transformed:
-            checks.architecture(path, made.global_train_state_shape.params)
+            contents.architecture(path, made.global_train_state_shape.params)
         return made
 
     arguments["train_state_initializer_cls"] = initializer
@@ -416,10 +417,10 @@ def _check(name: str, arguments: dict[str, Any]) -> None:
 
 def _starting_checkpoint(name, arguments) -> tuple[str | None, bool]:
     """(the checkpoint that will be restored, whether its names are changed)"""
-    from t5patches import checks
+    from t5patches.checkpoints import finding
 
     if name == "train":
-        steps = checks.checkpoint_steps(arguments["model_dir"])
+        steps = finding.checkpoint_steps(arguments["model_dir"])
         if steps:
             return os.path.join(
                 arguments["model_dir"], f"checkpoint_{steps[-1]}"
@@ -436,7 +437,7 @@ def _starting_checkpoint(name, arguments) -> tuple[str | None, bool]:
     for folder in folders:
         if not os.path.isdir(folder) and "://" not in folder:
             raise UserError(f"there is no folder {folder} to restore a checkpoint from")
-    steps = checks.checkpoint_steps(folders[0])
+    steps = finding.checkpoint_steps(folders[0])
     if not steps:
         return None, transformed
     return os.path.join(folders[0], f"checkpoint_{steps[-1]}"), transformed

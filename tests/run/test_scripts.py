@@ -11,11 +11,12 @@ import pytest
 import seqio
 import tensorflow as tf
 
-from t5patches import _engine, checks, progress, scripts
+from t5patches import _engine, progress
 from t5patches.errors import UserError
+from t5patches.run import gin_errors, preflight, scripts
 from tests import engine_toy
 
-ROOT = pathlib.Path(__file__).parent
+ROOT = pathlib.Path(__file__).parents[1]
 GIN = ROOT / "testdata" / "engine"
 
 
@@ -278,20 +279,20 @@ def test_numbers_of_an_inference(change, message):
     cfg = types.SimpleNamespace(batch_size=change.get("batch_size", 4))
     macros = {k: v for k, v in change.items() if k.isupper()}
     if message is None:
-        checks.inference({**arguments, "dataset_cfg": cfg}, macros)
+        preflight.inference({**arguments, "dataset_cfg": cfg}, macros)
         return
     with pytest.raises(UserError, match=re.escape(message)):
-        checks.inference({**arguments, "dataset_cfg": cfg}, macros)
+        preflight.inference({**arguments, "dataset_cfg": cfg}, macros)
 
 
 def test_remote_paths_that_cannot_be_read():
     error = tf.errors.FailedPreconditionError(None, None, "no host\nmore")
     bindings = {"VOCABULARY_PATH": "'gs://bucket/a'", "SPLIT": "'test'"}
-    known = checks.storage_error(error, bindings)
+    known = gin_errors.storage_error(error, bindings)
     assert str(known) == "no host. Remote paths: VOCABULARY_PATH = 'gs://bucket/a'"
-    assert checks.storage_error(ValueError("x"), bindings) is None
+    assert gin_errors.storage_error(ValueError("x"), bindings) is None
     shape = tf.errors.InvalidArgumentError(None, None, "shape")
-    assert checks.storage_error(shape, bindings) is None
+    assert gin_errors.storage_error(shape, bindings) is None
 
 
 def test_missing_checkpoints(run, tmp_path):

@@ -15,7 +15,7 @@ import seqio
 from absl import logging
 from t5x import utils
 
-from t5patches.checks import checkpoint_step, checkpoint_steps
+from t5patches.checkpoints.finding import checkpoint_step, checkpoint_steps
 from t5patches.errors import UserError
 
 

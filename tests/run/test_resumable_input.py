@@ -5,8 +5,10 @@ import seqio
 import tensorflow as tf
 from t5x import utils
 
-from t5patches import checks, data, feature_converters
+from t5patches import feature_converters
+from t5patches.checkpoints import finding
 from t5patches.errors import UserError
+from t5patches.run import resumable_input
 from tests import engine_toy, run_toy
 
 
@@ -33,18 +35,18 @@ def test_only_complete_checkpoints_count(tmp_path):
         "checkpoint_300.orbax-checkpoint-tmp-123",
         "train",
     )
-    assert checks.checkpoint_steps(folder) == [20, 100]
-    assert checks.checkpoint_steps(tmp_path / "missing") == []
-    assert checks.checkpoint_step(folder) == 100
-    assert checks.checkpoint_step(folder / "checkpoint_20") == 20
+    assert finding.checkpoint_steps(folder) == [20, 100]
+    assert finding.checkpoint_steps(tmp_path / "missing") == []
+    assert finding.checkpoint_step(folder) == 100
+    assert finding.checkpoint_step(folder / "checkpoint_20") == 20
     with pytest.raises(UserError, match="neither a checkpoint"):
-        checks.checkpoint_step(folder / "train")
+        finding.checkpoint_step(folder / "train")
 
 
 def test_total_steps_do_not_grow_when_a_run_resumes(tmp_path):
     initial = make_folder(tmp_path, "checkpoint_600") / "checkpoint_600"
-    assert data.total_steps(str(initial), 50) == 650
-    assert data.total_steps(None, 50) == 50
+    assert resumable_input.total_steps(str(initial), 50) == 650
+    assert resumable_input.total_steps(None, 50) == 50
 
 
 @pytest.mark.parametrize("initial_step", [0, 600])
@@ -54,7 +56,7 @@ def test_input_is_skipped_to_where_the_run_goes_on(tmp_path, monkeypatch, initia
     initial = f"some/checkpoint_{initial_step}" if initial_step else None
 
     def first_batch():
-        dataset = data.get_dataset(
+        dataset = resumable_input.get_dataset(
             cfg, 0, 1, None, model_dir=tmp_path, initial_checkpoint_path=initial
         )
         return next(dataset.as_numpy_iterator())
@@ -72,11 +74,11 @@ def test_input_is_skipped_to_where_the_run_goes_on(tmp_path, monkeypatch, initia
 def test_input_without_a_seed_is_refused(tmp_path):
     cfg = config(seed=None)
     with pytest.raises(ValueError, match="toy_copy: .*seed must be a number"):
-        data.get_dataset(cfg, 0, 1, None, model_dir=tmp_path)
+        resumable_input.get_dataset(cfg, 0, 1, None, model_dir=tmp_path)
 
 
 def first_batch(cfg, converter, folder):
-    dataset = data.get_dataset(cfg, 0, 1, converter, model_dir=folder)
+    dataset = resumable_input.get_dataset(cfg, 0, 1, converter, model_dir=folder)
     return next(dataset.as_numpy_iterator())
 
 

@@ -9,7 +9,8 @@ import time
 import pytest
 from small_vocabulary import small_vocabulary
 
-from t5patches import cli, records
+from t5patches import cli
+from t5patches.interchange import json_files, records
 
 VOCABULARY = small_vocabulary()
 
@@ -24,7 +25,7 @@ def predictions(path, *texts):
         }
         for i, text in enumerate(texts)
     ]
-    records.write_jsonl(path, rows)
+    json_files.write_jsonl(path, rows)
     return str(path)
 
 

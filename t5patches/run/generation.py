@@ -17,8 +17,9 @@ import numpy as np
 from absl import logging
 from etils import epath
 
-from t5patches import checks, records
+from t5patches.checkpoints import contents
 from t5patches.errors import UserError
+from t5patches.interchange import claims, json_files, shards
 
 _OUTPUT_NAME = re.compile(r"^(?P<stem>.+)\.(?P<suffix>\w+)-(?P<shard>\d+-of-\d+)$")
 _CHUNK_NAME = re.compile(r"-chunk\d+$")
@@ -89,12 +90,12 @@ def write_predictions(
     if vocabulary is None:
         raise UserError("write_predictions needs the vocabulary of the targets")
     tokens, _ = inferences
-    records.write_jsonl(path, _prediction_rows(tokens, task_ds, vocabulary))
+    json_files.write_jsonl(path, _prediction_rows(tokens, task_ds, vocabulary))
 
 
 def _prediction_rows(
     tokens: Sequence[Any], task_ds: Any, vocabulary: Any
-) -> Iterator[records.Row]:
+) -> Iterator[shards.Row]:
     for ids, example in zip(tokens, task_ds.as_numpy_iterator(), strict=True):
         kept = generated_ids(ids, vocabulary.eos_id)
         row = {
@@ -161,16 +162,14 @@ def merge_predictions(
             )
     target = os.path.join(output_dir, output_name(output_fname))
     logging.info("Joining %d chunks into %s", len(chunks), target)
-    count = records.write_jsonl(target, _with_ids(chunks, output_fname))
+    count = json_files.write_jsonl(target, _with_ids(chunks, output_fname))
     logging.info("%d generations of step %s written to %s", count, step, target)
 
 
-def _with_ids(
-    chunks: Sequence[os.PathLike], output_fname: str
-) -> Iterator[records.Row]:
+def _with_ids(chunks: Sequence[os.PathLike], output_fname: str) -> Iterator[shards.Row]:
     match = _OUTPUT_NAME.match(output_fname)
     prefix = f"{match['stem']}:{match['shard'][:5]}" if match else output_fname
-    lines = (row for chunk in chunks for _, row in records.read_jsonl(chunk))
+    lines = (row for chunk in chunks for _, row in json_files.read_jsonl(chunk))
     for index, row in enumerate(lines):
         yield row if "id" in row else {**row, "id": f"{prefix}:{index}"}
 
@@ -199,7 +198,7 @@ def claim_output(arguments: Mapping[str, Any], bindings: Mapping[str, str]) -> N
     index, count = arguments["shard_id"], arguments["num_shards"]
     provider = seqio.maybe_get_mixture_or_task(cfg.mixture_or_task_name)
     settings = {
-        "checkpoint": checks.checkpoint_identity(
+        "checkpoint": contents.checkpoint_identity(
             arguments["restore_checkpoint_cfg"].path
         ),
         "num_shards": count,
@@ -215,7 +214,7 @@ def claim_output(arguments: Mapping[str, Any], bindings: Mapping[str, str]) -> N
         data = {} if digest is None else {"data": digest(cfg.split)}
         record = epath.Path(output_dir) / f"{name}.settings.json"
         has_results = _has_results(output_dir, task.name, name)
-        records.claim(record, settings | data, f"{output_dir}: {name}", has_results)
+        claims.claim(record, settings | data, f"{output_dir}: {name}", has_results)
 
         shard = f"{index:05d}-of-{count:05d}"
         made = f"{name}.{arguments['file_extension']}-{shard}"
@@ -223,11 +222,11 @@ def claim_output(arguments: Mapping[str, Any], bindings: Mapping[str, str]) -> N
             _forget_removed(output_dir, made)
         folder = epath.Path(output_dir) / f"tmp-{task.name}-{shard}"
         try:
-            records.claim(folder / "settings.json", chunks, "")
+            claims.claim(folder / "settings.json", chunks, "")
         except UserError:
             logging.info("%s: of another batch size, made anew", folder)
             folder.rmtree()
-            records.claim(folder / "settings.json", chunks, "")
+            claims.claim(folder / "settings.json", chunks, "")
 
 
 def _has_results(output_dir: str, task: str, name: str) -> bool:

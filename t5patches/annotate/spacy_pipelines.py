@@ -7,8 +7,8 @@ import os
 import pathlib
 from typing import Any
 
-from t5patches import records
 from t5patches.errors import UserError
+from t5patches.interchange import claims
 
 
 def load(name: str | os.PathLike, advice: str = "") -> Any:
@@ -43,8 +43,8 @@ def digest(nlp: Any) -> str:
     parts: dict[str, Any] = {k: nlp.meta.get(k) for k in ("lang", "name", "version")}
     if nlp.path is not None:
         files = sorted(pathlib.Path(nlp.path).rglob("*"))
-        parts["files"] = records.file_digest([p for p in files if p.is_file()])
+        parts["files"] = claims.file_digest([p for p in files if p.is_file()])
     else:  # Without its strings, to which every text may add some.
         content = nlp.to_bytes(exclude=["strings"])
         parts["content"] = hashlib.sha256(content).hexdigest()[:16]
-    return records.fingerprint(parts)
+    return claims.fingerprint(parts)

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 from t5patches import cli
 from t5patches.annotate import annotate_texts, toxicity
+from t5patches.annotate.tagger import component, posts, scores, training
 from t5patches.errors import UserError
-from t5patches.tagger import component, posts, scores, training
 
 BLANK = spacy.blank("en")
 TINY = training.Settings(width=16, depth=1, embed_size=200, epochs=4, dropout=0.1)

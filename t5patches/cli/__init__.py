@@ -220,7 +220,7 @@ skips what is complete.
 
 def _script(name: str) -> Command:
     def run(argv: list[str]) -> None:
-        from t5patches import scripts
+        from t5patches.run import scripts
 
         what, files = _SCRIPTS[name]
         script = "infer" if name == "generate" else name
@@ -249,15 +249,15 @@ def _with_generate_gin(argv: list[str]) -> list[str]:
 
 
 def _annotate(argv: list[str]) -> None:
-    from t5patches.annotate import command
+    from t5patches.cli import annotate
 
-    command.annotate(argv, _parser, _prepare)
+    annotate.annotate(argv, _parser, _prepare)
 
 
 def _tagger(argv: list[str]) -> None:
-    from t5patches.tagger import command
+    from t5patches.cli import tagger
 
-    command.tagger(argv, _parser, _start_logging)
+    tagger.tagger(argv, _parser, _start_logging)
 
 
 def _prepare() -> None:
@@ -305,8 +305,9 @@ writes  results.json: prevalence of unwanted outputs; exact match, BLEU and ROUG
     )
     args = parser.parse_args(argv)
     _start_logging()
-    from t5patches import evaluate, records, report
+    from t5patches import evaluate, report
     from t5patches.annotate import phrases
+    from t5patches.interchange import json_files
 
     _check_output(args)
     results, examples = evaluate.evaluate_files(
@@ -316,19 +317,19 @@ writes  results.json: prevalence of unwanted outputs; exact match, BLEU and ROUG
         args.references,
         args.references_key,
     )
-    records.write_jsonl(_examples_path(args.output), examples)
-    records.write_json(args.output, results)
+    json_files.write_jsonl(_examples_path(args.output), examples)
+    json_files.write_json(args.output, results)
     print(report.terminal_table(results))
     print(f"written to {args.output}")
 
 
 def _check_output(args: argparse.Namespace) -> None:
     """Refuses to write results over a folder or over what they are made from."""
-    from t5patches import records
+    from t5patches.interchange import shards
 
     if os.path.isdir(args.output):
         raise UserError(f"{args.output}: is a folder; give a file, e.g. results.json")
-    read = [*records.expand(args.old), *records.expand(args.new)]
+    read = [*shards.expand(args.old), *shards.expand(args.new)]
     read += [path for path in (args.phrases, args.references) if path]
     for output in (args.output, _examples_path(args.output)):
         if os.path.realpath(output) in map(os.path.realpath, read):
@@ -350,14 +351,15 @@ writes  report.html (one file, opens offline) and report.png, and prints a table
     )
     args = parser.parse_args(argv)
     _start_logging()
-    from t5patches import records, report
+    from t5patches import report
+    from t5patches.interchange import json_files
     from t5patches.report import checks
 
-    results = records.read_json(args.results)
+    results = json_files.read_json(args.results)
     examples = []
     path = _examples_path(args.results)
     if os.path.exists(path):
-        for number, row in records.read_jsonl(path):
+        for number, row in json_files.read_jsonl(path):
             checks.check_example(row, f"{path}:{number}")
             examples.append(row)
     folder = args.output or os.path.dirname(args.results) or "."

@@ -61,7 +61,8 @@ def _run(
     if beam_flags and not args.runner:
         parser.error(f"unrecognized arguments: {' '.join(beam_flags)}")
     prepare()
-    from t5patches import annotate, records
+    from t5patches import annotate
+    from t5patches.interchange import records
 
     annotator, settings = kind.load(args)
     lengths = {"inputs": args.inputs_length, "targets": args.targets_length}
@@ -207,10 +208,10 @@ class _Entities:
 
     @staticmethod
     def load(args: argparse.Namespace) -> Loaded:
-        from t5patches.annotate import entities, pipelines
+        from t5patches.annotate import entities, spacy_pipelines
 
         annotator = entities.load(args.pipeline, args.labels, args.batch_size)
-        digest = pipelines.digest(annotator.nlp)
+        digest = spacy_pipelines.digest(annotator.nlp)
         return annotator, {"pipeline": digest, "labels": annotator.labels}
 
 
@@ -241,10 +242,10 @@ class _Toxicity:
 
     @staticmethod
     def load(args: argparse.Namespace) -> Loaded:
-        from t5patches.annotate import pipelines, toxicity
+        from t5patches.annotate import spacy_pipelines, toxicity
 
         annotator = toxicity.load(args.tagger, args.threshold, args.batch_size)
-        digest = pipelines.digest(annotator.nlp)
+        digest = spacy_pipelines.digest(annotator.nlp)
         return annotator, {"tagger": digest, "threshold": args.threshold}
 
 

@@ -23,76 +23,13 @@ from typing import Any, TypeGuard
 from etils import epath
 
 from t5patches.errors import UserError
-from t5patches.files import (
-    OnError,
-    PathLike,
-    Row,
-    atomic_path,
-    atomic_write,
-    check_encodes,
-    claim,
-    claim_folder,
-    completion_marker,
-    example_bytes,
-    expand,
-    file_digest,
-    fingerprint,
-    is_complete,
-    json_line,
-    raise_error,
-    raw_lines,
-    read_json,
-    read_jsonl,
-    read_lines,
-    read_tfrecords,
-    shard_path,
-    shorten,
-    write_json,
-    write_jsonl,
-    write_tfrecords,
-)
-
-__all__ = [
-    "OnError",
-    "PathLike",
-    "Row",
-    "atomic_path",
-    "atomic_write",
-    "check_encodes",
-    "claim",
-    "claim_folder",
-    "completion_marker",
-    "example_bytes",
-    "expand",
-    "file_digest",
-    "fingerprint",
-    "is_complete",
-    "json_line",
-    "raise_error",
-    "raw_lines",
-    "read_json",
-    "read_jsonl",
-    "read_lines",
-    "read_tfrecords",
-    "shard_path",
-    "shorten",
-    "write_json",
-    "write_jsonl",
-    "write_tfrecords",
-    "check_annotations",
-    "check_prediction",
-    "check_span",
-    "encode",
-    "load_vocabulary",
-    "max_vocabulary_size",
-    "read_annotated",
-    "read_predictions",
-    "training_features",
-]
+from t5patches.interchange.json_files import read_jsonl
+from t5patches.interchange.shards import PathLike, Row, expand
 
 # Model vocabularies are padded to a multiple of this (T5: 32,100 pieces, 32,128 ids),
 # so a model can generate ids that its tokenizer does not know.
 _PADDING_MULTIPLE = 128
+
 _FORMAT_HINT = (
     "a prediction is one JSON object per line with 'inputs', 'prediction', "
     "'target_tokens' and 'id'"
@@ -302,9 +239,6 @@ def _spec_text(spec: PathLike | Sequence[PathLike]) -> str:
     if isinstance(spec, str | os.PathLike):
         return os.fspath(spec)
     return ", ".join(os.fspath(part) for part in spec)
-
-
-# --------------------------------------------------------------------------- ids
 
 
 def max_vocabulary_size(vocabulary: Any) -> int:

@@ -3,8 +3,9 @@
 import pytest
 from small_vocabulary import small_vocabulary
 
-from t5patches import records, scripts
 from t5patches.errors import UserError
+from t5patches.interchange import json_files, records
+from t5patches.run import scripts
 
 VOCABULARY = small_vocabulary()
 WORDS = "hello stupid world you fool the day we talk about weather".split()
@@ -22,7 +23,7 @@ ROWS = [
 def job(tmp_path_factory):
     """A folder with data, a gin file and checkpoint_2 of a small model."""
     folder = tmp_path_factory.mktemp("job")
-    records.write_jsonl(folder / "rows.jsonl", ROWS)
+    json_files.write_jsonl(folder / "rows.jsonl", ROWS)
     sizes = dict(emb_dim=16, num_heads=2, head_dim=8, mlp_dim=16)
     sizes |= dict(num_encoder_layers=1, num_decoder_layers=1)
     (folder / "job.gin").write_text(
@@ -69,7 +70,7 @@ def generate(job, name, *more, run_file="runs/generate.gin", step=2, **macros):
         **macros,
     )
     paths = sorted((job / name).glob("text-predict-*.jsonl"))
-    rows = [row for path in paths for _, row in records.read_jsonl(path)]
+    rows = [row for path in paths for _, row in json_files.read_jsonl(path)]
     assert all(len(row["target_tokens"]) <= 8 for row in rows)
     return {row["id"]: row for row in rows}
 
@@ -118,7 +119,7 @@ def test_results_of_another_inference_are_refused(job):
     assert generate(job, "claimed") == greedy
     rows = [*ROWS, {**ROWS[0], "id": "new"}]
     before = (job / "rows.jsonl").read_bytes()
-    records.write_jsonl(job / "rows.jsonl", rows)
+    json_files.write_jsonl(job / "rows.jsonl", rows)
     try:
         with pytest.raises(UserError, match="data was"):
             generate(job, "claimed")
@@ -147,17 +148,17 @@ def test_the_files_of_t5x_can_be_annotated(job):
 
 def test_a_stopped_inference_goes_on(job, monkeypatch):
     def stop_at(chunk):
-        write = records.write_jsonl
+        write = json_files.write_jsonl
 
         def stopping(path, rows):
             if f"chunk{chunk:05d}" in str(path):
                 raise RuntimeError("stopped")
             return write(path, rows)
 
-        monkeypatch.setattr(records, "write_jsonl", stopping)
+        monkeypatch.setattr(json_files, "write_jsonl", stopping)
         with pytest.raises(RuntimeError, match="stopped"):
             generate(job, "stopped", CHUNK_BATCHES=1)
-        monkeypatch.setattr(records, "write_jsonl", write)
+        monkeypatch.setattr(json_files, "write_jsonl", write)
 
     stop_at(2)
     with pytest.raises(UserError, match="checkpoint was"):
@@ -186,7 +187,7 @@ def test_the_metrics_of_a_task(job):
     )
     run(job, "eval", "runs/eval.gin", f"--gin_file={job}/metrics.gin", **macros)
     (written,) = (job / "metrics").glob("**/text-metrics.jsonl")
-    found = [row for _, row in records.read_jsonl(written)]
+    found = [row for _, row in json_files.read_jsonl(written)]
     greedy = generate(job, "for_metrics")
     same = [greedy[row["id"]]["prediction"] == row["targets"] for row in ROWS]
     assert found[-1]["exact_match"] == pytest.approx(sum(same) / len(ROWS))

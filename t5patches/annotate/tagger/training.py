@@ -18,12 +18,13 @@ from spacy.training import Example
 from spacy.util import minibatch
 from thinc.api import Adam, fix_random_seed, set_dropout_rate
 
-from t5patches import progress, records
-from t5patches.annotate import pipelines
+from t5patches import progress
+from t5patches.annotate import spacy_pipelines
+from t5patches.annotate.tagger import component
+from t5patches.annotate.tagger.posts import Post, spans_of
+from t5patches.annotate.tagger.scores import bootstrap_interval, character_f1
 from t5patches.errors import UserError
-from t5patches.tagger import component
-from t5patches.tagger.posts import Post, spans_of
-from t5patches.tagger.scores import bootstrap_interval, character_f1
+from t5patches.interchange import json_files, shards
 
 RECORD = "evaluation.json"
 # What is tried when the thresholds are chosen.
@@ -319,7 +320,7 @@ def _entities(doc: Doc, post: Post) -> list[spacy.tokens.Span]:
 
 
 def save(
-    nlp: spacy.Language, folder: records.PathLike, results: records.Row | None = None
+    nlp: spacy.Language, folder: shards.PathLike, results: shards.Row | None = None
 ) -> None:
     """Writes a pipeline as a folder that appears when it is whole.
 
@@ -341,20 +342,22 @@ def save(
     try:
         nlp.to_disk(temporary)
         if results is not None:
-            records.write_json(temporary / RECORD, results)
+            json_files.write_json(temporary / RECORD, results)
         temporary.replace(target)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
 
 
-def load(folder: records.PathLike) -> spacy.Language:
+def load(folder: shards.PathLike) -> spacy.Language:
     """Returns a pipeline that `save` wrote.
 
     Raises:
       UserError: there is none, or it has no span tagger.
     """
-    nlp = pipelines.load(folder, "give the folder that `t5patches tagger train` wrote")
+    nlp = spacy_pipelines.load(
+        folder, "give the folder that `t5patches tagger train` wrote"
+    )
     if component.FACTORY not in nlp.pipe_names:
         raise UserError(
             f"{os.fspath(folder)}: has no {component.FACTORY!r} (it has: "

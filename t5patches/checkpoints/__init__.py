@@ -1,0 +1,1 @@
+"""Checkpoints: finding, choosing and comparing them."""

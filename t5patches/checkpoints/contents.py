@@ -1,0 +1,127 @@
+"""What a checkpoint holds: whether it is whole, which one it is, its arrays' shapes."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from etils import epath
+
+from t5patches import _engine
+from t5patches.checkpoints.finding import (
+    STEP,
+    absolute,
+    checkpoint_step,
+    is_committed,
+    is_legacy,
+    there_is,
+)
+from t5patches.errors import UserError
+from t5patches.interchange.claims import file_digest
+
+_TEMPORARY = ".orbax-checkpoint-tmp"
+
+
+def checkpoint(path: epath.PathLike) -> None:
+    """Raises a UserError unless `path` is the folder of a complete checkpoint."""
+    path = epath.Path(path)
+    if epath.Path(f"{path}.index").exists():
+        return  # TensorFlow's, which T5X reads.
+    if not path.is_dir():
+        siblings = path.parent.iterdir() if path.parent.is_dir() else ()
+        if any(p.name.startswith(path.name + _TEMPORARY) for p in siblings):
+            raise _half_written(path)
+        raise UserError(f"there is no checkpoint {path}{there_is(path.parent)}")
+    if _TEMPORARY in path.name:
+        raise _half_written(path)
+    if is_legacy(path) and _engine.name() == "t5x":
+        return  # T5X knows more of its older formats.
+    if not STEP.fullmatch(path.name):
+        raise UserError(
+            f"{path} is not the folder of a checkpoint (checkpoint_<step>)"
+            f"{there_is(path)}"
+        )
+    state = path / "state"
+    parts = [state / "_METADATA", state / "manifest.ocdbt"]
+    whole = is_legacy(path) or (state / "checkpoint").exists()
+    whole = whole or all(part.exists() for part in parts)
+    if not (whole and is_committed(path)):
+        raise _half_written(path)
+
+
+def checkpoint_identity(path: epath.PathLike) -> str:
+    """What tells a checkpoint from another, wherever its folder has been moved.
+
+    Orbax writes when it was made; of other formats the path has to do.
+    """
+    record = epath.Path(path) / "_CHECKPOINT_METADATA"
+    if not record.is_file():
+        return os.fspath(path)
+    return f"checkpoint_{checkpoint_step(path)}:{file_digest(record)}"
+
+
+def _half_written(path) -> UserError:
+    return UserError(
+        f"checkpoint {path} was not written to its end, or lost files since"
+        f"{there_is(path.parent)}"
+    )
+
+
+def stored_shapes(path: epath.PathLike) -> dict[str, tuple[int, ...]] | None:
+    """Shapes of a checkpoint's arrays by '/'-separated names; None if only T5X knows.
+
+    Raises:
+        UserError: its description cannot be read.
+    """
+    import orbax.checkpoint as ocp
+    from flax import traverse_util
+
+    path = absolute(path)
+    state = path / "state"
+    if is_legacy(path) and _engine.name() != "t5x":
+        from t5x_embedded import checkpoints
+
+        try:
+            return {n: x.shape for n, x in checkpoints.stored_arrays(path).items()}
+        except ValueError as error:
+            raise UserError(str(error)) from error
+    if not state.is_dir():
+        return None
+    try:
+        tree = ocp.PyTreeCheckpointHandler().metadata(state).tree
+    except Exception as error:  # orbax raises whatever its parsers raise.
+        raise UserError(f"checkpoint {path} cannot be read: {error}") from error
+    flat = traverse_util.flatten_dict(dict(tree), sep="/")
+    shapes = {name: getattr(meta, "shape", None) for name, meta in flat.items()}
+    return {name: tuple(s) for name, s in shapes.items() if s is not None}
+
+
+def architecture(path: epath.PathLike, params: Mapping[str, Any]) -> None:
+    """Raises a UserError unless a checkpoint's parameters fit a model's.
+
+    Args:
+        path: the folder of a complete checkpoint.
+        params: the model's parameters, or their `jax.ShapeDtypeStruct`s.
+    """
+    import flax.core
+    from flax import traverse_util
+
+    shapes = stored_shapes(path)
+    if shapes is None:
+        return
+    wanted = {
+        name: tuple(array.shape)
+        for name, array in traverse_util.flatten_dict(
+            flax.core.unfreeze(params), sep="/"
+        ).items()
+    }
+    prefix = "target/"
+    stored = {k.removeprefix(prefix): v for k, v in shapes.items() if prefix in k[:7]}
+    for name in [*wanted, *(n for n in stored if n not in wanted)]:
+        mine, theirs = wanted.get(name), stored.get(name)
+        if mine != theirs:
+            raise UserError(
+                f"checkpoint {path} is of another architecture: {name} is "
+                f"{theirs or 'missing'} there and {mine or 'missing'} in the model"
+            )

@@ -1,0 +1,126 @@
+"""Finding and choosing checkpoints in model folders, by their names."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+
+from etils import epath
+
+from t5patches.errors import UserError
+
+STEP = re.compile(r"checkpoint_(\d+)")
+
+BEST = "best.json"  # Names the checkpoint of the lowest validation loss.
+
+KEPT = "best"  # The folder that keeps that checkpoint from being deleted.
+
+
+def absolute(path: epath.PathLike) -> epath.Path:
+    """The path without the working folder's help, as orbax wants it; URLs stay."""
+    text = os.fspath(path)
+    return epath.Path(text if "://" in text else os.path.abspath(text))
+
+
+def checkpoint_steps(folder: epath.PathLike) -> list[int]:
+    """Steps of the complete checkpoints, `checkpoint_<step>`, of a folder, ascending.
+
+    One that is being written has a suffix until it is complete; on gs://, where
+    there is no renaming, it lacks orbax's commit marker.
+    """
+    folder = epath.Path(folder)
+    if not folder.is_dir():
+        return []
+    found = {path: STEP.fullmatch(path.name) for path in folder.iterdir()}
+    return sorted(
+        int(match[1]) for path, match in found.items() if match and is_committed(path)
+    )
+
+
+def checkpoint_step(path: epath.PathLike) -> int:
+    """The step of a checkpoint by its path, or the latest in a model folder.
+
+    Raises:
+        UserError: `path` is neither.
+    """
+    match = STEP.fullmatch(epath.Path(path).name)
+    if match:
+        return int(match[1])
+    steps = checkpoint_steps(path)
+    if not steps:
+        raise UserError(
+            f"{path} is neither a checkpoint (…/checkpoint_<step>) nor a folder with"
+            " checkpoints"
+        )
+    return steps[-1]
+
+
+def choose_checkpoint(path: epath.PathLike | None, which: str | int = "best") -> str:
+    """The path of one checkpoint of a model folder. Also for gin files.
+
+    Args:
+        path: the model folder; None, an unset macro, is refused.
+        which: 'best' (the lowest validation loss, by `best.json`), 'latest', or a step.
+
+    Raises:
+        UserError: there is no such checkpoint; the message says which there are.
+    """
+    if path is None:
+        raise UserError(
+            f"to choose the {which!r} checkpoint, name the model folder (in our gin"
+            " files: INITIAL_MODEL_DIR)"
+        )
+    folder = absolute(path)
+    if STEP.fullmatch(folder.name):
+        raise UserError(
+            f"{path} is one checkpoint already: to choose {which!r}, name its folder, "
+            f"{folder.parent}"
+        )
+    steps, kept = checkpoint_steps(folder), checkpoint_steps(folder / KEPT)
+    if not steps and not kept:
+        missing = "has no checkpoints" if folder.is_dir() else "does not exist"
+        raise UserError(f"the model folder {folder} {missing}")
+    step = _step_of(which, folder, steps or kept)
+    if step not in {*steps, *kept}:
+        raise UserError(f"{folder} has no checkpoint_{step}{there_is(folder)}")
+    place = folder if step in steps else folder / KEPT
+    return str(place / f"checkpoint_{step}")
+
+
+def _step_of(which: str | int, folder: epath.Path, steps: list[int]) -> int:
+    if which == "latest":
+        return steps[-1]
+    if str(which).isdecimal():
+        return int(which)
+    if which != "best":
+        raise UserError(f"checkpoint {which!r}: expected 'best', 'latest' or a step")
+    record = folder / BEST
+    if not record.exists():
+        raise UserError(
+            f"{folder} has no {BEST}: a run writes it when it evaluates a step that it"
+            f" saves. Choose 'latest' or a step{there_is(folder)}"
+        )
+    try:
+        return int(json.loads(record.read_text())["step"])
+    except (ValueError, KeyError, TypeError):
+        raise UserError(
+            f'{record} does not name the best checkpoint: expected {{"step": STEP, …}}'
+        ) from None
+
+
+def is_committed(path: epath.Path) -> bool:
+    on_gcs = str(path).startswith("gs://")
+    return not on_gcs or is_legacy(path) or (path / "commit_success.txt").exists()
+
+
+def is_legacy(path: epath.Path) -> bool:
+    """Whether it is of T5X's older format, whose msgpack file is written last."""
+    return (path / "checkpoint").exists()
+
+
+def there_is(folder: epath.Path) -> str:
+    steps = checkpoint_steps(folder)
+    if not steps:
+        return "" if folder.is_dir() else f" (nor a folder {folder})"
+    return f"; in {folder} there is {', '.join(f'checkpoint_{s}' for s in steps)}"

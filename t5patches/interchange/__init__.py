@@ -1,0 +1,1 @@
+"""What the steps pass on to each other: predictions, shards, claims, rows of tables."""

@@ -1,0 +1,208 @@
+"""Names of files and of their shards; files that are whole or not there.
+
+A writer writes under a temporary name and renames, so that a file that exists is a
+whole file. Paths go through epath: `gs://` works as local folders do.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import glob as globlib
+import os
+import platform
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+from etils import epath
+
+from t5patches.errors import UserError
+
+PathLike = str | os.PathLike
+
+Row = dict[str, Any]
+
+# What a reader does with a wrong line: raise the error, or note it and go on.
+OnError = Callable[[UserError], None]
+
+
+def raise_error(error: UserError) -> None:
+    """The `OnError` that stops at the first error."""
+    raise error
+
+
+# This machine, in the names of temporary files.
+_OWNER = re.sub(r"\W", "_", platform.node())
+
+_SHARD = re.compile(r"^(?P<stem>.*)-(?P<index>\d{5,})-of-(?P<count>\d{5,})")
+
+
+def shard_path(prefix: PathLike, index: int, count: int, suffix: str = ".jsonl") -> str:
+    """Returns `prefix-00003-of-00016.jsonl` for shard 3 of 16."""
+    if not 0 <= index < count:
+        raise ValueError(f"shard {index} of {count} does not exist")
+    return f"{os.fspath(prefix)}-{index:05d}-of-{count:05d}{suffix}"
+
+
+def expand(
+    spec: PathLike | Sequence[PathLike],
+    suffix: str = ".jsonl",
+    on_error: OnError = raise_error,
+) -> list[str]:
+    """Returns the files that `spec` names, in order, and checks shard sets.
+
+    Args:
+      spec: a file; a glob pattern; the prefix of a sharded set (`dir/name` for
+        `dir/name-00000-of-00016.jsonl` and its siblings, or T5X's
+        `dir/name.jsonl-00000-of-00016`); or a list of these.
+      suffix: how the files of a prefix end; they may end in `.gz` besides.
+      on_error: takes the error of a missing shard, then the others are returned.
+
+    Raises:
+      UserError: nothing matches, a shard of a set is missing, or there are two sets of
+        one name.
+    """
+    if not isinstance(spec, str | os.PathLike):
+        found = [path for part in spec for path in expand(part, suffix, on_error)]
+        return list(dict.fromkeys(found))  # Patterns may overlap.
+    text = os.fspath(spec)
+    if any(mark in text for mark in "*?["):
+        paths = _glob(text)
+    elif epath.Path(text).is_file():
+        return [text]
+    else:
+        shards, name = "-[0-9]*-of-[0-9]*", _escape(text)
+        paths = _glob(f"{name}{shards}{suffix}") or _glob(f"{name}{shards}{suffix}.gz")
+        if not paths:  # T5X's names have the suffix first.
+            paths = _glob(f"{_escape(text.removesuffix(suffix))}{suffix}{shards}")
+            paths = [path for path in paths if _SHARD.fullmatch(path)]
+    if not paths:
+        raise UserError(f"{text}: no such file; give a file, a pattern or a prefix")
+    _check_no_shard_missing(paths, on_error)
+    return paths
+
+
+def _escape(text: str) -> str:
+    scheme, separator, rest = text.rpartition("://")
+    return scheme + separator + globlib.escape(rest)
+
+
+def _glob(pattern: str) -> list[str]:
+    if "://" not in pattern:
+        return sorted(path for path in globlib.glob(pattern) if os.path.isfile(path))
+    # epath globs relative to a folder, so split at the first part with a wildcard.
+    parts = pattern.split("/")
+    fixed = next(i for i, part in enumerate(parts) if any(m in part for m in "*?["))
+    folder = epath.Path("/".join(parts[:fixed]))
+    return sorted(os.fspath(path) for path in folder.glob("/".join(parts[fixed:])))
+
+
+def _check_no_shard_missing(paths: Sequence[str], on_error: OnError) -> None:
+    sets: dict[tuple[str, str], dict[int, set[int]]] = {}
+    for path in paths:
+        if match := _SHARD.match(path):
+            counts = sets.setdefault((match["stem"], path[match.end() :]), {})
+            counts.setdefault(int(match["count"]), set()).add(int(match["index"]))
+    for (stem, suffix), counts in sets.items():
+        if len(counts) > 1:
+            sizes = " and ".join(f"of-{count:05d}" for count in sorted(counts))
+            raise UserError(
+                f"{stem}-*{suffix}: there are two sets of shards, {sizes}; remove one, "
+                "or name one by a pattern"
+            )
+        ((count, found),) = counts.items()
+        for index in sorted(set(range(count)) - found):
+            on_error(
+                UserError(
+                    f"{shard_path(stem, index, count, suffix)}: shard is missing "
+                    f"({len(found)} of {count} are there); run the step that writes it"
+                )
+            )
+
+
+def _rename_is_atomic(path: str) -> bool:
+    return "://" not in path
+
+
+def completion_marker(path: PathLike) -> str:
+    """Returns the name of the marker that says a file on an object store is whole."""
+    return f"{os.fspath(path)}.COMPLETED"
+
+
+def is_complete(path: PathLike) -> bool:
+    """Says whether `path` was wholly written by `atomic_write`."""
+    text = os.fspath(path)
+    wanted = [text] if _rename_is_atomic(text) else [text, completion_marker(text)]
+    return all(epath.Path(part).is_file() for part in wanted)
+
+
+@contextlib.contextmanager
+def atomic_path(path: PathLike) -> Iterator[str]:
+    """Yields a temporary name that becomes `path` if the block ends well.
+
+    Readers never see a half-written file: on a local disk by rename; on an object
+    store, where a rename is a copy, by a completion marker written last
+    (`is_complete`). If the block raises, the temporary file goes and what stood at
+    `path` stays.
+    """
+    text = os.fspath(path)
+    target = epath.Path(text)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    atomic = _rename_is_atomic(text)
+    # Two processes may be at it, on several machines: each has a name of its own.
+    temporary = target.parent / f".{target.name}.{_OWNER}-{os.getpid()}.tmp"
+    if atomic:
+        _remove_leftovers(target)
+    if not atomic:
+        epath.Path(completion_marker(text)).unlink(missing_ok=True)
+    try:
+        yield os.fspath(temporary)
+        temporary.replace(target)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    if not atomic:
+        epath.Path(completion_marker(text)).write_text("")
+
+
+def _remove_leftovers(target: epath.Path) -> None:
+    """Removes what processes of this machine that were killed have left of a file."""
+    for path in target.parent.glob(f".{_escape(target.name)}.{_OWNER}-*.tmp"):
+        process = path.name.removesuffix(".tmp").rpartition("-")[2]
+        try:
+            os.kill(int(process), 0)
+        except ProcessLookupError:
+            path.unlink(missing_ok=True)
+        except (ValueError, PermissionError):  # Another's, who lives.
+            pass
+
+
+@contextlib.contextmanager
+def atomic_write(path: PathLike, mode: str = "w") -> Iterator[Any]:
+    """Opens a file for writing that appears under its name only when it is whole.
+
+    Args:
+      path: where the file shall stand; its folder is made.
+      mode: 'w' (text, UTF-8) or 'wb'.
+    """
+    if mode not in ("w", "wb"):
+        raise ValueError(f"mode must be 'w' or 'wb', not {mode!r}")
+    with atomic_path(path) as temporary:
+        # Always opened as bytes: epath has no encoding argument on every backend.
+        with epath.Path(temporary).open("wb") as raw:
+            yield raw if mode == "wb" else _Utf8Writer(raw)
+
+
+class _Utf8Writer:
+    """The text side of a binary file: `write` and `writelines`, always UTF-8."""
+
+    def __init__(self, raw: Any):
+        self._raw = raw
+
+    def write(self, text: str) -> int:
+        self._raw.write(text.encode("utf-8"))
+        return len(text)
+
+    def writelines(self, lines: Iterable[str]) -> None:
+        for line in lines:
+            self.write(line)
