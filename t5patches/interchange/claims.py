@@ -1,4 +1,9 @@
-"""What a step's results depend on: said beside them, and checked."""
+"""One claim and one 'done' mark for every folder that a command writes.
+
+`claim` says beside the results what they depend on, and refuses other settings;
+`mark_done` and `findings` say which pieces of the work are done. A command that was
+stopped goes on when it is typed again.
+"""
 
 from __future__ import annotations
 
@@ -11,8 +16,10 @@ from typing import Any
 from etils import epath
 
 from t5patches.errors import UserError, shorten
-from t5patches.interchange.json_files import write_json
-from t5patches.interchange.shards import PathLike
+from t5patches.interchange.json_files import read_json, write_json
+from t5patches.interchange.shards import PathLike, completion_marker, is_complete
+
+SETTINGS = "settings.json"
 
 
 def fingerprint(settings: Mapping[str, Any]) -> str:
@@ -34,6 +41,115 @@ def file_digest(paths: PathLike | Sequence[PathLike]) -> str:
     return digest.hexdigest()[:16]
 
 
+def claim(
+    folder: PathLike,
+    settings: Mapping[str, Any],
+    *,
+    results: Sequence[str] = ("*",),
+    name: str = SETTINGS,
+) -> None:
+    """Makes an output folder this step's, or checks that it is so already.
+
+    Every command that writes a folder claims it: the settings are kept beside the
+    results. Asked again with the same settings, it finds what is done (`findings`) and
+    does the rest; with others it must not mix.
+
+    Args:
+      folder: the output folder; it is made.
+      settings: what the results depend on, JSON-able.
+      results: patterns of the results in the folder. While there are none, the record
+        is of a step that failed before it had any, and is replaced.
+      name: of the record, where steps share the folder (`<step>.settings.json`).
+
+    Raises:
+      UserError: the folder has results of other settings (which are named), or results
+        and no record.
+    """
+    path = epath.Path(os.fspath(folder))
+    record, wanted = path / name, json.loads(json.dumps(dict(settings)))
+    made = sorted(
+        found.name
+        for pattern in results
+        for found in (path.glob(pattern) if path.is_dir() else ())
+        if found.name != name
+    )
+    if not made:
+        write_json(record, wanted)
+        return
+    if not record.is_file():
+        raise UserError(
+            f"{path}: has {made[0]}, but no {name} that says what it was made with; "
+            "give another output folder or remove this one"
+        )
+    found = read_json(record)
+    if found != wanted:
+        keys = sorted(set(found) | set(wanted))
+        differing = [key for key in keys if found.get(key) != wanted.get(key)]
+        changes = "; ".join(
+            f"{key} was {shorten(found.get(key))}, now {shorten(wanted.get(key))}"
+            for key in differing
+        )
+        raise UserError(
+            f"{path}: made with other settings ({changes}); give another output folder "
+            "or remove this one"
+        )
+
+
+def mark_done(
+    unit: PathLike, findings: Mapping[str, Any], source: Mapping[str, Any] | None = None
+) -> None:
+    """Marks a piece of a folder's work (a shard, a stage, a point) as done.
+
+    The mark is the file `<unit>.done.json`; it is written last, when all that the
+    piece makes is there.
+
+    Args:
+      unit: the path of what was made, or a name in the folder, without suffix.
+      findings: what is to be known of it, JSON-able.
+      source: what it was made from that the claim does not say, e.g. the digest of its
+        input.
+    """
+    write_json(_mark(unit), {"source": dict(source or {}), "findings": dict(findings)})
+
+
+def findings(
+    unit: PathLike, source: Mapping[str, Any] | None = None
+) -> dict[str, Any] | None:
+    """Returns the findings of a piece of work that is done.
+
+    Args:
+      unit: as `mark_done` takes it.
+      source: what it would be made from now; None for whatever it was.
+
+    Returns:
+      None if it is not done, or was made from something else.
+
+    Raises:
+      UserError: the mark is none of ours.
+    """
+    mark = _mark(unit)
+    if not is_complete(mark):
+        return None
+    found = read_json(mark)
+    if not {"source", "findings"} <= set(found):
+        raise UserError(f"{mark}: does not say what is done; remove it")
+    same = source is None or found["source"] == json.loads(json.dumps(dict(source)))
+    return found["findings"] if same else None
+
+
+def unmark(unit: PathLike) -> None:
+    """Takes a mark away, if there is one: the piece is about to be made anew."""
+    for path in (_mark(unit), completion_marker(_mark(unit))):
+        epath.Path(path).unlink(missing_ok=True)
+
+
+def _mark(unit: PathLike) -> str:
+    return f"{os.fspath(unit)}.done.json"
+
+
+# What follows goes when its callers use the above.
+
+
 def claim_folder(
     folder: PathLike, settings: Mapping[str, Any], has_results: bool = True
 ) -> epath.Path:
@@ -41,17 +157,17 @@ def claim_folder(
 
     The settings are kept in `settings.json`. A step that is asked again with the same
     settings finds its complete shards and skips them; with others it must not mix.
-    `has_results` is as for `claim`.
+    `has_results` is as for `claim_record`.
 
     Raises:
       UserError: the folder holds the results of other settings (which are named).
     """
     path = epath.Path(os.fspath(folder))
-    claim(path / "settings.json", settings, str(path), has_results)
+    claim_record(path / "settings.json", settings, str(path), has_results)
     return path
 
 
-def claim(
+def claim_record(
     record: PathLike, settings: Mapping[str, Any], what: str, has_results: bool = True
 ) -> None:
     """Writes a step's settings to `record`, or checks that it has them already.

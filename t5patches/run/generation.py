@@ -214,7 +214,9 @@ def claim_output(arguments: Mapping[str, Any], bindings: Mapping[str, str]) -> N
         data = {} if digest is None else {"data": digest(cfg.split)}
         record = epath.Path(output_dir) / f"{name}.settings.json"
         has_results = _has_results(output_dir, task.name, name)
-        claims.claim(record, settings | data, f"{output_dir}: {name}", has_results)
+        claims.claim_record(
+            record, settings | data, f"{output_dir}: {name}", has_results
+        )
 
         shard = f"{index:05d}-of-{count:05d}"
         made = f"{name}.{arguments['file_extension']}-{shard}"
@@ -222,11 +224,11 @@ def claim_output(arguments: Mapping[str, Any], bindings: Mapping[str, str]) -> N
             _forget_removed(output_dir, made)
         folder = epath.Path(output_dir) / f"tmp-{task.name}-{shard}"
         try:
-            claims.claim(folder / "settings.json", chunks, "")
+            claims.claim_record(folder / "settings.json", chunks, "")
         except UserError:
             logging.info("%s: of another batch size, made anew", folder)
             folder.rmtree()
-            claims.claim(folder / "settings.json", chunks, "")
+            claims.claim_record(folder / "settings.json", chunks, "")
 
 
 def _has_results(output_dir: str, task: str, name: str) -> bool:

@@ -323,7 +323,7 @@ with shards.atomic_write(sys.argv[1]) as file:
 
 def test_what_a_killed_writer_left_is_removed(tmp_path):
     path = tmp_path / "a.jsonl"
-    killed = "import sys, os; from t5patches import records\n"
+    killed = "import sys, os; from t5patches.interchange import shards\n"
     killed += "with shards.atomic_write(sys.argv[1]): os.kill(os.getpid(), 9)"
     subprocess.run([sys.executable, "-c", killed, str(path)])
     (left,) = tmp_path.iterdir()
