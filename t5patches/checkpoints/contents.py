@@ -80,7 +80,7 @@ def stored_shapes(path: epath.PathLike) -> dict[str, tuple[int, ...]] | None:
     path = absolute(path)
     state = path / "state"
     if is_legacy(path) and _engine.name() != "t5x":
-        from t5x_embedded import checkpoints
+        from t5x import checkpoints  # The embedded engine's, which reads this format.
 
         try:
             return {n: x.shape for n, x in checkpoints.stored_arrays(path).items()}
