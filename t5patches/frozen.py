@@ -59,7 +59,7 @@ def find_params(
         return _restore(_resolve(checkpoint), train_state, partitioner, dtype)
 
     folder = finding.absolute(model_dir)
-    resumed = bool(finding.checkpoint_steps(folder))
+    resumed = bool(finding.steps(folder))
     record = _read_record(folder) if resumed else None
     checkpoint = _resolve(checkpoint) if checkpoint else None
     if resumed and record is None and checkpoint is None:
@@ -123,7 +123,7 @@ def _resolve(path: str) -> str:
     """The path of one checkpoint: itself, or the latest of a folder of them."""
     path = finding.absolute(path)
     try:
-        step = finding.checkpoint_step(path)
+        step = finding.step_of(path)
     except UserError as error:
         raise UserError(f"frozen_checkpoint: {error}") from None
     name = f"checkpoint_{step}"
@@ -152,7 +152,7 @@ def _write_record(folder: epath.Path, checkpoint: str) -> None:
     inside = path.is_relative_to(folder)
     record = {
         "checkpoint": str(path.relative_to(folder) if inside else path),
-        "step": finding.checkpoint_step(path),
+        "step": finding.step_of(path),
     }
     json_files.write_json(folder / RECORD, record)
 
@@ -173,8 +173,8 @@ def _manager(folder, state, partitioner, dtype=None):
 
 
 def _restore(path: str, train_state, partitioner, dtype) -> PyTree:
-    contents.checkpoint(path)
-    contents.architecture(path, train_state.params)
+    contents.check_whole(path)
+    contents.check_architecture(path, train_state.params)
     logging.info("The frozen model is %s.", path)
     state = jax.eval_shape(lambda: _parameters_only(train_state))
     folder = epath.Path(path).parent

@@ -143,7 +143,7 @@ class LossGuard:
                 folder / f"bad_batch_{step}", jax.process_index(), jax.process_count()
             )
             json_files.write_jsonl(path, batch_rows(batch, self._model))
-            steps = finding.checkpoint_steps(folder)
+            steps = finding.steps(folder)
             good = folder / f"checkpoint_{steps[-1]}" if steps else "none"
             message += f" Its batch: {path}. The last good checkpoint: {good}."
         raise UserError(
@@ -269,8 +269,8 @@ class Validation:
     def _choose(self, metric: str, history: Mapping[int, float]) -> None:
         kept = self._folder / finding.KEPT
         saved = {
-            *finding.checkpoint_steps(self._folder),
-            *finding.checkpoint_steps(kept),
+            *finding.steps(self._folder),
+            *finding.steps(kept),
         }
         candidates = sorted(history.keys() & saved)
         if not candidates:
@@ -297,6 +297,6 @@ class Validation:
                 logging.warning("%s may be deleted by `keep`: %s", name, error)
                 return
             temporary.rename(kept / name)
-        for other in finding.checkpoint_steps(kept):
+        for other in finding.steps(kept):
             if other != step:
                 shutil.rmtree(kept / f"checkpoint_{other}")

@@ -360,7 +360,7 @@ def annotated_files(folder, corrections=False):
         for i in range(4)
     ]
     features = [records.training_features(row, VOCABULARY) for row in rows]
-    tfrecords.write_tfrecords(folder / "a.tfrecord", features)
+    tfrecords.write(folder / "a.tfrecord", features)
     return {"train": str(folder / "a.tfrecord")}
 
 
@@ -386,7 +386,7 @@ def test_the_baselines_over_annotated_generations(tmp_path):
 
 def test_baselines_without_an_example(tmp_path):
     marked = {"inputs": [4, 1], "targets": [5, 1], "target_annotations": [1, 0]}
-    tfrecords.write_tfrecords(tmp_path / "a.tfrecord", [marked])
+    tfrecords.write(tmp_path / "a.tfrecord", [marked])
     files = {"train": str(tmp_path / "a.tfrecord")}
     name = tasks.filtered_task("d_filtered", files, VOCABULARY)
     with pytest.raises(UserError, match="every example has something unwanted"):

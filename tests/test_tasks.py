@@ -180,7 +180,7 @@ def test_shuffling_is_whole_per_epoch_and_fixed_by_the_seed(tmp_path):
 def test_annotated_task(tmp_path):
     path = shards.shard_path(tmp_path / "a", 0, 1, ".tfrecord")
     examples = annotated()
-    tfrecords.write_tfrecords(path, examples)
+    tfrecords.write(path, examples)
     name = tasks.annotated_task("t_ann", {"train": str(tmp_path / "a")}, VOCABULARY)
     rows = read(name, lengths={"inputs": 16, "targets": 6})
     assert [{k: v.tolist() for k, v in row.items()} for row in rows] == examples
@@ -192,9 +192,7 @@ def test_several_unwanted_tokens_at_a_position(tmp_path):
     examples = annotated(2)
     flat = [0, 0, 7, 9, 8, 0, 0, 0]
     path = shards.shard_path(tmp_path / "a", 0, 1, ".tfrecord")
-    tfrecords.write_tfrecords(
-        path, [{**examples[0], "negative_token_ids": flat}, examples[1]]
-    )
+    tfrecords.write(path, [{**examples[0], "negative_token_ids": flat}, examples[1]])
     files = {"train": str(tmp_path / "a")}
     name = tasks.annotated_task("t_ids", files, VOCABULARY, negative_token_ids=2)
     rows = read(name)
@@ -215,7 +213,7 @@ def test_several_unwanted_tokens_at_a_position(tmp_path):
 def test_the_order_of_annotated_shards_is_fixed_by_the_seed(tmp_path):
     for shard in range(3):
         path = shards.shard_path(tmp_path / "a", shard, 3, ".tfrecord")
-        tfrecords.write_tfrecords(path, annotated(30)[10 * shard :][:10])
+        tfrecords.write(path, annotated(30)[10 * shard :][:10])
     name = tasks.annotated_task("t_ann", {"train": str(tmp_path / "a")}, VOCABULARY)
 
     def order(seed):
@@ -234,7 +232,7 @@ def test_the_order_of_annotated_shards_is_fixed_by_the_seed(tmp_path):
 
 def test_truncated_annotations_are_counted_and_reported(tmp_path, caplog):
     path = tmp_path / "a.tfrecord"
-    tfrecords.write_tfrecords(path, annotated(6, length=8))
+    tfrecords.write(path, annotated(6, length=8))
     name = tasks.annotated_task("t_ann", {"train": str(path)}, VOCABULARY)
     with caplog.at_level("WARNING", logger="absl"):
         rows = read(name, lengths={"inputs": 3, "targets": 5})
@@ -271,7 +269,7 @@ def test_wrong_tfrecords_are_named(tmp_path, change, message):
     examples = annotated()
     examples[1].update(change)
     path = tmp_path / "a.tfrecord"
-    tfrecords.write_tfrecords(path, examples)
+    tfrecords.write(path, examples)
     name = tasks.annotated_task("t_ann", {"train": str(path)}, VOCABULARY)
     with pytest.raises(UserError) as error:
         read(name)
@@ -287,7 +285,7 @@ def test_files_that_are_no_annotated_tfrecords(tmp_path):
             UserError, match="not a readable TFRecord|no annotated example"
         ):
             read(name)
-    tfrecords.write_tfrecords(path, [{"inputs": [3], "targets": [4]}])
+    tfrecords.write(path, [{"inputs": [3], "targets": [4]}])
     with pytest.raises(UserError, match="without feature 'target_annotations'"):
         read(tasks.annotated_task("t_ann", {"train": str(path)}, VOCABULARY))
     name = tasks.annotated_task("t_ann2", {"train": str(tmp_path / "b")}, VOCABULARY)
@@ -310,7 +308,7 @@ def test_files_that_are_no_annotated_tfrecords(tmp_path):
 def test_wrong_features_of_some_tasks_are_named(tmp_path, change, message):
     examples = annotated(2)
     examples[1].update(change)
-    tfrecords.write_tfrecords(tmp_path / "a.tfrecord", examples)
+    tfrecords.write(tmp_path / "a.tfrecord", examples)
     files = {"train": str(tmp_path / "a.tfrecord")}
     if "corrected_targets" in change:
         name = tasks.corrective_task("t_more", files, VOCABULARY)
@@ -324,7 +322,7 @@ def test_an_empty_generation(tmp_path):
     """A thousand examples, then one alone in what is parsed at once."""
     examples = annotated(1024)
     examples.append({"inputs": [4, 1], "targets": [], "target_annotations": []})
-    tfrecords.write_tfrecords(tmp_path / "a.tfrecord", examples)
+    tfrecords.write(tmp_path / "a.tfrecord", examples)
     files = {"train": str(tmp_path / "a.tfrecord")}
     rows = read(tasks.annotated_task("t_ann", files, VOCABULARY))
     assert len(rows) == 1025 and rows[-1]["targets"].tolist() == []
@@ -340,10 +338,10 @@ def test_files_are_checked_once_for_each_of_their_states(tmp_path, monkeypatch):
 
     monkeypatch.setattr(tasks_tfrecords, "_count_batch", counting)
     files = {"train": str(tmp_path / "a.tfrecord")}
-    tfrecords.write_tfrecords(tmp_path / "a.tfrecord", annotated(3))
+    tfrecords.write(tmp_path / "a.tfrecord", annotated(3))
     name = tasks.annotated_task("t_ann", files, VOCABULARY)
     assert len(read(name)) == len(read(name)) == 3 and len(counted) == 1
-    tfrecords.write_tfrecords(tmp_path / "a.tfrecord", annotated(5))
+    tfrecords.write(tmp_path / "a.tfrecord", annotated(5))
     assert len(read(name)) == 5 and len(counted) == 2
     assert tasks.truncation(name, "train", {"targets": 2})["examples"] == 5
     assert len(counted) == 3  # Other lengths, other counts.

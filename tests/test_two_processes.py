@@ -94,7 +94,7 @@ def test_two_processes_train_as_one(folder, tmp_path, monkeypatch):
     np.testing.assert_allclose(values[0], values[1], rtol=1e-5)
     best = read_json(run / "best.json")
     assert best["value"] == min(values[0])
-    assert finding.checkpoint_steps(run / "best") == [best["step"]]
+    assert finding.steps(run / "best") == [best["step"]]
     got, want = (arrays(at / "checkpoint_6") for at in (run, tmp_path))
     for name in want:
         np.testing.assert_allclose(
@@ -103,9 +103,9 @@ def test_two_processes_train_as_one(folder, tmp_path, monkeypatch):
 
 
 def test_sigterm_to_one_stops_both_after_the_same_step(folder):
-    first, last = finding.checkpoint_steps(folder / "endless")
+    first, last = finding.steps(folder / "endless")
     assert first == 0 and last > 0
     for index in range(2):
         log = (folder / f"log{index}").read_text()
         assert f"SIGTERM: stopping after step {last}." in log
-    contents.checkpoint(folder / "endless" / f"checkpoint_{last}")
+    contents.check_whole(folder / "endless" / f"checkpoint_{last}")

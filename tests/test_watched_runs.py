@@ -53,9 +53,9 @@ def test_the_best_checkpoint_is_on_record_and_kept(update):
         "metric": "toy_annotated/loss_per_nonpadding_target_token",
         "value": min(values.values()),
     }
-    assert finding.checkpoint_steps(update) == [6]
-    assert finding.checkpoint_steps(update / "best") == [best["step"]]
-    contents.checkpoint(finding.choose_checkpoint(update, "best"))
+    assert finding.steps(update) == [6]
+    assert finding.steps(update / "best") == [best["step"]]
+    contents.check_whole(finding.choose_checkpoint(update, "best"))
 
 
 def test_sigterm_saves_and_the_rerun_ends_as_if_unbroken(update, tmp_path, monkeypatch):
@@ -70,7 +70,7 @@ def test_sigterm_saves_and_the_rerun_ends_as_if_unbroken(update, tmp_path, monke
     monkeypatch.setattr(watch.StopSignal, "received", signalled)
     assert cli.main(["train", *arguments("update", tmp_path)]) == 0
     assert signal.getsignal(signal.SIGTERM) is before
-    assert finding.checkpoint_steps(tmp_path)[-1] == 3
+    assert finding.steps(tmp_path)[-1] == 3
     monkeypatch.undo()
     record = read_json(tmp_path / "frozen.json")
     scripts.run("train", arguments("update", tmp_path))
@@ -90,7 +90,7 @@ def test_a_loss_that_is_no_number_stops_the_run(tmp_path, capsys):
     assert "the loss is NaN or infinite" in message
     [path] = tmp_path.glob("bad_batch_*.jsonl")
     step = int(path.name.removeprefix("bad_batch_").split("-")[0])
-    good = max(finding.checkpoint_steps(tmp_path))
+    good = max(finding.steps(tmp_path))
     assert good == (step - 1) // 2 * 2
     assert f"at step {step};" in message
     assert str(path) in message
@@ -118,7 +118,7 @@ def test_fine_tuning_goes_on_from_the_best_of_a_folder(update, tmp_path):
             "--gin.TRAIN_STEPS_RELATIVE=2",
         ),
     )
-    assert finding.checkpoint_steps(tmp_path) == [start, start + 2]
+    assert finding.steps(tmp_path) == [start, start + 2]
     assert read_json(tmp_path / "best.json")["step"] == start + 2
     assert not (tmp_path / "frozen.json").exists()
     chosen = arrays(finding.choose_checkpoint(update, "best"))

@@ -530,7 +530,7 @@ def _write_shard(
 
     stats.counts["written"] = json_files.write_jsonl(outputs[".jsonl"], counted())
     written = (row for _, row in json_files.read_jsonl(outputs[".jsonl"]))
-    tfrecords.write_tfrecords(
+    tfrecords.write(
         outputs[".tfrecord"],
         (records.training_features(row, vocabulary) for row in written),
     )

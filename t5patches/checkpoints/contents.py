@@ -12,9 +12,9 @@ from t5patches import _engine
 from t5patches.checkpoints.finding import (
     STEP,
     absolute,
-    checkpoint_step,
     is_committed,
     is_legacy,
+    step_of,
     there_is,
 )
 from t5patches.errors import UserError
@@ -23,7 +23,7 @@ from t5patches.interchange.claims import file_digest
 _TEMPORARY = ".orbax-checkpoint-tmp"
 
 
-def checkpoint(path: epath.PathLike) -> None:
+def check_whole(path: epath.PathLike) -> None:
     """Raises a UserError unless `path` is the folder of a complete checkpoint."""
     path = epath.Path(path)
     if epath.Path(f"{path}.index").exists():
@@ -50,7 +50,7 @@ def checkpoint(path: epath.PathLike) -> None:
         raise _half_written(path)
 
 
-def checkpoint_identity(path: epath.PathLike) -> str:
+def identity(path: epath.PathLike) -> str:
     """What tells a checkpoint from another, wherever its folder has been moved.
 
     Orbax writes when it was made; of other formats the path has to do.
@@ -58,7 +58,7 @@ def checkpoint_identity(path: epath.PathLike) -> str:
     record = epath.Path(path) / "_CHECKPOINT_METADATA"
     if not record.is_file():
         return os.fspath(path)
-    return f"checkpoint_{checkpoint_step(path)}:{file_digest(record)}"
+    return f"checkpoint_{step_of(path)}:{file_digest(record)}"
 
 
 def _half_written(path) -> UserError:
@@ -68,7 +68,7 @@ def _half_written(path) -> UserError:
     )
 
 
-def stored_shapes(path: epath.PathLike) -> dict[str, tuple[int, ...]] | None:
+def shapes(path: epath.PathLike) -> dict[str, tuple[int, ...]] | None:
     """Shapes of a checkpoint's arrays by '/'-separated names; None if only T5X knows.
 
     Raises:
@@ -93,11 +93,11 @@ def stored_shapes(path: epath.PathLike) -> dict[str, tuple[int, ...]] | None:
     except Exception as error:  # orbax raises whatever its parsers raise.
         raise UserError(f"checkpoint {path} cannot be read: {error}") from error
     flat = traverse_util.flatten_dict(dict(tree), sep="/")
-    shapes = {name: getattr(meta, "shape", None) for name, meta in flat.items()}
-    return {name: tuple(s) for name, s in shapes.items() if s is not None}
+    found = {name: getattr(meta, "shape", None) for name, meta in flat.items()}
+    return {name: tuple(s) for name, s in found.items() if s is not None}
 
 
-def architecture(path: epath.PathLike, params: Mapping[str, Any]) -> None:
+def check_architecture(path: epath.PathLike, params: Mapping[str, Any]) -> None:
     """Raises a UserError unless a checkpoint's parameters fit a model's.
 
     Args:
@@ -107,8 +107,8 @@ def architecture(path: epath.PathLike, params: Mapping[str, Any]) -> None:
     import flax.core
     from flax import traverse_util
 
-    shapes = stored_shapes(path)
-    if shapes is None:
+    found = shapes(path)
+    if found is None:
         return
     wanted = {
         name: tuple(array.shape)
@@ -117,7 +117,7 @@ def architecture(path: epath.PathLike, params: Mapping[str, Any]) -> None:
         ).items()
     }
     prefix = "target/"
-    stored = {k.removeprefix(prefix): v for k, v in shapes.items() if prefix in k[:7]}
+    stored = {k.removeprefix(prefix): v for k, v in found.items() if prefix in k[:7]}
     for name in [*wanted, *(n for n in stored if n not in wanted)]:
         mine, theirs = wanted.get(name), stored.get(name)
         if mine != theirs:

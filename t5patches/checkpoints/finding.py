@@ -23,7 +23,7 @@ def absolute(path: epath.PathLike) -> epath.Path:
     return epath.Path(text if "://" in text else os.path.abspath(text))
 
 
-def checkpoint_steps(folder: epath.PathLike) -> list[int]:
+def steps(folder: epath.PathLike) -> list[int]:
     """Steps of the complete checkpoints, `checkpoint_<step>`, of a folder, ascending.
 
     One that is being written has a suffix until it is complete; on gs://, where
@@ -38,7 +38,7 @@ def checkpoint_steps(folder: epath.PathLike) -> list[int]:
     )
 
 
-def checkpoint_step(path: epath.PathLike) -> int:
+def step_of(path: epath.PathLike) -> int:
     """The step of a checkpoint by its path, or the latest in a model folder.
 
     Raises:
@@ -47,13 +47,13 @@ def checkpoint_step(path: epath.PathLike) -> int:
     match = STEP.fullmatch(epath.Path(path).name)
     if match:
         return int(match[1])
-    steps = checkpoint_steps(path)
-    if not steps:
+    saved = steps(path)
+    if not saved:
         raise UserError(
             f"{path} is neither a checkpoint (…/checkpoint_<step>) nor a folder with"
             " checkpoints"
         )
-    return steps[-1]
+    return saved[-1]
 
 
 def choose_checkpoint(path: epath.PathLike | None, which: str | int = "best") -> str:
@@ -77,20 +77,20 @@ def choose_checkpoint(path: epath.PathLike | None, which: str | int = "best") ->
             f"{path} is one checkpoint already: to choose {which!r}, name its folder, "
             f"{folder.parent}"
         )
-    steps, kept = checkpoint_steps(folder), checkpoint_steps(folder / KEPT)
-    if not steps and not kept:
+    saved, kept = steps(folder), steps(folder / KEPT)
+    if not saved and not kept:
         missing = "has no checkpoints" if folder.is_dir() else "does not exist"
         raise UserError(f"the model folder {folder} {missing}")
-    step = _step_of(which, folder, steps or kept)
-    if step not in {*steps, *kept}:
+    step = _chosen_step(which, folder, saved or kept)
+    if step not in {*saved, *kept}:
         raise UserError(f"{folder} has no checkpoint_{step}{there_is(folder)}")
-    place = folder if step in steps else folder / KEPT
+    place = folder if step in saved else folder / KEPT
     return str(place / f"checkpoint_{step}")
 
 
-def _step_of(which: str | int, folder: epath.Path, steps: list[int]) -> int:
+def _chosen_step(which: str | int, folder: epath.Path, saved: list[int]) -> int:
     if which == "latest":
-        return steps[-1]
+        return saved[-1]
     if str(which).isdecimal():
         return int(which)
     if which != "best":
@@ -120,7 +120,7 @@ def is_legacy(path: epath.Path) -> bool:
 
 
 def there_is(folder: epath.Path) -> str:
-    steps = checkpoint_steps(folder)
-    if not steps:
+    saved = steps(folder)
+    if not saved:
         return "" if folder.is_dir() else f" (nor a folder {folder})"
-    return f"; in {folder} there is {', '.join(f'checkpoint_{s}' for s in steps)}"
+    return f"; in {folder} there is {', '.join(f'checkpoint_{s}' for s in saved)}"

@@ -6,7 +6,7 @@ import dataclasses
 import itertools
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 from etils import epath
 
@@ -16,6 +16,7 @@ from t5patches.annotate.annotator import Annotator
 from t5patches.errors import UserError
 from t5patches.evaluate import similarity
 from t5patches.interchange import json_files, records, shards, tables
+from t5patches.interchange.records import AnnotatedPrediction, Prediction
 
 # Settings of an annotated set that may differ from another's: they do not say what is
 # unwanted in a text.
@@ -47,8 +48,8 @@ class Pair:
 
 
 def join(
-    old_predictions: Iterable[shards.Row],
-    new_predictions: Iterable[shards.Row],
+    old_predictions: Iterable[Prediction],
+    new_predictions: Iterable[Prediction],
     annotator: Annotator | None,
     references: Mapping[str, str] | None = None,
 ) -> list[Pair]:
@@ -98,8 +99,8 @@ def join(
     return pairs
 
 
-def _by_id(rows: Iterable[shards.Row], side: str) -> dict[str, shards.Row]:
-    found: dict[str, shards.Row] = {}
+def _by_id(rows: Iterable[Prediction], side: str) -> dict[str, Prediction]:
+    found: dict[str, Prediction] = {}
     for row in rows:
         if row["id"] in found:
             raise UserError(
@@ -122,20 +123,21 @@ def _check_same_ids(
         )
 
 
-def _spans(row: shards.Row, annotator: Annotator | None) -> list[Span]:
+def _spans(row: Prediction, annotator: Annotator | None) -> list[Span]:
     if annotator is not None:
         return list(annotator(row["prediction"], row["inputs"]))
-    return [(span["start"], span["end"], span["label"]) for span in row["annotations"]]
+    annotations = cast(AnnotatedPrediction, row)["annotations"]
+    return [(span["start"], span["end"], span["label"]) for span in annotations]
 
 
-def _token_count(row: shards.Row) -> int | None:
+def _token_count(row: Prediction) -> int | None:
     tokens = row.get("target_tokens")
     return None if tokens is None else len(tokens)
 
 
 def compare(
-    old_predictions: Iterable[shards.Row],
-    new_predictions: Iterable[shards.Row],
+    old_predictions: Iterable[Prediction],
+    new_predictions: Iterable[Prediction],
     annotator: Annotator,
     references: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:

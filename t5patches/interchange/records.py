@@ -10,21 +10,22 @@ A *prediction* is one JSON line::
 offsets into `prediction`) and `target_annotations` (0 or 1 per id). Annotated
 predictions also become TFRecords with the int64 features `inputs`, `targets` and
 `target_annotations`, which training reads.
-
-How files are named, read and written is in `files`, whose names stand here, too.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from typing import Any, TypeGuard
+from typing import TYPE_CHECKING, Any, NotRequired, TypedDict, TypeGuard, cast
 
 from etils import epath
 
 from t5patches.errors import UserError
 from t5patches.interchange.json_files import read_jsonl
 from t5patches.interchange.shards import PathLike, Row, expand
+
+if TYPE_CHECKING:
+    from typing_extensions import ReadOnly  # Python 3.13 has it.
 
 # Model vocabularies are padded to a multiple of this (T5: 32,100 pieces, 32,128 ids),
 # so a model can generate ids that its tokenizer does not know.
@@ -36,9 +37,36 @@ _FORMAT_HINT = (
 )
 
 
+class Prediction(TypedDict):
+    """What a model said to an input; a line's other fields are kept beside these."""
+
+    inputs: str
+    prediction: str
+    id: str
+    target_tokens: ReadOnly[NotRequired[list[int]]]  # Not if only text is known.
+    corrected: NotRequired[str]  # What it should have said.
+    reencoded: NotRequired[bool]  # Whether the ids were got from the text.
+
+
+class Annotation(TypedDict):
+    """The characters `start` to `end` of a prediction, which are unwanted."""
+
+    start: int
+    end: int
+    label: str
+
+
+class AnnotatedPrediction(Prediction):
+    """A prediction with what is unwanted in it, by characters and by ids."""
+
+    target_tokens: list[int]
+    annotations: list[Annotation]
+    target_annotations: list[int]  # 0 or 1 per id.
+
+
 def read_predictions(
     spec: PathLike | Sequence[PathLike], vocabulary: Any = None
-) -> Iterator[Row]:
+) -> Iterator[Prediction]:
     """Yields validated predictions; T5X's own inference JSON is accepted too.
 
     Args:
@@ -65,7 +93,7 @@ def read_predictions(
 
 def read_annotated(
     spec: PathLike | Sequence[PathLike], vocabulary: Any = None
-) -> Iterator[Row]:
+) -> Iterator[AnnotatedPrediction]:
     """Yields validated annotated predictions; a set without any line yields nothing.
 
     Raises:
@@ -86,7 +114,9 @@ def _lines_of(spec: PathLike | Sequence[PathLike]) -> Iterator[tuple[int, str, R
         before += number
 
 
-def check_prediction(row: Row, where: str, index: int, vocabulary: Any = None) -> Row:
+def check_prediction(
+    row: Row, where: str, index: int, vocabulary: Any = None
+) -> Prediction:
     """Returns `row` as a prediction in this project's form, or says what is wrong.
 
     Args:
@@ -114,15 +144,16 @@ def check_prediction(row: Row, where: str, index: int, vocabulary: Any = None) -
         # Encoding may normalise: the text becomes what its ids decode to.
         checked["prediction"] = vocabulary.decode(checked["target_tokens"])
         checked["reencoded"] = True
-    return checked
+    return cast(Prediction, checked)
 
 
-def check_annotations(row: Row, where: str) -> Row:
+def check_annotations(prediction: Prediction, where: str) -> AnnotatedPrediction:
     """Checks `annotations` and `target_annotations` of a prediction; returns it.
 
     Raises:
       UserError: naming `where` and the field.
     """
+    row = cast(Row, prediction)
     spans, marks = row.get("annotations"), row.get("target_annotations")
     if not isinstance(spans, list):
         raise UserError(f"{where}: field 'annotations' must be a list of spans")
@@ -142,7 +173,7 @@ def check_annotations(row: Row, where: str) -> Row:
             f"{where}: field 'target_annotations' has {len(marks)} values for "
             f"{len(tokens)} ids in 'target_tokens'; there must be one per id"
         )
-    return row
+    return cast(AnnotatedPrediction, row)
 
 
 def check_span(span: Any, length: int, where: str) -> None:
@@ -272,7 +303,9 @@ def encode(vocabulary: Any, text: str) -> list[int]:
     return [*map(int, vocabulary.encode(text)), vocabulary.eos_id]
 
 
-def training_features(row: Row, vocabulary: Any) -> dict[str, list[int]]:
+def training_features(
+    row: AnnotatedPrediction, vocabulary: Any
+) -> dict[str, list[int]]:
     """Returns the TFRecord features of an annotated prediction.
 
     They are `inputs`, `targets`, `target_annotations` and, where the row says in

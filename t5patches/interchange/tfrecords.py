@@ -24,7 +24,7 @@ def example_bytes(features: Mapping[str, Sequence[int]]) -> bytes:
     return example.SerializeToString(deterministic=True)
 
 
-def write_tfrecords(path: PathLike, rows: Iterable[Mapping[str, Sequence[int]]]) -> int:
+def write(path: PathLike, rows: Iterable[Mapping[str, Sequence[int]]]) -> int:
     """Writes one tf.train.Example of int64 features per row, atomically.
 
     Args:
@@ -45,7 +45,7 @@ def write_tfrecords(path: PathLike, rows: Iterable[Mapping[str, Sequence[int]]])
     return count
 
 
-def read_tfrecords(path: PathLike) -> Iterator[dict[str, list[int]]]:
+def read(path: PathLike) -> Iterator[dict[str, list[int]]]:
     """Yields the int64 features of each example of a TFRecord file."""
     import tensorflow as tf
 

@@ -106,7 +106,7 @@ class Run:
         from t5patches.checkpoints import finding
 
         folder = self.path(model)
-        steps = finding.checkpoint_steps(folder)
+        steps = finding.steps(folder)
         if not steps:
             raise UserError(
                 f"{folder}: no checkpoint in it, although the stage that makes it was "

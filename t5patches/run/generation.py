@@ -198,9 +198,7 @@ def claim_output(arguments: Mapping[str, Any], bindings: Mapping[str, str]) -> N
     index, count = arguments["shard_id"], arguments["num_shards"]
     provider = seqio.maybe_get_mixture_or_task(cfg.mixture_or_task_name)
     settings = {
-        "checkpoint": contents.checkpoint_identity(
-            arguments["restore_checkpoint_cfg"].path
-        ),
+        "checkpoint": contents.identity(arguments["restore_checkpoint_cfg"].path),
         "num_shards": count,
         **{name: text for name, text in bindings.items() if not _is_free(name)},
     }

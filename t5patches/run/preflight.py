@@ -11,7 +11,7 @@ from typing import Any
 
 from absl import logging
 
-from t5patches.checkpoints.finding import checkpoint_steps
+from t5patches.checkpoints import finding
 from t5patches.errors import UserError
 
 
@@ -77,7 +77,7 @@ def _in_range(name: str, value: Any, low, high=None, kind: Any = int) -> None:
 
 def total_steps(arguments: Mapping[str, Any]) -> None:
     """Raises a UserError if a model folder is past the step where training ends."""
-    steps, total = checkpoint_steps(arguments["model_dir"]), arguments["total_steps"]
+    steps, total = finding.steps(arguments["model_dir"]), arguments["total_steps"]
     if steps and not arguments.get("relative_steps") and steps[-1] > total:
         raise UserError(
             f"{arguments['model_dir']} is at step {steps[-1]} and training ends at "

@@ -15,13 +15,13 @@ import seqio
 from absl import logging
 from t5x import utils
 
-from t5patches.checkpoints.finding import checkpoint_step, checkpoint_steps
+from t5patches.checkpoints import finding
 from t5patches.errors import UserError
 
 
 def first_step(initial_checkpoint_path: str | None) -> int:
     """The step at which a run starts: its initial checkpoint's, or 0 from scratch."""
-    return checkpoint_step(initial_checkpoint_path) if initial_checkpoint_path else 0
+    return finding.step_of(initial_checkpoint_path) if initial_checkpoint_path else 0
 
 
 def total_steps(initial_checkpoint_path: str | None, relative_steps: int) -> int:
@@ -67,7 +67,7 @@ def get_dataset(
         )
     cfg, feature_converter_cls = _with_ids(cfg, feature_converter_cls)
     dataset = utils.get_dataset(cfg, shard_id, num_shards, feature_converter_cls)
-    steps = checkpoint_steps(model_dir)
+    steps = finding.steps(model_dir)
     if not steps:
         return dataset
     done = steps[-1] - first_step(initial_checkpoint_path)

@@ -401,7 +401,7 @@ def _check(name: str, arguments: dict[str, Any]) -> None:
     path, transformed = _starting_checkpoint(name, arguments)
     if path is None:
         return
-    contents.checkpoint(path)
+    contents.check_whole(path)
     if name == "train":
         preflight.total_steps(arguments)
     initializer_cls = arguments["train_state_initializer_cls"]
@@ -409,7 +409,7 @@ def _check(name: str, arguments: dict[str, Any]) -> None:
     def initializer(*args, **kwargs):
         made = initializer_cls(*args, **kwargs)
         if not transformed:
-            contents.architecture(path, made.global_train_state_shape.params)
+            contents.check_architecture(path, made.global_train_state_shape.params)
         return made
 
     arguments["train_state_initializer_cls"] = initializer
@@ -420,7 +420,7 @@ def _starting_checkpoint(name, arguments) -> tuple[str | None, bool]:
     from t5patches.checkpoints import finding
 
     if name == "train":
-        steps = finding.checkpoint_steps(arguments["model_dir"])
+        steps = finding.steps(arguments["model_dir"])
         if steps:
             return os.path.join(
                 arguments["model_dir"], f"checkpoint_{steps[-1]}"
@@ -437,7 +437,7 @@ def _starting_checkpoint(name, arguments) -> tuple[str | None, bool]:
     for folder in folders:
         if not os.path.isdir(folder) and "://" not in folder:
             raise UserError(f"there is no folder {folder} to restore a checkpoint from")
-    steps = finding.checkpoint_steps(folders[0])
+    steps = finding.steps(folders[0])
     if not steps:
         return None, transformed
     return os.path.join(folders[0], f"checkpoint_{steps[-1]}"), transformed

@@ -82,7 +82,7 @@ def test_tfrecords_hold_the_same_examples(predictions, tmp_path):
     examples = [
         example
         for path in shards.expand(out / "annotated", ".tfrecord")
-        for example in tfrecords.read_tfrecords(path)
+        for example in tfrecords.read(path)
     ]
     assert [row["id"] for row in rows] == ["0", "2"]
     assert examples == [records.training_features(row, VOCABULARY) for row in rows]
@@ -200,7 +200,7 @@ def test_a_wrong_line_is_skipped_and_listed(tmp_path, line, message):
     rows = list(records.read_annotated(out / "annotated", VOCABULARY))
     assert [row["id"] for row in rows] == ["1", "3"]
     (path,) = shards.expand(out / "annotated", ".tfrecord")
-    assert len(list(tfrecords.read_tfrecords(path))) == 2
+    assert len(list(tfrecords.read(path))) == 2
 
 
 def test_what_was_skipped_is_an_error_when_errors_are_asked_for(tmp_path):
@@ -513,12 +513,12 @@ def test_a_shard_cut_off_as_it_was_made_again_is_not_done(
     annotate.annotate_files(*arguments, settings={}, on_error="skip")
     broken = False
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(tfrecords, "write_tfrecords", interrupt)
+        patch.setattr(tfrecords, "write", interrupt)
         annotate.annotate_files(*arguments, settings={})
     stats = annotate.annotate_files(*arguments, settings={}, on_error="skip")
     assert stats["examples"] == 4
     paths = shards.expand(tmp_path / "out/annotated", ".tfrecord")
-    assert sum(len(list(tfrecords.read_tfrecords(path))) for path in paths) == 4
+    assert sum(len(list(tfrecords.read(path))) for path in paths) == 4
 
 
 def interrupt(*args):

@@ -31,7 +31,7 @@ def test_cached_tasks(tmp_path):
         {"inputs": [8, 1], "targets": [5 + i, 1], "target_annotations": [i % 2, 0]}
         for i in range(5)
     ]
-    tfrecords.write_tfrecords(annotated, marks)
+    tfrecords.write(annotated, marks)
     (tmp_path / "my_tasks.py").write_text(
         MODULE.format(
             vocabulary=vocabulary.sentencepiece_model_file,

@@ -208,11 +208,11 @@ def test_tfrecords_round_trip(tmp_path):
         {"inputs": [3, 1], "targets": [9, 4, 1], "target_annotations": [0, 1, 0]}
     ] * 3
     path = tmp_path / "a.tfrecord"
-    assert tfrecords.write_tfrecords(path, rows) == 3
-    assert list(tfrecords.read_tfrecords(path)) == rows
+    assert tfrecords.write(path, rows) == 3
+    assert list(tfrecords.read(path)) == rows
     path.write_bytes(path.read_bytes()[:-5])
     with pytest.raises(UserError, match=r"a\.tfrecord: not a readable TFRecord"):
-        list(tfrecords.read_tfrecords(path))
+        list(tfrecords.read(path))
 
 
 def test_vocabularies(tmp_path):

@@ -35,12 +35,12 @@ def test_only_complete_checkpoints_count(tmp_path):
         "checkpoint_300.orbax-checkpoint-tmp-123",
         "train",
     )
-    assert finding.checkpoint_steps(folder) == [20, 100]
-    assert finding.checkpoint_steps(tmp_path / "missing") == []
-    assert finding.checkpoint_step(folder) == 100
-    assert finding.checkpoint_step(folder / "checkpoint_20") == 20
+    assert finding.steps(folder) == [20, 100]
+    assert finding.steps(tmp_path / "missing") == []
+    assert finding.step_of(folder) == 100
+    assert finding.step_of(folder / "checkpoint_20") == 20
     with pytest.raises(UserError, match="neither a checkpoint"):
-        finding.checkpoint_step(folder / "train")
+        finding.step_of(folder / "train")
 
 
 def test_total_steps_do_not_grow_when_a_run_resumes(tmp_path):

@@ -82,9 +82,7 @@ def test_a_run_goes_on_in_its_folder(initializer, state, tmp_path):
     restored = a_manager.restore()
     a_manager.save(restored.replace_step(jnp.array(8, jnp.int32)))
     a_manager.close()
-    assert (
-        checkpoints.all_steps(tmp_path) == [7, 8] == finding.checkpoint_steps(tmp_path)
-    )
+    assert checkpoints.all_steps(tmp_path) == [7, 8] == finding.steps(tmp_path)
 
 
 @pytest.mark.parametrize("driver", ["gfile", "gcs"])
@@ -118,20 +116,20 @@ def embedded(monkeypatch):
 
 def test_errors_before_a_run(embedded, initializer, state, saved, tmp_path):
     params = initializer.global_train_state_shape.params
-    contents.checkpoint(saved)
-    contents.architecture(saved, params)
+    contents.check_whole(saved)
+    contents.check_architecture(saved, params)
     wider = toy.initializer(toy.model(mlp_dim=40)).global_train_state_shape.params
     with pytest.raises(UserError, match=r"mlp/wi.*\(16, 24\) there and \(16, 40\)"):
-        contents.architecture(saved, wider)
+        contents.check_architecture(saved, wider)
     path = tmp_path / "checkpoint_7"
     write(path, state.state_dict())
     lost = "target.decoder.decoder_norm.scale"
     (path / lost).rename(tmp_path / "elsewhere")
     with pytest.raises(UserError, match="cannot open target/decoder/decoder_norm/sc"):
-        contents.architecture(path, params)
+        contents.check_architecture(path, params)
     (path / "checkpoint").write_text('model_checkpoint_path: "model.ckpt-7"')
     with pytest.raises(UserError, match="is not T5X's msgpack file"):
-        contents.architecture(path, params)
+        contents.check_architecture(path, params)
     write(tmp_path / "checkpoint_8", {"target": {}}, version=1)
     with pytest.raises(UserError, match="version 1"):
-        contents.stored_shapes(tmp_path / "checkpoint_8")
+        contents.shapes(tmp_path / "checkpoint_8")
