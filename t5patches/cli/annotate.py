@@ -8,6 +8,7 @@ from typing import Any
 
 from t5patches.annotate import occurrence
 from t5patches.annotate.toxicity import THRESHOLD
+from t5patches.cli.options import names, natural, positive, probability
 
 Parser = argparse.ArgumentParser
 
@@ -294,38 +295,3 @@ def _add_batch_size(parser: Parser) -> None:
         metavar="N",
         help="texts that go through spaCy together (default: %(default)s)",
     )
-
-
-# --------------------------------------------------------------------------- values
-
-
-def names(text: str) -> list[str]:
-    """Reads a list with commas, of at least one name."""
-    found = [name.strip() for name in text.split(",") if name.strip()]
-    if not found:
-        raise argparse.ArgumentTypeError(f"{text!r} names nothing")
-    return found
-
-
-def natural(text: str) -> int:
-    """Reads 0, 1, 2 …"""
-    value = int(text)
-    if value < 0:
-        raise argparse.ArgumentTypeError(f"{text} is negative")
-    return value
-
-
-def positive(text: str) -> int:
-    """Reads 1, 2, 3 …"""
-    value = natural(text)
-    if not value:
-        raise argparse.ArgumentTypeError("must be at least 1")
-    return value
-
-
-def probability(text: str) -> float:
-    """Reads a number from 0 to 1."""
-    value = float(text)
-    if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError(f"{text} is not between 0 and 1")
-    return value

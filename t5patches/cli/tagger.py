@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from t5patches.annotate.toxicity import THRESHOLD
-from t5patches.cli.annotate import natural, positive, probability
+from t5patches.cli.options import natural, positive, probability
 from t5patches.errors import UserError
 from t5patches.interchange import json_files
 
