@@ -1,13 +1,39 @@
-"""Which tests are collected: those of T5X and Beam only where these are installed."""
+"""Which tests are collected, and what all of them share."""
 
+import ast
 import importlib.util
 import os
+import pathlib
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+# Compiled programs are shared by the workers, the processes that tests start, and the
+# next run: compiling is what most of the time went on.
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".pytest_cache" / "jax"))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
 
 from t5patches import _engine  # noqa: E402  (the environment comes first)
 
-collect_ignore = [] if _engine.name() == "t5x" else ["t5x_parity"]
+# Folder of tests -> what they need, which a fresh machine does not have.
+LEFT_OUT = {}
+if _engine.name() != "t5x":
+    LEFT_OUT["t5x_parity"] = "T5X is not installed"
 if importlib.util.find_spec("apache_beam") is None:
-    collect_ignore.append("beam")  # The extra 'beam' is not part of 'test'.
+    LEFT_OUT["beam"] = "apache-beam is not installed (the extra 'beam')"
+collect_ignore = list(LEFT_OUT)
+
+
+def pytest_terminal_summary(terminalreporter):
+    """Says how many tests were left out, and why."""
+    for folder, reason in LEFT_OUT.items():
+        tests = [
+            node
+            for path in (ROOT / "tests" / folder).glob("test_*.py")
+            for node in ast.walk(ast.parse(path.read_text()))
+            if isinstance(node, ast.FunctionDef) and node.name.startswith("test_")
+        ]
+        terminalreporter.write_line(
+            f"left out: {len(tests)} test functions of tests/{folder}: {reason}"
+        )
