@@ -10,7 +10,6 @@ import numpy as np
 import seqio
 import tensorflow as tf
 
-from t5patches.annotate import alignment
 from t5patches.errors import UserError
 from t5patches.interchange import records, shards
 from t5patches.interchange.tables import id_field, offsets_field, text_field
@@ -291,6 +290,34 @@ def mark_offsets(
     if isinstance(vocabulary, seqio.ByteVocabulary):
         marks = np.repeat(unwanted, [len(character.encode()) for character in text])
     else:
-        ranges = alignment.piece_ranges(text, vocabulary.tokenizer)
+        ranges = _piece_ranges(text, vocabulary.tokenizer)
         marks = [unwanted[start:end].any() for start, end in ranges]
     return ids, [*map(int, marks), 0]
+
+
+def _piece_ranges(text: str, tokenizer: Any) -> list[tuple[int, int]]:
+    """Returns the characters that each piece of a person's text stands for.
+
+    SentencePiece knows where each piece stands in the text as it was before
+    normalising.
+
+    Args:
+      text: the text.
+      tokenizer: a SentencePieceProcessor.
+
+    Returns:
+      (start, end) of each piece, white space included; all bytes of a character have
+      its range, a piece that stands for nothing (a space put in front) an empty one.
+    """
+    if encode := getattr(tokenizer, "encode_as_immutable_proto", None):
+        places = range(len(text) + 1)  # Until 0.2.2 it counts characters.
+    else:
+        encode = tokenizer.encode_as_proto
+        places = [i for i, c in enumerate(text) for _ in c.encode()] + [len(text)]
+    ranges, whole = [], (0, 0)
+    # Backwards: of a character in several pieces, its bytes, only the last has a place.
+    for piece in reversed(encode(text).pieces):
+        if piece.end > piece.begin or not tokenizer.is_byte(piece.id):
+            whole = (places[piece.begin], places[piece.end])
+        ranges.append(whole)
+    return ranges[::-1]

@@ -139,34 +139,6 @@ def _sentencepiece_surfaces(ids: Sequence[int], tokenizer: Any) -> _Surfaces:
     return surfaces, shared
 
 
-def piece_ranges(text: str, tokenizer: Any) -> list[tuple[int, int]]:
-    """Finds the characters that each piece of a person's text stands for.
-
-    Unlike generated ids, such a text has places of its own, before normalising, which
-    SentencePiece knows.
-
-    Args:
-      text: the text.
-      tokenizer: a SentencePieceProcessor.
-
-    Returns:
-      (start, end) of each piece, white space included; all bytes of a character have
-      its range, a piece that stands for nothing (a space put in front) an empty one.
-    """
-    if encode := getattr(tokenizer, "encode_as_immutable_proto", None):
-        places = range(len(text) + 1)  # Until 0.2.2 it counts characters.
-    else:
-        encode = tokenizer.encode_as_proto
-        places = [i for i, c in enumerate(text) for _ in c.encode()] + [len(text)]
-    ranges, whole = [], (0, 0)
-    # Backwards: of a character in several pieces, its bytes, only the last has a place.
-    for piece in reversed(encode(text).pieces):
-        if piece.end > piece.begin or not tokenizer.is_byte(piece.id):
-            whole = (places[piece.begin], places[piece.end])
-        ranges.append(whole)
-    return ranges[::-1]
-
-
 def _byte_surfaces(ids: Sequence[int]) -> _Surfaces:
     decoder = codecs.getincrementaldecoder("utf-8")("ignore")
     surfaces = [""] * len(ids)

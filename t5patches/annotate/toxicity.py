@@ -95,8 +95,25 @@ def load(
     Raises:
       UserError: the folder is missing, does not load, or is another pipeline.
     """
-    from t5patches.annotate.tagger import training
-
-    annotator = ToxicityAnnotator(training.load(tagger), threshold, batch_size)
+    annotator = ToxicityAnnotator(load_tagger(tagger), threshold, batch_size)
     annotator._source = os.fspath(tagger)
     return annotator
+
+
+def load_tagger(folder: str | os.PathLike) -> Any:
+    """Returns the spaCy pipeline that `t5patches tagger train` wrote.
+
+    Raises:
+      UserError: there is none, or it has no span tagger.
+    """
+    from t5patches.annotate.tagger import component
+
+    advice = "give the folder that `t5patches tagger train` wrote"
+    nlp = spacy_pipelines.load(folder, advice)
+    if component.FACTORY not in nlp.pipe_names:
+        raise UserError(
+            f"{os.fspath(folder)}: has no {component.FACTORY!r} (it has: "
+            f"{', '.join(nlp.pipe_names) or 'none'}); make one with `t5patches tagger "
+            "train`"
+        )
+    return nlp

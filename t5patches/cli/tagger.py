@@ -154,10 +154,11 @@ def _evaluate(
     )
     args = parser.parse_args(argv)
     prepare()
+    from t5patches.annotate import toxicity
     from t5patches.annotate.tagger import component, posts, training
 
     data = posts.read_posts(args.data, args.tfds_data_dir)
-    nlp = training.load(args.tagger)
+    nlp = toxicity.load_tagger(args.tagger)
     tagger = nlp.get_pipe(component.FACTORY)
     if args.threshold is not None:
         tagger.cfg["threshold"] = args.threshold

@@ -19,7 +19,6 @@ from spacy.util import minibatch
 from thinc.api import Adam, fix_random_seed, set_dropout_rate
 
 from t5patches import progress
-from t5patches.annotate import spacy_pipelines
 from t5patches.annotate.tagger import component
 from t5patches.annotate.tagger.posts import Post, spans_of
 from t5patches.annotate.tagger.scores import bootstrap_interval, character_f1
@@ -347,21 +346,3 @@ def save(
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
-
-
-def load(folder: shards.PathLike) -> spacy.Language:
-    """Returns a pipeline that `save` wrote.
-
-    Raises:
-      UserError: there is none, or it has no span tagger.
-    """
-    nlp = spacy_pipelines.load(
-        folder, "give the folder that `t5patches tagger train` wrote"
-    )
-    if component.FACTORY not in nlp.pipe_names:
-        raise UserError(
-            f"{os.fspath(folder)}: has no {component.FACTORY!r} (it has: "
-            f"{', '.join(nlp.pipe_names) or 'none'}); make one with `t5patches tagger "
-            "train`"
-        )
-    return nlp
