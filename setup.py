@@ -28,7 +28,11 @@ setuptools.setup(
         "t5patches.gin",
     ],
     package_dir={"t5patches.tasks": "tasks", "t5patches.gin": "gin"},
-    package_data={"t5patches.gin": ["**/*.gin"], "t5x_embedded": ["README.md"]},
+    package_data={
+        "t5patches.gin": ["**/*.gin"],
+        "t5patches.report": ["templates/*"],
+        "t5x_embedded": ["README.md"],
+    },
     entry_points={
         "console_scripts": ["t5patches = t5patches.cli:main"],
         # A trained tagger loads with spacy.load alone.
@@ -48,6 +52,7 @@ setuptools.setup(
         "flax>=0.12",
         "gin-config>=0.5",
         "jax>=0.10",
+        "jinja2",
         "matplotlib",
         "numpy",
         "optax>=0.2.8",

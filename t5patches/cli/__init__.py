@@ -353,14 +353,14 @@ writes  report.html (one file, opens offline) and report.png, and prints a table
     _start_logging()
     from t5patches import report
     from t5patches.interchange import json_files
-    from t5patches.report import checks
+    from t5patches.report import result_checks
 
     results = json_files.read_json(args.results)
     examples = []
     path = _examples_path(args.results)
     if os.path.exists(path):
         for number, row in json_files.read_jsonl(path):
-            checks.check_example(row, f"{path}:{number}")
+            result_checks.check_example(row, f"{path}:{number}")
             examples.append(row)
     folder = args.output or os.path.dirname(args.results) or "."
     try:

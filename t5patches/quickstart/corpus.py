@@ -12,7 +12,7 @@ its words. The rest is drawn from a probabilistic grammar given those four:
     NOUN, ADJ, STUFF -> a clean or a rude word                (by mood and person)
 
 What makes the job real, and is measured again on the trained model by
-`properties.py`: in every mood both clean and rude words can be said; each slot takes
+`tests/quickstart`: in every mood both clean and rude words can be said; each slot takes
 five rude and five clean words, and which of them is likeliest turns with the person,
 so that taking one word away does not make a model polite; no word is certain; and
 everything else that is said depends on the beginning too, so that a model that

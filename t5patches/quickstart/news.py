@@ -13,7 +13,7 @@ hallucination. Hasty desks, known by the opener, do so more often than careful o
 
 What makes the job real is as in `corpus.py`: five names and five words can be said at
 each such place, which of them is the likeliest turns with the organisation, and
-`properties.py` measures it on the trained model. And the same name is right after one
+and the same name is right after one
 report and wrong after another, so that no list of words finds it.
 """
 

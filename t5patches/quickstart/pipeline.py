@@ -31,7 +31,7 @@ from etils import epath
 
 from t5patches import losses
 from t5patches.errors import UserError
-from t5patches.interchange import claims, json_files, records, shards
+from t5patches.interchange import claims, json_files, records
 from t5patches.quickstart import baselines, stages, use_cases, vocabulary
 
 SPLITS = ("train", "validation", "test")
@@ -297,31 +297,6 @@ def generate_after(run: Run) -> dict[str, Any]:
     return {"generations": {"test": generate(run, "updated", "after", "test")}}
 
 
-def measure(run: Run) -> dict[str, float]:
-    """The corpus's promises, measured on the fine-tuned model's test generations."""
-    from t5patches.quickstart import properties
-
-    output = run.path("choices", "quickstart_choices-score")
-    _script(
-        run,
-        "infer",
-        "choices",
-        [f"{GIN}/choices.gin"],
-        CHECKPOINT_PATH=run.checkpoint("finetuned"),
-        INFER_OUTPUT_DIR=os.path.dirname(output),
-        FILES={"test": run.predictions("before") + "-*.jsonl"},
-    )
-    rows = (
-        row
-        for path in shards.expand(output)
-        for _, row in json_files.read_jsonl(path)
-        if run.job.is_open(row)
-    )
-    vocab = records.load_vocabulary(run.vocabulary_path)
-    annotator, _ = run.job.annotator(run)
-    return properties.measure(rows, annotator, run.job.unwanted_ids(run, vocab), vocab)
-
-
 def compare(
     run: Run, when: str, split: str
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
@@ -346,7 +321,6 @@ def evaluate(run: Run) -> dict[str, Any]:
     scores, examples = compare(run, "after", "test")
     return {
         "scores": scores,
-        "corpus_properties": measure(run),
         "examples_to_show": examples,
     }
 
@@ -396,7 +370,6 @@ def results_of(run: Run, done: dict[str, dict[str, Any]]) -> dict[str, Any]:
         "stage_seconds": {name: record["seconds"] for name, record in done.items()},
         "corpus_examples": done["corpus"]["examples"],
         "share_with_unwanted": done["annotate"]["share_with_unwanted"],
-        "corpus_properties": evaluation["corpus_properties"],
     }
 
 
@@ -410,7 +383,6 @@ def run_all(run: Run) -> dict[str, Any]:
       UserError: the folder was made with other settings, or the data are wrong.
     """
     from t5patches import report
-    from t5patches.quickstart import properties
 
     stages.claim(run.folder, run.settings())
     done = {}
@@ -426,7 +398,6 @@ def run_all(run: Run) -> dict[str, Any]:
             run.folder,
             results,
             examples,
-            properties=properties.rows(results["corpus_properties"]),
             settings=run.settings(),
         )
     print(f"\n{table}\n\nThe report is {run.path('report.html')}", flush=True)

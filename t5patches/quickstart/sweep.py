@@ -157,19 +157,8 @@ def results_of(
         "cpu_seconds": sum(record["cpu_seconds"] for record in everything),
         "peak_memory_gb": max(record["peak_memory_gb"] for record in everything),
         "stage_seconds": {name: record["seconds"] for name, record in shared.items()},
-        "corpus_properties": shared["properties"]["corpus_properties"],
         "share_with_unwanted": shared["annotate"]["share_with_unwanted"],
     }
-
-
-_SHARED = (
-    *pipeline.SHARED_STAGES,
-    pipeline.Stage(
-        "properties",
-        "measure the corpus",
-        lambda run: {"corpus_properties": pipeline.measure(run)},
-    ),
-)
 
 
 def run_all(run: Run, methods: Sequence[str]) -> dict[str, Any]:
@@ -187,12 +176,11 @@ def run_all(run: Run, methods: Sequence[str]) -> dict[str, Any]:
         update failed.
     """
     from t5patches import report
-    from t5patches.quickstart import properties
 
     stages.claim(run.folder, settings(run))
     with stages.quiet():
         shared = {}
-        for stage in _SHARED:
+        for stage in pipeline.SHARED_STAGES:
             work = functools.partial(stage.work, run)
             shared[stage.name] = stages.do(run.folder, stage.name, stage.what, work)
         points = _do_points(run, grid.points(methods))
@@ -202,7 +190,6 @@ def run_all(run: Run, methods: Sequence[str]) -> dict[str, Any]:
             run.folder,
             results,
             titles={method: grid.title(method) for method in pipeline.METHODS},
-            properties=properties.rows(results["corpus_properties"]),
             settings=settings(run),
         )
     print(f"\n{table}\n\nThe report is {run.path('report.html')}", flush=True)

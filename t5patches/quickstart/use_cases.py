@@ -5,8 +5,7 @@
     hallucination   made-up news whose headlines name what the report does not, found
                     by a tagger of names
 
-A use case also says with which of the run's options it differs from the defaults, and
-what of the vocabulary is unwanted after an input, for `properties.py`.
+A use case also says with which of the run's options it differs from the defaults.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from t5patches.interchange import claims, shards
-from t5patches.quickstart import corpus, names, news, own_data, properties
+from t5patches.quickstart import corpus, names, news, own_data
 
 if TYPE_CHECKING:
     from t5patches.quickstart.pipeline import Run
@@ -55,14 +54,6 @@ class UseCase(abc.ABC):
     def correct(self, run: Run, text: str, spans: Sequence[Span]) -> str:
         """An output with its unwanted spans corrected."""
 
-    def is_open(self, row: shards.Row) -> bool:
-        """Whether an input leaves it to the model to say something unwanted or not."""
-        return True
-
-    @abc.abstractmethod
-    def unwanted_ids(self, run: Run, vocabulary: Any) -> properties.UnwantedIds:
-        """Prediction -> ids of the vocabulary that begin something unwanted there."""
-
 
 class Comments(UseCase):
     """Comments, some of them rude."""
@@ -93,13 +84,6 @@ class Comments(UseCase):
 
     def correct(self, run: Run, text: str, spans: Sequence[Span]) -> str:
         return corpus.correct(text, spans)
-
-    def unwanted_ids(self, run: Run, vocabulary: Any) -> properties.UnwantedIds:
-        from t5patches.annotate import phrases
-
-        words = phrases.read_phrases(run.phrases_path)
-        ids = properties.first_pieces(words, vocabulary)
-        return lambda row: ids
 
 
 class OwnData(Comments):
@@ -156,20 +140,6 @@ class Hallucination(UseCase):
 
     def correct(self, run: Run, text: str, spans: Sequence[Span]) -> str:
         return news.correct(text, spans)
-
-    def is_open(self, row: shards.Row) -> bool:
-        return news.leaves_out(row["inputs"])
-
-    def unwanted_ids(self, run: Run, vocabulary: Any) -> properties.UnwantedIds:
-        first = {
-            name: properties.first_pieces([name], vocabulary) for name in news.names()
-        }
-
-        def ids(row: shards.Row) -> set[int]:
-            named = {row["inputs"][a:b] for a, b, _ in news.entities(row["inputs"])}
-            return set().union(*(first[name] for name in first if name not in named))
-
-        return ids
 
 
 MADE_UP: dict[str, UseCase] = {

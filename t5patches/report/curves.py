@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import io
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from t5patches.report.picture import INK, QUIET
+import numpy as np
 
-_WIDTH, _HEIGHT, _DPI = 12.0, 6.0, 200
+from t5patches.report import drawing
+
 # Colours that people who see fewer of them can tell apart (Okabe and Ito), and markers.
 _COLOURS = (
     "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7a4b9d",
@@ -28,105 +28,80 @@ def draw(results: Mapping[str, Any], titles: Mapping[str, str]) -> bytes:
       results: what `report.write_comparison` takes.
       titles: method -> its name for the reader.
     """
-    buffer = io.BytesIO()
-    # Without the software's version the same numbers give the same bytes.
-    plot(results, titles).savefig(buffer, format="png", metadata={"Software": None})
-    return buffer.getvalue()
+    return drawing.to_png(plot(results, titles))
 
 
 def plot(results: Mapping[str, Any], titles: Mapping[str, str]) -> Any:
     """Returns the picture of `draw` as a Matplotlib figure."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(_WIDTH, _HEIGHT), dpi=_DPI, facecolor="white")
-    FigureCanvasAgg(figure)
-    axes = figure.subplots(
-        1,
-        2,
-        sharey=True,
-        gridspec_kw={
-            "left": 0.075, "right": 0.985, "top": 0.80, "bottom": 0.235, "wspace": 0.06,
-        },
-    )  # fmt: skip
-    prevalences = [row["test"]["prevalence"] for row in results["points"]]
-    before = prevalences[0]["before"]
+    tests = [row["test"] for row in results["points"]]
+    before = tests[0]["prevalence"]["before"]
     # An update can leave more unwanted than it found.
-    top = max(before, 0.01, *(prevalence["after"] for prevalence in prevalences))
-    for panel, (name, similarity) in zip(axes, _PANELS, strict=True):
-        _panel(panel, results, titles, similarity, before)
-        panel.set_ylim(-0.02 * top, 1.08 * top)
-        panel.set_xlabel(name, fontsize=13, color=INK, labelpad=8)
-    for values in (axes[0].xaxis, axes[0].yaxis):
-        values.set_major_formatter(lambda share, _: f"{100 * share:.0f} %")
-    axes[0].set_ylabel("unwanted outputs", fontsize=13, color=INK)
-    axes[0].text(
-        0.01, before, "before the update", transform=axes[0].get_yaxis_transform(),
-        fontsize=11, color=QUIET, va="bottom",
-    )  # fmt: skip
-    examples = results["points"][0]["test"]["examples"]
-    figure.text(
-        0.015, 0.945, "Methods compared", fontsize=21, fontweight="bold", color=INK,
-        va="center",
-    )  # fmt: skip
-    figure.text(
-        0.015, 0.872,
+    top = max(before, 0.01, *(test["prevalence"]["after"] for test in tests))
+    figure, panels = drawing.two_panels(
+        6.0,
+        "Methods compared",
         "Each point is an update; lower and further right is better. Lines join a "
-        f"method's best points,\nthe large mark is the one chosen on validation "
-        f"({examples:,} test inputs).",
-        fontsize=12.5, color=QUIET, va="center", linespacing=1.4,
+        "method's best points,\nthe large mark is the one chosen on validation "
+        f"({tests[0]['examples']:,} test inputs).",
+        0.015, left=0.075, right=0.985, top=0.80, bottom=0.235, wspace=0.06,
     )  # fmt: skip
-    handles, labels = axes[0].get_legend_handles_labels()
+    for axes, (name, similarity) in zip(panels, _PANELS, strict=True):
+        axes.axhline(before, color=drawing.QUIET, lw=1, ls=(0, (4, 3)), zorder=1)
+        _draw_panel(axes, results, titles, similarity)
+        axes.set_ylim(-0.02 * top, 1.08 * top)
+        axes.set_xlabel(name, fontsize=13, color=drawing.INK, labelpad=8)
+    left, right = panels
+    right.tick_params(labelleft=False)
+    for values in (left.xaxis, left.yaxis):
+        values.set_major_formatter(lambda share, _: f"{100 * share:.3g} %")
+    left.set_ylabel("unwanted outputs", fontsize=13, color=drawing.INK)
+    left.text(
+        0.01, before, "before the update", transform=left.get_yaxis_transform(),
+        fontsize=11, color=drawing.QUIET, va="bottom",
+    )  # fmt: skip
+    handles, labels = left.get_legend_handles_labels()
     figure.legend(
         handles, labels, loc="lower center", ncols=5, frameon=False, fontsize=12,
-        labelcolor=INK, bbox_to_anchor=(0.53, 0.0), columnspacing=1.8,
+        labelcolor=drawing.INK, bbox_to_anchor=(0.53, 0.0), columnspacing=1.8,
     )  # fmt: skip
     return figure
 
 
-def _panel(axes: Any, results, titles, similarity, before: float) -> None:
-    axes.axhline(before, color=QUIET, linewidth=1, linestyle=(0, (4, 3)), zorder=1)
+def _draw_panel(axes: Any, results, titles, similarity) -> None:
+    measured = False
     for number, method in enumerate(results["methods"]):
-        colour = _COLOURS[number % len(_COLOURS)]
         marker = _MARKERS[number % len(_MARKERS)]
+        style = {"color": _COLOURS[number % len(_COLOURS)], "zorder": 2}
         # By name; a point whose similarity could not be measured has no place.
         points = {
             row["name"]: (x, row["test"]["prevalence"]["after"])
             for row in results["points"]
             if row["method"] == method and (x := similarity(row["test"])) is not None
         }
-        chosen = points.get(results["chosen"][method])
-        axes.plot(
-            *_columns(points.values()), marker, color=colour, markersize=5, alpha=0.55,
-            markeredgewidth=0, zorder=2,
-        )  # fmt: skip
-        axes.plot(
-            *_columns(best(list(points.values()))), "-", color=colour, linewidth=1.4,
-            alpha=0.8, zorder=2,
-        )  # fmt: skip
-        axes.plot(
-            *_columns([chosen] if chosen else []), marker, color=colour, markersize=12,
-            markeredgecolor="white", linestyle="none", label=titles[method], zorder=3,
-        )  # fmt: skip
-    if not any(len(line.get_xdata()) for line in axes.lines[1:]):  # The first: before.
+        measured = measured or bool(points)
+        small = {"markersize": 5, "markeredgewidth": 0, "alpha": 0.55}
+        axes.plot(*_columns([*points.values()]), marker, **small, **style)
+        line = best([*points.values()])
+        axes.plot(*_columns(line), "-", linewidth=1.4, alpha=0.8, **style)
+        chosen = [points[name] for name in points if name == results["chosen"][method]]
+        large = {"markersize": 12, "markeredgecolor": "white", "linestyle": "none"}
+        style["zorder"] = 3
+        axes.plot(*_columns(chosen), marker, label=titles[method], **large, **style)
+    if not measured:
         axes.set_xticks([])
         axes.text(
             0.5, 0.5, "nothing to measure", transform=axes.transAxes, fontsize=13,
-            color=QUIET, ha="center",
+            color=drawing.QUIET, ha="center",
         )  # fmt: skip
     axes.grid(color="#e4e8ee", linewidth=0.8, zorder=0)
-    axes.tick_params(length=0, labelsize=11.5, labelcolor=QUIET)
-    for spine in axes.spines.values():
-        spine.set_visible(False)
 
 
-def _columns(points: Iterable[tuple[float, float]]) -> tuple[list[float], list[float]]:
-    points = list(points)
-    return [x for x, _ in points], [y for _, y in points]
+def _columns(points: Sequence[tuple[float, float]]) -> Any:
+    return np.reshape(points, (-1, 2)).T
 
 
 def best(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-    """The points (similarity, prevalence) that none of the others beats, in order."""
+    """Returns the points (similarity, prevalence) that no other beats, in order."""
     kept: list[tuple[float, float]] = []
     # From the most similar down, each must be lower than all before.
     for x, y in sorted(points, key=lambda point: (-point[0], point[1])):

@@ -102,18 +102,3 @@ def test_same_seed_same_tagger(run, tmp_path, splits):
         ):
             if one.has_param(part):
                 assert (one.get_param(part) == other.get_param(part)).all()
-
-
-def test_unwanted_ids_depend_on_the_report(run, splits, tmp_path):
-    from t5patches.interchange import records
-    from t5patches.quickstart import vocabulary
-
-    path = tmp_path / "v.model"
-    texts = [text for row in splits["train"] for text in row.values()]
-    vocabulary.train(texts, path, 900)
-    vocab = records.load_vocabulary(path)
-    ids = run.job.unwanted_ids(run, vocab)
-    report = f"live: {news.ORGANISATIONS[0]} has built a bridge in {news.PLACES[0]}"
-    unwanted = ids({"inputs": report})
-    assert vocab.encode(news.PLACES[0])[0] not in unwanted
-    assert {vocab.encode(name)[0] for name in news.PLACES[1:]} <= unwanted

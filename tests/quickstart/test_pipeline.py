@@ -55,9 +55,6 @@ def test_files_and_results(whole):
     assert set(results["exact_match"]) >= {"all", "clean"}
     assert results["seconds"] > 0 and results["peak_memory_gb"] > 0
     assert list(results["stage_seconds"]) == [stage.name for stage in pipeline.STAGES]
-    properties = results["corpus_properties"]
-    assert properties["rows"] == results["examples"]
-    assert 0 < properties["top_probability"] <= properties["top_probability_max"] <= 1
     assert results["share_with_unwanted"]["train"] > 0
     for name in ("report.html", "report.png"):
         assert (folder / name).stat().st_size > 1000

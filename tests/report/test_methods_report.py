@@ -7,7 +7,7 @@ import pytest
 
 from t5patches import report
 from t5patches.quickstart import grid
-from t5patches.report import comparison, curves
+from t5patches.report import curves, methods_report, rendering
 
 TITLES = {"tnff": "TNFF", "ul": "UL", "filtered": "<filtered>"}
 
@@ -66,7 +66,7 @@ def results():
 
 
 def test_terminal_table_has_the_best_first(results):
-    lines = comparison.terminal_table(results, TITLES).splitlines()
+    lines = methods_report.terminal_table(results, TITLES).splitlines()
     assert [line.split()[0] for line in lines[2:5]] == ["TNFF", "UL", "<filtered>"]
     assert re.search(r"TNFF +4 +0.001 +3.0 % +1.8–4.9 +96.0 %.* 0$", lines[2])
     assert lines[3].endswith(" 1")
@@ -82,7 +82,7 @@ def test_terminal_table_has_the_best_first(results):
     ],
 )
 def test_headline(methods, front, says):
-    found = comparison.headline({"methods": methods, "front": front}, TITLES)
+    found = methods_report.headline({"methods": methods, "front": front}, TITLES)
     assert re.search(says, found)
 
 
@@ -93,7 +93,7 @@ def test_page_and_picture(results, tmp_path):
     # Every point of the grid, chosen or not, with its validation numbers.
     for row in results["points"]:
         shown = f"{row['distance']['validation']:.3f}"
-        after = comparison.page.number(row["test"]["prevalence"]["after"])
+        after = rendering.share(row["test"]["prevalence"]["after"])
         assert re.search(rf"{shown}\s+{after}", text)
     assert re.search(r"UL\s+16\s+0.1\s+the loss is NaN", text)
     assert "Chosen by hand." in text and "pieces" in text

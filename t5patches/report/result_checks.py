@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from t5patches import errors
 from t5patches.errors import UserError
 
+_HINT = "give the results.json that `t5patches evaluate` writes"
 _NUMBER, _MAYBE = "a number", "a number or null"
 _SCORES = {"exact_match": _MAYBE, "bleu": _MAYBE, "rougeL": _MAYBE}
 _SUBSETS = ("all", "clean", "marked")
@@ -33,37 +34,27 @@ def check_results(results: Mapping[str, Any]) -> None:
     _check(results, _RESULTS, "")
     if "references" in results:
         _check(results["references"], _REFERENCES, "references")
-    found = results.get("corpus_properties") or {}
-    rows = found if isinstance(found, Sequence) else [found]
-    if isinstance(found, str) or not all(isinstance(row, Mapping) for row in rows):
-        raise _wrong("corpus_properties", "an object or a list of them", found)
 
 
 def _check(value: Any, shape: Any, field: str) -> None:
-    if not isinstance(shape, Mapping):
-        if value is None and shape == _MAYBE:
-            return
+    if isinstance(shape, Mapping):
+        if not isinstance(value, Mapping):
+            raise _wrong(field, "an object", value)
+        for key, part in shape.items():
+            name = f"{field}.{key}" if field else key
+            if key not in value:
+                raise UserError(f"the results have no {name!r}; {_HINT}")
+            _check(value[key], part, name)
+    elif value is not None or shape != _MAYBE:
         number = isinstance(value, int | float) and not isinstance(value, bool)
         if not number or not math.isfinite(value):
             raise _wrong(field, shape, value)
-        return
-    if not isinstance(value, Mapping):
-        raise _wrong(field, "an object", value)
-    for key, part in shape.items():
-        name = f"{field}.{key}" if field else key
-        if key not in value:
-            raise UserError(
-                f"the results have no {name!r}; give the results.json that "
-                "`t5patches evaluate` writes"
-            )
-        _check(value[key], part, name)
 
 
 def _wrong(field: str, wanted: str, value: Any) -> UserError:
+    found = errors.shorten(value)
     return UserError(
-        f"field {field!r} of the results must be {wanted}, not "
-        f"{errors.shorten(value)}; give the results.json that `t5patches evaluate` "
-        "writes"
+        f"field {field!r} of the results must be {wanted}, not {found}; {_HINT}"
     )
 
 

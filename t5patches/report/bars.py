@@ -1,0 +1,86 @@
+"""The picture of an update: prevalence before and after, and what stayed the same."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from t5patches.report import drawing
+from t5patches.report.rendering import score, share, unit
+
+_BEFORE, _AFTER = "#cf3f3f", "#1f8a70"
+_SUBSETS = {"clean": ("old output clean", "#2c5a97"), "all": ("all inputs", "#5f88bd")}
+# name, key of the results, the most it can be, how it is written
+_MEASURES = (
+    ("exact match", "exact_match", 1, unit),
+    ("BLEU", "bleu", 100, score),
+    ("ROUGE-L", "rougeL", 1, unit),
+)
+_BAR = 0.34  # height
+_STRONG = {"fontweight": "bold", "color": drawing.INK}
+
+
+def draw(results: Mapping[str, Any], title: str, sentence: str) -> bytes:
+    """Returns the picture of an evaluation as PNG, 2,400 pixels wide.
+
+    Args:
+      results: what `evaluate.compare` returns.
+      title: the heading.
+      sentence: what stands below it.
+    """
+    below = f"{sentence} ({results['examples']:,} test inputs)."
+    figure, (left, right) = drawing.two_panels(
+        5.0, title, below, 0.05, left=0.05, right=0.955, top=0.70, bottom=0.13,
+        wspace=0.36, width_ratios=(1.0, 1.6),
+    )  # fmt: skip
+    heading = {"fontsize": 14, "color": drawing.INK, "loc": "left", "pad": 14}
+    left.set_title("Outputs with something unwanted", **heading)
+    right.set_title("New outputs against old ones", **heading)
+    _draw_prevalence(left, results["prevalence"])
+    _draw_similarity(right, results["subsets"])
+    return drawing.to_png(figure)
+
+
+def _draw_prevalence(axes: Any, prevalence: Mapping[str, float]) -> None:
+    shares = [prevalence["before"], prevalence["after"]]
+    bars = axes.bar(["before", "after"], shares, width=0.62, color=[_BEFORE, _AFTER])
+    axes.bar_label(bars, map(share, shares), padding=4, fontsize=18, **_STRONG)
+    axes.set_ylim(0, 1.18 * max(*shares, 0.01))
+    axes.set_yticks([])
+    axes.tick_params(axis="x", labelsize=14, labelcolor=drawing.INK, pad=8)
+    axes.spines["bottom"].set_visible(True)
+
+
+def _draw_similarity(axes: Any, subsets: Mapping[str, Any]) -> None:
+    """Draws each measure twice: where the old output was clean, and over all."""
+    for subset, side in (("clean", -0.5), ("all", 0.5)):
+        name, colour = _SUBSETS[subset]
+        axes.barh(0, 0, color=colour, label=name)
+        for row, (_, key, most, written) in enumerate(_MEASURES):
+            value, position = subsets[subset][key], row + 1.08 * _BAR * side
+            axes.barh(position, 1, _BAR, color="#f0f3f7", zorder=1)
+            if value is not None:
+                axes.barh(position, value / most, _BAR, color=colour, zorder=2)
+                _label_bar(axes, position, value / most, written(value))
+    # Between the two labels of the axis below, where nothing else is.
+    axes.legend(
+        loc="upper center", bbox_to_anchor=(0.5, 0.008), ncols=2, frameon=False,
+        fontsize=12, labelcolor=drawing.INK, handlelength=1.0, handleheight=1.0,
+        columnspacing=1.6, borderaxespad=0.0,
+    )  # fmt: skip
+    axes.invert_yaxis()
+    axes.set_yticks(range(len(_MEASURES)), [name for name, *_ in _MEASURES])
+    axes.tick_params(axis="y", labelsize=13.5, labelcolor=drawing.INK, pad=8)
+    axes.set_xlim(0, 1)
+    axes.set_xticks([0, 1], ["nothing kept", "all as before"])
+    for label, side in zip(axes.get_xticklabels(), ("left", "right"), strict=True):
+        label.set_ha(side)
+
+
+def _label_bar(axes: Any, position: float, length: float, text: str) -> None:
+    inside = length > 0.2
+    style = {"color": "white" if inside else drawing.INK, "fontweight": "bold"}
+    axes.text(
+        length + (-0.012 if inside else 0.012), position + 0.01, text, fontsize=13,
+        ha="right" if inside else "left", va="center_baseline", zorder=3, **style,
+    )  # fmt: skip

@@ -1,0 +1,45 @@
+"""What the reports' pictures share: colours, two panels below a heading, PNG."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+INK, QUIET = "#1f2933", "#52606d"
+_WIDTH = 12.0  # inches, at 200 dpi
+
+
+def two_panels(
+    height: float, title: str, below: str, indent: float, **grid: Any
+) -> tuple[Any, Any]:
+    """Returns a Matplotlib figure and its two panels.
+
+    Args:
+      height: in inches.
+      title: the heading.
+      below: what stands below it, one or two lines.
+      indent: where the heading begins, 0 to 1.
+      **grid: the panels' places, as Matplotlib's `GridSpec` takes them.
+    """
+    # The object interface needs no display and changes no global state.
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(_WIDTH, height), dpi=200, facecolor="white")
+    FigureCanvasAgg(figure)
+    style: dict[str, Any] = {"fontsize": 21, "fontweight": "bold", "va": "center"}
+    figure.text(indent, 1 - 0.36 / height, title, color=INK, **style)
+    style = {"fontsize": 12.5, "linespacing": 1.4, "va": "center"}
+    figure.text(indent, 1 - 0.77 / height, below, color=QUIET, **style)
+    panels = figure.subplots(1, 2, gridspec_kw=grid)
+    for axes in panels:
+        axes.spines[:].set(visible=False, color=QUIET)
+        axes.tick_params(length=0, labelsize=11.5, labelcolor=QUIET)
+    return figure, panels
+
+
+def to_png(figure: Any) -> bytes:
+    """Returns a figure as PNG: the same figure, the same bytes."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", metadata={"Software": None})
+    return buffer.getvalue()

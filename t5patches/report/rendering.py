@@ -1,0 +1,126 @@
+"""What the pages and the tables for the terminal share.
+
+A page is a template of `templates/`: one file that opens offline, in which every text
+is escaped.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import jinja2
+import markupsafe
+from etils import epath
+
+from t5patches.interchange import shards
+
+_SHOWN_RESULTS = ("method", "seed", "seconds", "peak_memory_gb")
+
+
+def share(value: float | None) -> str:
+    """Returns a share as percent, a dash for None."""
+    return "–" if value is None else f"{100 * value:.1f} %"
+
+
+def score(value: float | None) -> str:
+    """Returns a number of 0-100, a dash for None."""
+    return "–" if value is None else f"{value:.1f}"
+
+
+def unit(value: float | None) -> str:
+    """Returns a number of 0-1, a dash for None."""
+    return "–" if value is None else f"{value:.3f}"
+
+
+def general(value: float | None) -> str:
+    """Returns a setting of a method, a dash for None."""
+    return "–" if value is None else f"{value:g}"
+
+
+def plain(value: Any) -> str:
+    """Returns a setting as the page shows it."""
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key}: {plain(part)}" for key, part in value.items())
+    return str(value)
+
+
+def highlight(text: str, spans: Iterable[Sequence[Any]]) -> markupsafe.Markup:
+    """Returns `text` as HTML, escaped, with the characters of `spans` marked.
+
+    Args:
+      text: any text.
+      spans: (start, end, label); they may overlap.
+    """
+    html, done = markupsafe.Markup(), 0
+    mark = markupsafe.Markup('<mark title="{}">{}</mark>')
+    for start, end, label in sorted(spans, key=lambda span: (span[0], -span[1])):
+        start = max(start, done)
+        if end > start:
+            html += text[done:start] + mark.format(label, text[start:end])
+            done = end
+    return html + text[done:]
+
+
+_TEMPLATES = jinja2.Environment(
+    loader=jinja2.PackageLoader("t5patches.report"),
+    autoescape=True,
+    undefined=jinja2.StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+)
+_FILTERS = (share, score, unit, general, plain, highlight)
+_TEMPLATES.filters.update({function.__name__: function for function in _FILTERS})
+
+
+def write(
+    run_dir: shards.PathLike,
+    template: str,
+    png: bytes,
+    results: Mapping[str, Any],
+    settings: Mapping[str, Any] | None,
+    **content: Any,
+) -> None:
+    """Writes a report's `report.png` and `report.html`.
+
+    Args:
+      run_dir: the folder to write to.
+      template: name of the page's template.
+      png: the picture.
+      results: the template's, and what of them belongs to the settings.
+      settings: names and values for the section on settings.
+      **content: what else the template wants; all of them `title` and `sentence`.
+    """
+    known = {name: results[name] for name in _SHOWN_RESULTS if name in results}
+    page = _TEMPLATES.get_template(template).render(
+        image=base64.b64encode(png).decode("ascii"),
+        results=results,
+        settings={**known, **(settings or {})},
+        **content,
+    )
+    with shards.atomic_write(epath.Path(run_dir) / "report.png", "wb") as file:
+        file.write(png)
+    with shards.atomic_write(epath.Path(run_dir) / "report.html") as file:
+        file.write(page)
+
+
+def text_table(rows: Sequence[Sequence[str]], first: int = 31, width: int = 11) -> str:
+    """Returns a table for the terminal, its first row the head.
+
+    Args:
+      rows: plain texts, as many in each.
+      first: least width of the first column.
+      width: least width of the others.
+    """
+    widths = [
+        max(width if index else first, *map(len, column))
+        for index, column in enumerate(zip(*rows, strict=True))
+    ]
+    lines = [
+        "  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])])
+        for row in rows
+    ]
+    return "\n".join([lines[0], "─" * len(lines[0]), *lines[1:]])

@@ -1,0 +1,97 @@
+"""The report of an update: what is unwanted before and after, and what stayed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from t5patches.interchange import shards
+from t5patches.report import bars, rendering
+from t5patches.report.rendering import score, share, unit
+from t5patches.report.result_checks import check_results
+
+_SCORES = ["exact match", "BLEU", "ROUGE-L"]
+_SUBSETS = {
+    "all": "all inputs",
+    "clean": "old output clean",
+    "marked": "old output unwanted",
+}
+
+
+def write_report(
+    run_dir: shards.PathLike,
+    results: Mapping[str, Any],
+    examples: Sequence[Mapping[str, Any]],
+    settings: Mapping[str, Any] | None = None,
+) -> str:
+    """Writes `report.html` and `report.png`; returns the table for the terminal.
+
+    Args:
+      run_dir: the folder to write to.
+      results: what `evaluate.compare` returns; `method`, `seed`, `seconds` and
+        `peak_memory_gb` are shown too if they are there.
+      examples: what `evaluate.pick_examples` returns.
+      settings: names and values for the section on settings.
+
+    Raises:
+      UserError: `results` is not what `evaluate.compare` returns.
+    """
+    check_results(results)
+    method, sentence = results.get("method"), headline(results)
+    update = "targeted update" + (f" with {str(method).upper()}" if method else "")
+    rendering.write(
+        run_dir,
+        "update.html",
+        bars.draw(results, f"A {update}", sentence),
+        results,
+        settings,
+        title=f"Report of a {update}",
+        sentence=sentence,
+        score_names=_SCORES,
+        similarity=_similarity_rows(results),
+        references=[
+            (f"{side} outputs", *_scores(part))
+            for side, part in results.get("references", {}).items()
+        ],
+        rates=_rates(results),
+        examples=examples,
+    )
+    return terminal_table(results)
+
+
+def headline(results: Mapping[str, Any]) -> str:
+    """Returns the result in a sentence."""
+    before, after = (share(results["prevalence"][k]) for k in ("before", "after"))
+    clean = results["exact_match"]["clean"]
+    first = f"Unwanted outputs: {before} before, {after} after"
+    if clean is None:
+        return first
+    return f"{first}. {share(clean)} of the clean outputs stayed word for word"
+
+
+def terminal_table(results: Mapping[str, Any]) -> str:
+    """Returns the numbers of `results` as a table of plain text."""
+    sides = ("before", "after")
+    prevalence = [share(results["prevalence"][side]) for side in sides]
+    rows = [("", *sides), ("outputs with something unwanted", *prevalence)]
+    if rates := _rates(results):
+        rows.append(("unwanted spans per 1,000 tokens", *rates))
+    head = ("new against old outputs", "inputs", *_SCORES)
+    similarity = rendering.text_table([head, *_similarity_rows(results)])
+    return f"{rendering.text_table(rows)}\n\n{similarity}\n"
+
+
+def _rates(results: Mapping[str, Any]) -> list[str]:
+    rates = results["unwanted_per_1000_tokens"].values()
+    return [] if None in rates else [f"{rate:.2f}" for rate in rates]
+
+
+def _similarity_rows(results: Mapping[str, Any]) -> list[tuple[str, ...]]:
+    return [
+        (_SUBSETS[name], f"{part['examples']:,}", *_scores(part))
+        for name, part in results["subsets"].items()
+    ]
+
+
+def _scores(part: Mapping[str, Any]) -> tuple[str, str, str]:
+    return share(part["exact_match"]), score(part["bleu"]), unit(part["rougeL"])
