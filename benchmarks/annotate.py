@@ -130,9 +130,7 @@ def main() -> None:
             [made_up_word(2 * number) for number in range(args.phrases)]
         ),
         "custom": shouting,
-        "entities": entities.load(args.pipeline)
-        if args.pipeline
-        else entities.EntityAnnotator(name_pipeline(examples)),
+        "entities": entities.EntityAnnotator(args.pipeline or name_pipeline(examples)),
         "toxicity": toxicity.ToxicityAnnotator(tagger_pipeline(examples)),
     }
     with tempfile.TemporaryDirectory() as name:

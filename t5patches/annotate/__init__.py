@@ -2,8 +2,9 @@
 
 An annotator is a function `annotator(text, inputs) -> [(start, end, label)]`: spans of
 characters of `text`, a model's output for `inputs`. `annotate_files` runs one over
-predictions. `phrases.load`, `entities.load`, `toxicity.load` and `custom.load` return
-those of the command line.
+predictions. Those of the command line are `phrases.PhraseAnnotator`,
+`entities.EntityAnnotator`, `toxicity.ToxicityAnnotator` and `custom.CustomAnnotator`.
+An annotator says in its `settings` what tells it from others.
 """
 
 from t5patches.annotate.alignment import align, token_ranges

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from t5patches.annotate.alignment import Span
@@ -13,13 +13,36 @@ from t5patches.interchange.json_files import check_encodes
 
 # annotator(text, inputs) -> [(start, end, label)]: which characters of `text`, a
 # model's output for `inputs`, are unwanted. One that is quicker on many texts at once
-# has besides `pipe(pairs of text and inputs)`, which yields the list of each in order.
+# also has `pipe(pairs of text and inputs)`, which yields the list of each in order; and
+# one that says what tells it from others has `settings`, a JSON-able mapping.
 Annotator = Callable[[str, str], Sequence[Span]]
 # What it found in one text, or what went wrong with it.
 Found = list[Span] | UserError
 # What a user's code may raise. sys.exit() in it must not end the whole as if all were
 # well, but Ctrl-C must.
 RAISED = (Exception, SystemExit)
+
+
+def settings_of(
+    annotator: Annotator, more: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """Returns what tells an annotator from others; outputs with the same are alike.
+
+    Args:
+      annotator: any annotator.
+      more: what it does not say itself. A plain function says nothing.
+
+    Raises:
+      UserError: nothing at all is said.
+    """
+    own = getattr(annotator, "settings", None)
+    if own is None and more is None:
+        raise UserError(
+            f"the annotator {shorten(annotator)} does not say what tells it from "
+            "others; give it an attribute `settings`, or give `settings` here: a "
+            "dictionary with its name and version, for example"
+        )
+    return {**(own or {}), **(more or {})}
 
 
 def annotate_text(annotator: Annotator, text: str, inputs: str) -> list[Span]:

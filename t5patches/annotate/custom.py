@@ -33,22 +33,16 @@ class CustomAnnotator:
     ):
         """Takes the function, the name by which `load` finds it, and its module's file.
 
-        The file is what the digest sees; a function can have come from anywhere.
+        The settings have the content of the file; what that imports or reads is not
+        seen.
         """
         self.name = name
         self.function = function
         self.file = file
+        content = claims.file_digest(file) if file else ""
+        self.settings = {"annotator": "custom", "function": name, "content": content}
         if hasattr(function, "pipe"):
             self.pipe = function.pipe
-
-    @property
-    def digest(self) -> str:
-        """Tells annotators apart: changes with the name and the file's content.
-
-        What the file imports or reads is not seen.
-        """
-        content = claims.file_digest(self.file) if self.file else ""
-        return claims.fingerprint({"name": self.name, "content": content})
 
     def __call__(self, text: str, inputs: str) -> Sequence[Span]:
         """Returns what the function returns."""

@@ -11,10 +11,8 @@ from t5patches.annotate import occurrence, spacy_pipelines
 from t5patches.annotate.alignment import Span
 from t5patches.annotate.words import APOSTROPHES
 from t5patches.errors import UserError
-from t5patches.interchange import claims
 
 PIPELINE = "en_core_web_sm"
-BATCH_SIZE = 256
 
 # What is not marked of an entity: an article before it, a possessive after it.
 _ARTICLE = re.compile(r"(?:the|an?)\s+|\s+", re.IGNORECASE)
@@ -26,7 +24,11 @@ _NOT_NEEDED = frozenset(
 )
 
 
-class EntityAnnotator:
+# Raised by one whenever other words come to be marked, here or in `occurrence`.
+RULES = 2
+
+
+class EntityAnnotator(spacy_pipelines.SpacyAnnotator):
     """Marks the entities of a text that do not occur in its input.
 
     Entities are those of a spaCy pipeline; `t5patches.annotate.occurrence` says what
@@ -34,26 +36,25 @@ class EntityAnnotator:
     possessive 's after it are not marked.
     """
 
-    # Counted up when other words come to be marked (here or in `occurrence`), so that
-    # the folders of before are not taken for done.
-    rules = 2
-
     def __init__(
         self,
-        nlp: Any,
+        pipeline: Any = PIPELINE,
         labels: Sequence[str] | None = None,
-        batch_size: int = BATCH_SIZE,
+        batch_size: int = spacy_pipelines.BATCH_SIZE,
     ):
         """Takes a spaCy pipeline.
 
         Args:
-          nlp: the pipeline; components that entities do not need are switched off.
+          pipeline: by name or folder, or loaded; components that entities do not need
+            are switched off.
           labels: entities to consider; all if None.
           batch_size: texts that go through the pipeline together.
 
         Raises:
-          UserError: the pipeline finds no entities, or none with one of `labels`.
+          UserError: the pipeline is missing, does not load, finds no entities, or none
+            with one of `labels`.
         """
+        nlp = spacy_pipelines.load(pipeline)
         found = _entity_labels(nlp)
         for label in labels or ():
             if found and label not in found:
@@ -62,24 +63,21 @@ class EntityAnnotator:
                     f"{', '.join(sorted(found))}"
                 )
         _switch_off(nlp)
-        self.nlp = nlp
+        super().__init__(pipeline, nlp, batch_size)
         self.labels = None if labels is None else sorted(set(labels))
-        self.batch_size = batch_size
-        # A pipeline with a path is loaded anew in another process.
-        self._source: str | None = None
 
     @property
-    def digest(self) -> str:
-        """Tells pipelines and labels apart."""
-        parts = {"pipeline": spacy_pipelines.digest(self.nlp), "labels": self.labels}
-        return claims.fingerprint(parts)
-
-    def __call__(self, text: str, inputs: str) -> list[Span]:
-        """Returns the entities of `text` that do not occur in `inputs`."""
-        return self._unsupported(self.nlp(text), occurrence.Text(inputs))
+    def settings(self) -> dict[str, Any]:
+        """What tells this pipeline and these labels from others."""
+        return {
+            "annotator": "entities",
+            "pipeline": spacy_pipelines.digest(self.nlp),
+            "labels": self.labels,
+            "rules": RULES,
+        }
 
     def pipe(self, pairs: Iterable[tuple[str, str]]) -> Iterator[list[Span]]:
-        """Does what a call does for many (text, inputs), in batches."""
+        """Yields the entities of each (text, inputs) that do not occur in `inputs`."""
         contexts = ((text, occurrence.Text(inputs)) for text, inputs in pairs)
         for doc, inputs in self.nlp.pipe(
             contexts, as_tuples=True, batch_size=self.batch_size
@@ -99,9 +97,7 @@ class EntityAnnotator:
         return spans
 
     def __reduce__(self):
-        if self._source is None:
-            return EntityAnnotator, (self.nlp, self.labels, self.batch_size)
-        return load, (self._source, self.labels, self.batch_size)
+        return EntityAnnotator, (self.source, self.labels, self.batch_size)
 
 
 def _trim(text: str) -> tuple[int, int]:
@@ -150,19 +146,3 @@ def _switch_off(nlp: Any) -> None:
 
 def _name(nlp: Any) -> str:
     return os.fspath(nlp.path) if nlp.path else f"{nlp.meta['lang']}_{nlp.meta['name']}"
-
-
-def load(
-    pipeline: str | os.PathLike = PIPELINE,
-    labels: Sequence[str] | None = None,
-    batch_size: int = BATCH_SIZE,
-) -> EntityAnnotator:
-    """Returns the annotator with a spaCy pipeline by name or path.
-
-    Raises:
-      UserError: the pipeline is missing, does not load, finds no entities, or none with
-        one of `labels`.
-    """
-    annotator = EntityAnnotator(spacy_pipelines.load(pipeline), labels, batch_size)
-    annotator._source = os.fspath(pipeline)
-    return annotator

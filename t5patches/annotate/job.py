@@ -26,6 +26,7 @@ from t5patches.annotate.annotator import (
     Found,
     annotate_text,
     annotate_texts,
+    settings_of,
 )
 from t5patches.errors import UserError
 from t5patches.interchange import claims, json_files, records, shards, tfrecords
@@ -34,8 +35,8 @@ NAME = "annotated"
 SKIPPED = "skipped.txt"
 # Lines that an annotator gets, or a process is sent, at a time.
 CHUNK = 256
-# Counted up when the same spans come to mark other ids, or are written otherwise (here,
-# in `alignment`, in `records`): shards of before are then not taken for done.
+# Raised by one whenever the same spans come to mark other ids or are written in another
+# form, so that shards of an earlier version are made again.
 RULES = 1
 
 _SUFFIXES = (".jsonl", ".tfrecord", ".stats.json")
@@ -79,7 +80,7 @@ def annotate_files(
     output_dir: shards.PathLike,
     vocabulary: Any,
     *,
-    settings: Mapping[str, Any],
+    settings: Mapping[str, Any] | None = None,
     only_annotated: bool = False,
     feature_lengths: Mapping[str, int] | None = None,
     on_error: str = "stop",
@@ -100,9 +101,9 @@ def annotate_files(
       annotator: says which characters are unwanted.
       output_dir: a folder of its own.
       vocabulary: the one that the model generated with.
-      settings: what else than `predictions` and the arguments here decides the result,
-        e.g. the annotator's name and the digest of its phrases. The annotator's
-        `rules`, if it has some, are added to them.
+      settings: what tells the annotator from others, where it does not say so in an
+        attribute `settings` as those of this package do: e.g. the name and version of
+        a function of yours.
       only_annotated: keep only predictions with an unwanted id.
       feature_lengths: lengths of `inputs` and `targets` in training; what they would
         cut off is counted.
@@ -172,7 +173,7 @@ class Job:
         output_dir: shards.PathLike,
         vocabulary: Any,
         *,
-        settings: Mapping[str, Any],
+        settings: Mapping[str, Any] | None = None,
         only_annotated: bool = False,
         feature_lengths: Mapping[str, int] | None = None,
         on_error: str = "stop",
@@ -194,8 +195,8 @@ class Job:
         lengths = dict(feature_lengths or {})
         claimed = {
             "step": "annotate",
-            **settings,
-            "rules": {"annotator": getattr(annotator, "rules", None), "job": RULES},
+            **settings_of(annotator, settings),
+            "job_rules": RULES,
             "vocabulary": vocabulary_digest(vocabulary),
             "only_annotated": only_annotated,
             "feature_lengths": lengths,

@@ -7,12 +7,15 @@ import os
 import re
 import unicodedata
 from collections.abc import Iterable
+from typing import Any
 
 from t5patches.annotate.alignment import Span
 from t5patches.annotate.words import APOSTROPHES
 from t5patches.errors import UserError
 from t5patches.interchange import claims, json_files
 
+# Raised by one whenever the same phrases come to mark other words.
+RULES = 1
 # Apostrophes are alike, and so are hyphens; the usual one comes first.
 _ALIKE = (APOSTROPHES, "-‐‑")
 
@@ -31,10 +34,6 @@ class PhraseAnnotator:
     All phrases are one regular expression made of their shared prefixes, so the time
     for a text hardly depends on how many phrases there are.
     """
-
-    # Counted up when other words come to be marked, so that the folders of before are
-    # not taken for done.
-    rules = 1
 
     def __init__(self, phrases: Iterable[str]):
         """Compiles `phrases`; at least one must have a character that is no space."""
@@ -64,9 +63,10 @@ class PhraseAnnotator:
         return list(self._labels.values())
 
     @property
-    def digest(self) -> str:
-        """Tells lists of phrases apart, whatever their comments."""
-        return claims.fingerprint({"phrases": self.phrases})
+    def settings(self) -> dict[str, Any]:
+        """What tells this list of phrases from others, whatever its comments."""
+        digest = claims.fingerprint({"phrases": self.phrases})
+        return {"annotator": "phrases", "phrases": digest, "rules": RULES}
 
     def __call__(self, text: str, inputs: str = "") -> list[Span]:
         """Returns the unwanted spans of `text`; `inputs` does not matter here."""

@@ -1,33 +1,67 @@
-"""spaCy pipelines: loading them, and telling them apart."""
+"""spaCy pipelines: loading them, telling them apart, and annotators that run them."""
 
 from __future__ import annotations
 
+import abc
 import hashlib
 import os
 import pathlib
+from collections.abc import Iterable, Iterator
 from typing import Any
 
+from t5patches.annotate.alignment import Span
 from t5patches.errors import UserError
 from t5patches.interchange import claims
 
+BATCH_SIZE = 256
 
-def load(name: str | os.PathLike, advice: str = "") -> Any:
+
+class SpacyAnnotator(abc.ABC):
+    """An annotator that runs a spaCy pipeline over batches of texts.
+
+    Attributes:
+      source: the pipeline as it was given. One that has a name or a folder is loaded
+        anew in another process, and need not travel there.
+      nlp: the pipeline.
+      batch_size: texts that go through the pipeline together.
+    """
+
+    def __init__(self, source: Any, nlp: Any, batch_size: int):
+        """Sets the attributes."""
+        self.source = source
+        self.nlp = nlp
+        self.batch_size = batch_size
+
+    def __call__(self, text: str, inputs: str = "") -> list[Span]:
+        """Returns the unwanted spans of `text`, a model's output for `inputs`."""
+        (spans,) = self.pipe([(text, inputs)])
+        return spans
+
+    @abc.abstractmethod
+    def pipe(self, pairs: Iterable[tuple[str, str]]) -> Iterator[list[Span]]:
+        """Yields the unwanted spans of each (text, inputs)."""
+
+
+def load(source: Any, advice: str = "") -> Any:
     """Returns a spaCy pipeline by its name or folder.
 
     Args:
-      name: of an installed package, or a folder.
+      source: the name of an installed package, or a folder; a pipeline is returned as
+        it is.
       advice: what to do where there is none; to install it if "".
 
     Raises:
       UserError: spaCy or the pipeline is missing or does not load.
     """
+    if not isinstance(source, str | os.PathLike):
+        return source
     try:
         import spacy
     except ImportError as error:
         raise UserError(
             "spaCy is not installed; install it with `pip install spacy`"
         ) from error
-    text = os.fspath(name)
+    text = os.fspath(source)
     if not os.path.exists(text) and (os.sep in text or not spacy.util.is_package(text)):
         hint = "" if os.sep in text else f" with `python -m spacy download {text}`"
         advice = advice or f"install it{hint} or give the folder of one"

@@ -65,10 +65,9 @@ def _run(
     from t5patches import annotate
     from t5patches.interchange import records
 
-    annotator, settings = kind.load(args)
+    annotator = kind.load(args)
     lengths = {"inputs": args.inputs_length, "targets": args.targets_length}
     options = {
-        "settings": {"annotator": name, **settings},
         "only_annotated": args.only_annotated,
         "feature_lengths": {name: n for name, n in lengths.items() if n is not None},
         "on_error": args.on_error,
@@ -152,8 +151,6 @@ def _add_shared(parser: Parser) -> None:
 
 # --------------------------------------------------------------------------- annotators
 
-Loaded = tuple[Any, dict[str, Any]]  # The annotator, and what tells it from others.
-
 
 class _Phrases:
     summary = "every occurrence of a phrase of a list"
@@ -173,11 +170,10 @@ class _Phrases:
         )
 
     @staticmethod
-    def load(args: argparse.Namespace) -> Loaded:
+    def load(args: argparse.Namespace) -> Any:
         from t5patches.annotate import phrases
 
-        annotator = phrases.load(args.phrases)
-        return annotator, {"phrases": annotator.digest}
+        return phrases.load(args.phrases)
 
 
 class _Entities:
@@ -208,12 +204,10 @@ class _Entities:
         _add_batch_size(parser)
 
     @staticmethod
-    def load(args: argparse.Namespace) -> Loaded:
-        from t5patches.annotate import entities, spacy_pipelines
+    def load(args: argparse.Namespace) -> Any:
+        from t5patches.annotate.entities import EntityAnnotator
 
-        annotator = entities.load(args.pipeline, args.labels, args.batch_size)
-        digest = spacy_pipelines.digest(annotator.nlp)
-        return annotator, {"pipeline": digest, "labels": annotator.labels}
+        return EntityAnnotator(args.pipeline, args.labels, args.batch_size)
 
 
 class _Toxicity:
@@ -242,12 +236,10 @@ class _Toxicity:
         _add_batch_size(parser)
 
     @staticmethod
-    def load(args: argparse.Namespace) -> Loaded:
-        from t5patches.annotate import spacy_pipelines, toxicity
+    def load(args: argparse.Namespace) -> Any:
+        from t5patches.annotate.toxicity import ToxicityAnnotator
 
-        annotator = toxicity.load(args.tagger, args.threshold, args.batch_size)
-        digest = spacy_pipelines.digest(annotator.nlp)
-        return annotator, {"tagger": digest, "threshold": args.threshold}
+        return ToxicityAnnotator(args.tagger, args.threshold, args.batch_size)
 
 
 class _Custom:
@@ -272,11 +264,10 @@ imports is not seen: then give another folder.
         )
 
     @staticmethod
-    def load(args: argparse.Namespace) -> Loaded:
+    def load(args: argparse.Namespace) -> Any:
         from t5patches.annotate import custom
 
-        annotator = custom.load(args.function)
-        return annotator, {"function": annotator.name, "content": annotator.digest}
+        return custom.load(args.function)
 
 
 ANNOTATORS = {

@@ -56,7 +56,7 @@ def write(run: Run, method: str) -> dict[str, str]:
 
 def _rows(run: Run, method: str, split: str) -> Iterator[shards.Row]:
     if method == "filtered_original":
-        annotator, _ = run.job.annotator(run)
+        annotator = run.job.annotator(run)
         for _, row in json_files.read_jsonl(run.corpus_files()[split]):
             if not annotator(row["targets"], row["inputs"]):
                 yield row

@@ -234,7 +234,7 @@ def annotate(run: Run) -> dict[str, Any]:
     from t5patches.annotate import annotate_files
 
     vocab = records.load_vocabulary(run.vocabulary_path)
-    annotator, settings = run.job.annotator(run)
+    annotator = run.job.annotator(run)
     shares = {}
     for split in SPLITS:
         stats = annotate_files(
@@ -242,7 +242,6 @@ def annotate(run: Run) -> dict[str, Any]:
             annotator,
             run.path("annotated", split),
             vocab,
-            settings=settings,
         )
         shares[split] = stats["share_with_unwanted"]
     if not shares["train"]:
@@ -307,7 +306,7 @@ def compare(
     """
     from t5patches import evaluate as evaluation
 
-    annotator, _ = run.job.annotator(run)
+    annotator = run.job.annotator(run)
     return evaluation.evaluate_files(
         run.predictions("before", split),
         run.predictions(when, split),

@@ -14,7 +14,7 @@ import abc
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from t5patches.interchange import claims, shards
+from t5patches.interchange import shards
 from t5patches.quickstart import corpus, names, news, own_data
 
 if TYPE_CHECKING:
@@ -47,8 +47,8 @@ class UseCase(abc.ABC):
         """Makes what the annotator needs; returns findings for the stage's record."""
 
     @abc.abstractmethod
-    def annotator(self, run: Run) -> tuple[Annotator, dict[str, Any]]:
-        """The annotator, and the settings that tell it from others."""
+    def annotator(self, run: Run) -> Annotator:
+        """The annotator."""
 
     @abc.abstractmethod
     def correct(self, run: Run, text: str, spans: Sequence[Span]) -> str:
@@ -73,14 +73,10 @@ class Comments(UseCase):
     def _phrases(self, run: Run) -> list[str]:
         return corpus.rude_words()
 
-    def annotator(self, run: Run) -> tuple[Annotator, dict[str, Any]]:
+    def annotator(self, run: Run) -> Annotator:
         from t5patches.annotate import phrases
 
-        settings = {
-            "annotator": "phrases",
-            "phrases": claims.file_digest(run.phrases_path),
-        }
-        return phrases.load(run.phrases_path), settings
+        return phrases.load(run.phrases_path)
 
     def correct(self, run: Run, text: str, spans: Sequence[Span]) -> str:
         return corpus.correct(text, spans)
@@ -132,11 +128,10 @@ class Hallucination(UseCase):
     def prepare(self, run: Run) -> dict[str, Any]:
         return {"tagger": names.train(run.path("tagger"), run.seed)}
 
-    def annotator(self, run: Run) -> tuple[Annotator, dict[str, Any]]:
+    def annotator(self, run: Run) -> Annotator:
         from t5patches.annotate import entities
 
-        annotator = entities.load(run.path("tagger"))
-        return annotator, {"annotator": "entities", "pipeline": annotator.digest}
+        return entities.EntityAnnotator(run.path("tagger"))
 
     def correct(self, run: Run, text: str, spans: Sequence[Span]) -> str:
         return news.correct(text, spans)

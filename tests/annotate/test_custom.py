@@ -42,7 +42,7 @@ def test_a_function_of_a_module_or_a_file(module, name):
     annotator = custom.load(f"{name}:shouting")
     assert annotate_text(annotator, "you FOOL", "") == [(4, 8, "shout")]
     again = pickle.loads(pickle.dumps(annotator))
-    assert again("you FOOL", "") == [(4, 8, "shout")] and again.digest
+    assert again("you FOOL", "") == [(4, 8, "shout")] and again.settings
 
 
 def test_a_class_is_made_once(module):
@@ -61,17 +61,17 @@ partial = functools.partial(shouting)
     module.write_text(text)
     annotator = custom.load(f"my_annotators.py:{function}")
     assert annotator.file == str(module)
-    before = annotator.digest
+    before = annotator.settings
     module.write_text(text.replace("{3,}", "{4,}").replace('"bad"', '"sad"'))
-    assert custom.load(f"my_annotators.py:{function}").digest != before
+    assert custom.load(f"my_annotators.py:{function}").settings != before
 
 
 def test_digest_changes_with_the_file(module):
-    before = custom.load("my_annotators.py:shouting").digest
-    assert custom.load("my_annotators.py:shouting").digest == before
-    assert custom.load("my_annotators.py:broken").digest != before
+    before = custom.load("my_annotators.py:shouting").settings
+    assert custom.load("my_annotators.py:shouting").settings == before
+    assert custom.load("my_annotators.py:broken").settings != before
     module.write_text(SHOUTING.replace("{3,}", "{4,}"))
-    assert custom.load("my_annotators.py:shouting").digest != before
+    assert custom.load("my_annotators.py:shouting").settings != before
 
 
 @pytest.mark.parametrize(

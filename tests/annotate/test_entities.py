@@ -145,22 +145,24 @@ def test_a_shared_tok2vec_stays_on():
 
 def test_load_by_path(tmp_path):
     ruler_pipeline().to_disk(tmp_path / "pipeline")
-    annotator = entities.load(tmp_path / "pipeline", ["GPE"])
+    annotator = entities.EntityAnnotator(tmp_path / "pipeline", ["GPE"])
     assert marked(annotator, "Smith in Paris", "") == [("Paris", "GPE")]
     again = pickle.loads(pickle.dumps(annotator))
     assert marked(again, "Smith in Paris", "") == [("Paris", "GPE")]
-    assert again.digest == annotator.digest
-    assert entities.load(tmp_path / "pipeline").digest != annotator.digest
+    assert again.settings == annotator.settings
+    assert (
+        entities.EntityAnnotator(tmp_path / "pipeline").settings != annotator.settings
+    )
 
 
 def test_a_missing_pipeline_is_named_with_the_command(tmp_path):
     with pytest.raises(UserError, match="python -m spacy download no_such_pipeline"):
-        entities.load("no_such_pipeline")
+        entities.EntityAnnotator("no_such_pipeline")
     with pytest.raises(UserError, match="no such spaCy pipeline"):
-        entities.load(tmp_path / "nothing")
+        entities.EntityAnnotator(tmp_path / "nothing")
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="empty: spaCy cannot load it"):
-        entities.load(tmp_path / "empty")
+        entities.EntityAnnotator(tmp_path / "empty")
 
 
 def test_pipelines_without_files_are_told_apart_by_what_is_in_them():
@@ -168,9 +170,9 @@ def test_pipelines_without_files_are_told_apart_by_what_is_in_them():
         nlp = spacy.blank("en")
         nlp.add_pipe("entity_ruler").add_patterns([{"label": "X", "pattern": pattern}])
         annotator = entities.EntityAnnotator(nlp)
-        before = annotator.digest
+        before = annotator.settings
         annotator("words that were never seen", "")
-        assert annotator.digest == before
+        assert annotator.settings == before
         return before
 
     assert digest("Paris") == digest("Paris") != digest("Rome")

@@ -9,7 +9,7 @@ import pytest
 from small_vocabulary import small_vocabulary
 
 from t5patches import annotate
-from t5patches.annotate import custom, job
+from t5patches.annotate import custom, job, phrases
 from t5patches.errors import UserError
 from t5patches.interchange import json_files, records, shards, tfrecords
 
@@ -488,14 +488,13 @@ def test_lines_without_ids_get_the_same_ones_in_every_reader(tmp_path):
     assert ids == [row["id"] for row in records.read_predictions(tmp_path / "old")]
 
 
-@pytest.mark.parametrize("which", ["annotator", "job"])
-def test_other_rules_are_other_settings(predictions, tmp_path, monkeypatch, which):
+@pytest.mark.parametrize(("owner", "changed"), [(phrases, "rules"), (job, "job_rules")])
+def test_other_rules_are_other_settings(
+    predictions, tmp_path, monkeypatch, owner, changed
+):
     run(predictions, tmp_path / "out")
-    owner, name = (
-        (annotate.PhraseAnnotator, "rules") if which == "annotator" else (job, "RULES")
-    )
-    monkeypatch.setattr(owner, name, 99)
-    with pytest.raises(UserError, match=rf"rules was .*, now .*'{which}': 99"):
+    monkeypatch.setattr(owner, "RULES", 99)
+    with pytest.raises(UserError, match=rf"{changed} was 1, now 99"):
         run(predictions, tmp_path / "out")
 
 

@@ -41,7 +41,7 @@ def entity_annotator(tmp_path):
     ruler = nlp.add_pipe("entity_ruler")
     ruler.add_patterns([{"label": "THING", "pattern": "news"}])
     nlp.to_disk(tmp_path / "pipeline")
-    return entities.load(tmp_path / "pipeline")
+    return entities.EntityAnnotator(tmp_path / "pipeline")
 
 
 @pytest.mark.parametrize("kind", ["phrases", "entities"])

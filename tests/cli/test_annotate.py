@@ -1,14 +1,16 @@
 """`t5patches annotate`: every annotator, with the options that all share."""
 
 import json
+import pathlib
 import sys
 
 import pytest
 import seqio
 import spacy
 
-from t5patches import cli
+from t5patches import cli, evaluate
 from t5patches.interchange import json_files, records
+from t5patches.quickstart import pipeline
 
 VOCABULARY = seqio.ByteVocabulary()
 TEXT = "Smith met John Doe in Paris"
@@ -90,6 +92,26 @@ def test_wrong_use(folder, words, message, capsys):
     captured = capsys.readouterr()
     assert message in captured.err and "Traceback" not in captured.err
     assert not (folder / "out/stats.json").exists()
+
+
+def test_the_command_and_the_quickstart_annotate_alike(folder, monkeypatch):
+    """A list of phrases has one identity, whoever runs it."""
+    run = pipeline.Run(folder=str(folder / "run"), phrases="rude.txt", data="mine")
+    for split in pipeline.SPLITS:
+        path = pathlib.Path(run.predictions("before", split) + "-00000-of-00001.jsonl")
+        path.parent.mkdir(parents=True)
+        path.write_bytes((folder / "old.jsonl").read_bytes())
+    (folder / "run/corpus").mkdir()
+    (folder / "run/corpus/phrases.txt").write_text("# a comment\ndoe\n")
+    monkeypatch.setattr(pipeline.records, "load_vocabulary", lambda *_: VOCABULARY)
+    pipeline.annotate(run)
+    assert annotate("phrases", "--phrases", "rude.txt") == 0
+    first, second = run.path("annotated/test"), str(folder / "out")
+    one, other = (json_files.read_json(f"{f}/settings.json") for f in (first, second))
+    assert one == other and one["phrases"]
+    old, new = f"{first}/annotated", f"{second}/annotated"
+    results, _ = evaluate.evaluate_files(old, new, None)
+    assert results["prevalence"] == {"before": 1.0, "after": 1.0}
 
 
 def test_skipped_lines_are_counted(folder, capsys):

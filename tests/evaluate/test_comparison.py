@@ -174,11 +174,8 @@ def annotated(folder, texts, phrase, **options):
     ]
     json_files.write_jsonl(folder / "p.jsonl", rows)
     annotator = PhraseAnnotator([phrase])
-    settings = {"annotator": "phrases", "phrases": annotator.digest}
     annotate_files(
-        *(folder / "p.jsonl", annotator, folder / "out", vocabulary),
-        settings=settings,
-        **options,
+        *(folder / "p.jsonl", annotator, folder / "out", vocabulary), **options
     )
     return folder / "out/annotated"
 

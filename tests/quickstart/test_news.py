@@ -72,7 +72,7 @@ def run(tmp_path_factory, splits):
 
 
 def test_the_annotator_finds_what_the_report_does_not_name(run, splits):
-    annotator, _ = run.job.annotator(run)
+    annotator = run.job.annotator(run)
     for row in splits["test"]:
         spans = annotator(row["targets"], row["inputs"])
         found = {row["targets"][start:end] for start, end, _ in spans}
@@ -80,7 +80,7 @@ def test_the_annotator_finds_what_the_report_does_not_name(run, splits):
 
 
 def test_corrections_leave_nothing_unwanted_and_touch_nothing_else(run, splits):
-    annotator, _ = run.job.annotator(run)
+    annotator = run.job.annotator(run)
     for row in splits["test"]:
         spans = annotator(row["targets"], row["inputs"])
         text = run.job.correct(run, row["targets"], spans)

@@ -74,7 +74,7 @@ def test_more_methods_later(run, first, capsys):
 
 
 def test_what_the_baselines_are_trained_on(run):
-    annotator, _ = run.job.annotator(run)
+    annotator = run.job.annotator(run)
     annotated = list(records.read_annotated(run.annotated("train")))
     marked = [row for row in annotated if row["annotations"]]
     found = {}
@@ -94,7 +94,7 @@ def test_original_data_without_what_is_unwanted(tmp_path):
     sizes = {"train": 300, "validation": 30, "test": 30}
     run = pipeline.Run(folder=str(tmp_path), sizes=sizes, pieces=700)
     pipeline.make_corpus(run)
-    annotator, _ = run.job.annotator(run)
+    annotator = run.job.annotator(run)
     files = baselines.write(run, "filtered_original")
     for split, path in files.items():
         kept = [row for _, row in json_files.read_jsonl(path)]

@@ -261,18 +261,18 @@ def test_saved_and_loaded(trained, tmp_path):
     )
     with pytest.raises(UserError, match="tagger: exists"):
         training.save(trained, tmp_path / "tagger")
-    annotator = toxicity.load(tmp_path / "tagger")
+    annotator = toxicity.ToxicityAnnotator(tmp_path / "tagger")
     text = "what a stupid fool you are 🎉"
     (found,) = annotator(text, "")
     assert text[found[0] : found[1]] == "stupid fool" and found[2] == "toxic"
     pairs = [(text, ""), ("a nice day", ""), (f"🎉 {text}", "")]
     assert annotate_texts(annotator, pairs) == [annotator(t, "") for t, _ in pairs]
     again = pickle.loads(pickle.dumps(annotator))
-    assert again(text, "") == [found] and again.digest == annotator.digest
-    nothing = toxicity.load(tmp_path / "tagger", threshold=1.0)
-    assert nothing(text, "") == [] and nothing.digest != annotator.digest
+    assert again(text, "") == [found] and again.settings == annotator.settings
+    nothing = toxicity.ToxicityAnnotator(tmp_path / "tagger", threshold=1.0)
+    assert nothing(text, "") == [] and nothing.settings != annotator.settings
     with pytest.raises(UserError, match="not between 0 and 1"):
-        toxicity.load(tmp_path / "tagger", threshold=3.0)
+        toxicity.ToxicityAnnotator(tmp_path / "tagger", threshold=3.0)
 
 
 def test_a_save_that_fails_leaves_nothing(trained, tmp_path, monkeypatch):
@@ -285,10 +285,10 @@ def test_a_save_that_fails_leaves_nothing(trained, tmp_path, monkeypatch):
 def test_what_is_no_tagger(tmp_path):
     spacy.blank("en").to_disk(tmp_path / "blank")
     with pytest.raises(UserError, match="t5patches tagger train"):
-        toxicity.load(tmp_path / "blank")
+        toxicity.ToxicityAnnotator(tmp_path / "blank")
     for missing in (tmp_path / "missing", "missing"):
         with pytest.raises(UserError, match="missing: no such.*t5patches tagger train"):
-            toxicity.load(missing)
+            toxicity.ToxicityAnnotator(missing)
 
 
 def test_too_few_posts():
