@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
 from collections.abc import Iterable, Iterator
@@ -10,39 +11,55 @@ from typing import TypeVar
 from absl import logging
 
 T = TypeVar("T")
+_SECONDS_BETWEEN_LINES = 10.0
 
 
-def track(
-    items: Iterable[T],
-    what: str,
-    total: int | None = None,
-    every: float = 10.0,
-    since: float | None = None,
-) -> Iterator[T]:
-    """Yields `items` and shows how far it is.
+class Bar:
+    """Shows how far a piece of work is that says itself when it gets on."""
 
-    Args:
-      items: what to go through.
-      what: a word or two for the reader, e.g. 'annotate'.
-      total: how many there are, if known.
-      every: seconds between log lines where there is no terminal.
-      since: `time.monotonic()` when the work began; None is when the first item is
-        asked for.
-    """
-    if sys.stderr.isatty():
-        import tqdm
+    def __init__(self, what: str, total: int | None = None):
+        """Begins to show it.
 
-        yield from tqdm.tqdm(items, desc=what, total=total, dynamic_ncols=True)
-        return
-    last = time.monotonic()
-    start = last if since is None else since
-    count = 0
-    for count, item in enumerate(items, start=1):
-        yield item
+        Args:
+          what: a word or two for the reader, e.g. 'annotate'.
+          total: how many items there are, if known.
+        """
+        self._what = what
+        self._total = total
+        self._count = 0
+        self._start = self._last = time.monotonic()
+        self._terminal = None
+        if sys.stderr.isatty():
+            import tqdm
+
+            self._terminal = tqdm.tqdm(desc=what, total=total, dynamic_ncols=True)
+
+    def add(self, count: int = 1) -> None:
+        """Shows that so many more items are done."""
+        self._count += count
+        if self._terminal is not None:
+            self._terminal.update(count)
+            return
         now = time.monotonic()
-        if now - last >= every:
-            of = f" of {total}" if total else ""
-            rate = count / (now - start)
-            logging.info("%s: %d%s, %.0f a second", what, count, of, rate)
-            last = now
-    logging.info("%s: %d done in %.1f s", what, count, time.monotonic() - start)
+        if now - self._last >= _SECONDS_BETWEEN_LINES:
+            of = f" of {self._total}" if self._total else ""
+            rate = self._count / (now - self._start)
+            done = f"{self._count}{of}"
+            logging.info("%s: %s, %.1f a second", self._what, done, rate)
+            self._last = now
+
+    def close(self) -> None:
+        """Says what was done at the end."""
+        if self._terminal is not None:
+            self._terminal.close()
+            return
+        seconds = time.monotonic() - self._start
+        logging.info("%s: %d done in %.1f s", self._what, self._count, seconds)
+
+
+def track(items: Iterable[T], what: str, total: int | None = None) -> Iterator[T]:
+    """Yields `items` and shows how far it is; the arguments are `Bar`'s."""
+    with contextlib.closing(Bar(what, total)) as bar:
+        for item in items:
+            yield item
+            bar.add()

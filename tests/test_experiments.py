@@ -1,8 +1,8 @@
 """The experiments of the two use cases: each file is a whole run of its method."""
 
-import importlib
 import pathlib
 
+import gin
 import pytest
 
 from t5patches import losses
@@ -25,14 +25,8 @@ def parse(script, name, query):
 
 def parse_files(script, files, query):
     """What gin files, read in this order, bind to a parameter."""
-    engine, function = scripts.SCRIPTS[script]
-    module = importlib.import_module(engine)
-    entry = scripts._entry(getattr(module, function))
-    given = [f"--gin.{macro}='x'" for macro in GIVEN[script]]
-    given = [*(f"--gin_file={file}" for file in files), *given]
-    flags = scripts._parse_flags(script, given)
-    with scripts._as_main(function, entry), scripts._fresh_gin() as gin:
-        scripts._parse_gin(gin, entry, module, flags)
+    given = [f"{macro} = 'x'" for macro in GIVEN[script]]
+    with scripts.configuration(script, files, given):
         return [gin.query_parameter(parameter) for parameter in query]
 
 

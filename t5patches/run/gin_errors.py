@@ -10,53 +10,48 @@ from collections.abc import Mapping
 from t5patches.errors import UserError
 
 # What gin appends to an error: where the call was bound, which can be long.
-_GIN_CALL = re.compile(
+_CALL = re.compile(
     r"\n\s*In call to configurable '([^']+)' \(.*?\)(?: in scope '([^']*)')?"
 )
-
-_GIN_PLACE = re.compile(
-    r'\n\s*In file "(?P<file>[^"]+)", line (?P<line>\d+)\n?(?P<text>.*)', re.S
+_PLACE = re.compile(
+    r'\n\s*In (?:file "(?P<file>[^"]+)",|bindings string) line (?P<line>\d+)\n?'
+    r"(?P<text>.*)",
+    re.DOTALL,
 )
-
-_GIN_BINDINGS = re.compile(
-    r"\n\s*In bindings string line (?P<line>\d+)\n?(?P<text>.*)", re.S
-)
+# What the configuration can make gin raise while it parses.
+_PARSE_ERRORS = (OSError, NameError, AttributeError, ValueError, ImportError, TypeError)
 
 
 def parse_error(error: Exception) -> UserError | None:
-    """What was wrong with the gin files or bindings whose parsing raised `error`.
+    """Returns what was wrong with the gin files or bindings that did not parse.
 
-    Returns:
-        An error with the file and the line where gin knows them, or None if the
-        fault is not in the configuration.
+    The message has the file and the line where gin knows them. None if the fault is not
+    in the configuration.
     """
+    message = _without_calls(error)
     if isinstance(error, UserError):
-        return UserError(_without_calls(error))
+        return UserError(message)
     if isinstance(error, SyntaxError):
         place = f"{error.filename or 'a binding'}, line {error.lineno}"
-        text = (error.text or "").strip()
-        return UserError(f"{place}: {error.msg}" + (f"\n  {text}" if text else ""))
+        return UserError(_with_line(f"{place}: {error.msg}", error.text))
     if isinstance(error, tokenize.TokenError):
         message, (line, _) = error.args
         return UserError(f"{_file_being_parsed(error)}, line {line}: {message}")
-    kinds = (OSError, NameError, AttributeError, ValueError, ImportError, TypeError)
-    if not isinstance(error, kinds):
+    if not isinstance(error, _PARSE_ERRORS):
         return None
-    message = _without_calls(error)
-    unbound = re.match(r"No bindings specified for '(.*)/gin\.macro'", message)
-    if unbound:
-        return _unset_macro(unbound[1])
-    required = re.match(r"(\S+) set to `%gin.REQUIRED`", message)
-    if required:
-        return _unset_macro(required[1].removesuffix("/macro.value"))
-    absent = re.search(
-        r"selector (\S+?); <module 't5x_embedded\.(\w+)'.*?> has no attribute (\w+)\.",
+    unset = re.match(
+        r"No bindings specified for '(.*)/gin\.macro'"
+        r"|(\S+?)(?:/macro\.value)? set to `%gin.REQUIRED`",
         message,
     )
-    if absent:
-        reason = f"the embedded engine does not have {absent[2]}.{absent[3]}; T5X does"
-        message = message[: absent.start()] + reason + message[absent.end() :]
-        message = message.removeprefix("Couldn't resolve ")
+    if unset:
+        return _unset_macro(unset[1] or unset[2])
+    message = re.sub(
+        r"(?:Couldn't resolve )?selector (\S+?); "
+        r"<module 't5x_embedded\.(\w+)'.*?> has no attribute (\w+)\.",
+        r"the embedded engine does not have \2.\3; T5X does",
+        message,
+    )
     return UserError(_located(message))
 
 
@@ -76,68 +71,70 @@ def _file_being_parsed(error: Exception) -> str:
 
 
 def _without_calls(error: Exception) -> str:
-    return _GIN_CALL.sub("", str(error)).strip()
+    return _CALL.sub("", str(error)).strip()
 
 
 def _located(message: str) -> str:
     """Puts the place that gin appended in front, as compilers do."""
-    for pattern in (_GIN_PLACE, _GIN_BINDINGS):
-        found = pattern.search(message)
-        if found is None:
-            continue
-        place = found.groupdict()
-        before = message[: found.start()].strip().strip('"')
-        where = "command line"
-        if "file" in place:
-            where = f"{place['file']}, line {place['line']}"
-        text = (place["text"] or "").strip()
-        return f"{where}: {before}" + (f"\n  {text}" if text else "")
-    return message
+    place = _PLACE.search(message)
+    if place is None:
+        return message
+    where = (
+        f"{place['file']}, line {place['line']}" if place["file"] else "command line"
+    )
+    what = message[: place.start()].strip().strip('"')
+    return _with_line(f"{where}: {what}", place["text"])
 
 
-def config_error(error: Exception) -> UserError | None:
-    """What was wrong with a configuration that parsed, but could not be evaluated.
+def _with_line(message: str, line: str | None) -> str:
+    text = (line or "").strip()
+    return f"{message}\n  {text}" if text else message
 
-    Returns:
-        An error, or None if the fault is not in the configuration.
+
+def evaluation_error(error: Exception) -> UserError | None:
+    """Returns what was wrong with a configuration that could not be evaluated, or None.
+
+    It has been parsed; what it names is called, and its macros are looked up.
     """
-    if isinstance(error, UserError):
-        return UserError(_without_calls(error))
     message = str(error)
-    calls = _GIN_CALL.findall(message)
+    calls = _CALL.findall(message)
     if "not provided in config" in message or "No values supplied by Gin" in message:
         names = re.findall(r"\[([^\]]*)\]", message)
         configurable, scope = calls[0] if calls else ("", "")
         if configurable == "macro" or scope and names and "value" in names[0]:
             return _unset_macro(scope)
         missing = names[0].replace("'", "") if names else "an argument"
+        first_line = message.splitlines()[0]
         at = f"{scope}/{configurable}" if scope else configurable
-        where = f" of {at}" if at and at not in message.split("\n")[0] else ""
-        return UserError(
-            f"not set in the gin files: {missing}{where}\n  {message.splitlines()[0]}"
-        )
-    if calls and isinstance(error, OSError | ImportError):
+        where = f" of {at}" if at and at not in first_line else ""
+        return UserError(f"not set in the gin files: {missing}{where}\n  {first_line}")
+    if (
+        isinstance(error, UserError)
+        or calls
+        and isinstance(error, OSError | ImportError)
+    ):
         return UserError(_without_calls(error))
     return None
 
 
-# What TensorFlow raises where a file or a bucket cannot be read or written.
-_STORAGE_ERRORS = (
-    "FailedPreconditionError",
-    "NotFoundError",
-    "PermissionDeniedError",
-    "UnauthenticatedError",
-    "UnavailableError",
-)
+def run_error(error: Exception, bindings: Mapping[str, str]) -> UserError | None:
+    """Returns what a user can put right of what a run raised, or None.
 
-
-def storage_error(error: Exception, bindings: Mapping[str, str]) -> UserError | None:
-    """What was wrong with a path that TensorFlow was to read, or None."""
+    It is an error of ours, without what gin has appended, or TensorFlow's about a file
+    or a bucket that cannot be read or written.
+    """
     import tensorflow as tf
 
-    if not isinstance(error, tf.errors.OpError):
-        return None
-    if type(error).__name__ not in _STORAGE_ERRORS:
+    if isinstance(error, UserError):
+        return UserError(_without_calls(error))
+    if not isinstance(
+        error,
+        tf.errors.FailedPreconditionError
+        | tf.errors.NotFoundError
+        | tf.errors.PermissionDeniedError
+        | tf.errors.UnauthenticatedError
+        | tf.errors.UnavailableError,
+    ):
         return None
     places = [f"{name} = {text}" for name, text in bindings.items() if "://" in text]
     where = f". Remote paths: {'; '.join(places)}" if places else ""

@@ -5,25 +5,26 @@ from __future__ import annotations
 import ast
 import difflib
 import importlib
+import os
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from absl import logging
 
-from t5patches.checkpoints import finding
+from t5patches.checkpoints import contents, finding
 from t5patches.errors import UserError
 
 
-def macros(typed: Iterable[str], bindings: Mapping[str, str]) -> None:
+def check_macros(typed: Iterable[str], bindings: Mapping[str, str]) -> None:
     """Looks for macros of the command line that no gin file reads: a misspelt name.
 
     Args:
-        typed: bindings of the command line, `NAME = value`.
-        bindings: all of gin's; see `scripts`.
+      typed: bindings of the command line, `NAME = value`.
+      bindings: all of gin's; see `gin_config.Config`.
 
     Raises:
-        UserError: another macro has nearly the same name.
+      UserError: another macro has nearly the same name.
     """
     read = set(re.findall(r"%([\w.]+)", " ".join(bindings.values())))
     for binding in typed:
@@ -38,27 +39,75 @@ def macros(typed: Iterable[str], bindings: Mapping[str, str]) -> None:
         logging.warning("--gin.%s changes nothing: no gin file reads it", name)
 
 
-def inference(arguments: Mapping[str, Any], bindings: Mapping[str, str]) -> None:
-    """Raises a UserError if a number of an inference is out of its range.
+def check(script: str, arguments: dict[str, Any], bindings: Mapping[str, str]) -> None:
+    """Checks a script's numbers, tasks and checkpoint.
+
+    It replaces `train_state_initializer_cls`: only when the engine has made it are the
+    model's shapes known, and nothing has been restored yet.
 
     Args:
-        arguments: of T5X's `infer`.
-        bindings: gin's; macros of runs/generate.gin say how to sample.
+      script: 'train', 'infer' or 'eval'.
+      arguments: of its function.
+      bindings: gin's; macros of runs/generate.gin say how to sample.
+
+    Raises:
+      UserError: what is wrong, before anything is loaded.
     """
+    if script == "infer":
+        check_numbers(arguments, bindings)
+    for name in ("train_dataset_cfg", "dataset_cfg"):
+        if cfg := arguments.get(name):
+            _import_module(cfg.module)
+            _check_task(cfg.mixture_or_task_name, cfg.split)
+    for name in ("train_eval_dataset_cfg", "infer_eval_dataset_cfg"):
+        if cfg := arguments.get(name):
+            _check_task(cfg.mixture_or_task_name)
+    path = _starting_checkpoint(script, arguments)
+    if path is None:
+        return
+    contents.check_whole(path)
+    if script == "train":
+        _check_total_steps(arguments)
+    own = script == "train" and finding.steps(arguments["model_dir"])
+    if not own and restore_config(arguments).state_transformation_fns:
+        return  # The checkpoint's names are not the model's.
+    initializer_cls = arguments["train_state_initializer_cls"]
+
+    def initializer(*args, **kwargs):
+        made = initializer_cls(*args, **kwargs)
+        contents.check_architecture(path, made.global_train_state_shape.params)
+        return made
+
+    arguments["train_state_initializer_cls"] = initializer
+
+
+def check_numbers(arguments: Mapping[str, Any], bindings: Mapping[str, str]) -> None:
+    """Raises a UserError if a number of an inference is out of its range."""
+    macros = {name: _literal(text) for name, text in bindings.items()}
     shards = arguments["num_shards"]
-    _in_range("NUM_SHARDS", shards, 1)
-    _in_range("SHARD_ID", arguments["shard_id"], 0, shards - 1)
-    _in_range("BATCH_SIZE", arguments["dataset_cfg"].batch_size, 1)
-    _in_range("CHUNK_BATCHES", arguments["checkpoint_period"], 1)
-    values = {name: _number(text) for name, text in bindings.items()}
-    _in_range("TEMPERATURE", values.get("TEMPERATURE"), 0, kind=int | float)
-    _in_range("TOP_K", values.get("TOP_K"), 0)
-    _in_range("TOP_P", values.get("TOP_P"), 0, 1, kind=int | float)
-    if values.get("TOP_K") and values.get("TOP_P"):
+    last_shard = shards - 1 if isinstance(shards, int) else None
+    any_number = int | float
+    for name, value, kind, low, high in (
+        ("NUM_SHARDS", shards, int, 1, None),
+        ("SHARD_ID", arguments["shard_id"], int, 0, last_shard),
+        ("BATCH_SIZE", arguments["dataset_cfg"].batch_size, int, 1, None),
+        ("CHUNK_BATCHES", arguments["checkpoint_period"], int, 1, None),
+        ("TEMPERATURE", macros.get("TEMPERATURE"), any_number, 0, None),
+        ("TOP_K", macros.get("TOP_K"), int, 0, None),
+        ("TOP_P", macros.get("TOP_P"), any_number, 0, 1),
+    ):
+        if value is None:
+            continue
+        high_enough = isinstance(value, kind) and value >= low
+        if not high_enough or high is not None and value > high:
+            limits = f"at least {low}" if high is None else f"from {low} to {high}"
+            number = "a whole number" if kind is int else "a number"
+            raise UserError(f"{name} must be {number} {limits}, not {value!r}")
+    if macros.get("TOP_K") and macros.get("TOP_P"):
         raise UserError("set one of TOP_K and TOP_P, not both")
 
 
-def _number(text: str) -> Any:
+def _literal(text: str) -> Any:
     """The value of a binding, None where it is another's (`%NAME`) or an object."""
     try:
         return ast.literal_eval(text)
@@ -66,17 +115,7 @@ def _number(text: str) -> Any:
         return None
 
 
-def _in_range(name: str, value: Any, low, high=None, kind: Any = int) -> None:
-    if value is None:
-        return
-    if not isinstance(value, kind) or value < low or high is not None and value > high:
-        limits = f"at least {low}" if high is None else f"from {low} to {high}"
-        number = "a whole number" if kind is int else "a number"
-        raise UserError(f"{name} must be {number} {limits}, not {value!r}")
-
-
-def total_steps(arguments: Mapping[str, Any]) -> None:
-    """Raises a UserError if a model folder is past the step where training ends."""
+def _check_total_steps(arguments: Mapping[str, Any]) -> None:
     steps, total = finding.steps(arguments["model_dir"]), arguments["total_steps"]
     if steps and not arguments.get("relative_steps") and steps[-1] > total:
         raise UserError(
@@ -85,12 +124,34 @@ def total_steps(arguments: Mapping[str, Any]) -> None:
         )
 
 
-def module(name: str | None) -> None:
-    """Imports a task's module (MIXTURE_OR_TASK_MODULE).
+def restore_config(arguments: Mapping[str, Any]) -> Any:
+    """Returns the T5X `RestoreCheckpointConfig` in a script's arguments, or None."""
+    if "checkpoint_cfg" in arguments:
+        return arguments["checkpoint_cfg"] and arguments["checkpoint_cfg"].restore
+    return arguments["restore_checkpoint_cfg"]
 
-    Raises:
-        UserError: there is no such module.
-    """
+
+def _starting_checkpoint(script: str, arguments: Mapping[str, Any]) -> str | None:
+    """Returns the checkpoint that will be restored: of the run itself, or given."""
+    if script == "train":
+        steps = finding.steps(arguments["model_dir"])
+        if steps:
+            return os.path.join(arguments["model_dir"], f"checkpoint_{steps[-1]}")
+    cfg = restore_config(arguments)
+    if cfg is None or not cfg.path:
+        return None
+    if cfg.mode == "specific" or script == "infer":
+        return cfg.path
+    folders = [cfg.path] if isinstance(cfg.path, str) else cfg.path
+    for folder in folders:
+        if not os.path.isdir(folder) and "://" not in folder:
+            raise UserError(f"there is no folder {folder} to restore a checkpoint from")
+    steps = finding.steps(folders[0])
+    return os.path.join(folders[0], f"checkpoint_{steps[-1]}") if steps else None
+
+
+def _import_module(name: str | None) -> None:
+    """Imports a task's module (MIXTURE_OR_TASK_MODULE), or says that it is missing."""
     if not name:
         return
     try:
@@ -104,30 +165,22 @@ def module(name: str | None) -> None:
         ) from error
 
 
-def task(name: Any, split: str | None = None) -> None:
-    """Raises a UserError unless a task or mixture, and its split, are there.
-
-    Args:
-        name: a registered name, or the task itself, which is not looked up.
-        split: name of a split, or None.
-    """
+def _check_task(name: Any, split: str | None = None) -> None:
+    """Checks that a task or mixture is there: a registered name, or the task itself."""
     import seqio
 
     known = [*seqio.TaskRegistry.names(), *seqio.MixtureRegistry.names()]
     if isinstance(name, str) and name not in known:
+        near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+        hint = f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
         raise UserError(
-            f"no task or mixture is registered as {name!r}{_near(name, known)}. Import "
+            f"no task or mixture is registered as {name!r}{hint}. Import "
             "the module that registers it in the gin file"
         )
-    provider = seqio.get_mixture_or_task(name) if isinstance(name, str) else name
+    provider = seqio.maybe_get_mixture_or_task(name)
     splits = getattr(provider, "splits", None)
     if split is not None and splits is not None and split not in splits:
         raise UserError(
             f"{getattr(provider, 'name', name)} has no split {split!r}; it has "
             f"{', '.join(map(repr, sorted(splits)))}"
         )
-
-
-def _near(name: str, known: Iterable[str]) -> str:
-    near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
-    return f"; did you mean {' or '.join(map(repr, near))}?" if near else ""

@@ -83,21 +83,20 @@ def test_the_written_configuration_replays_with_the_same_name(run, tmp_path):
 
 def test_inference_counts_examples(run, tmp_path, monkeypatch):
     counted = []
-    track = progress.track
 
-    def watch(items, what, total=None, **kwargs):
-        for item in track(items, what, total, **kwargs):
-            counted.append((what, total))
-            yield item
+    class Watched(progress.Bar):
+        def add(self, count=1):
+            super().add(count)
+            counted.append((self._what, count))
 
-    monkeypatch.setattr(progress, "track", watch)
+    monkeypatch.setattr(progress, "Bar", Watched)
     arguments = infer_arguments(run, tmp_path, "--checkpoint=3")
     scripts.run("infer", arguments, description="predicting")
     rows = (tmp_path / f"{engine_toy.TASK}-predict.jsonl-00000-of-00001").read_text()
     assert len(rows.splitlines()) == 20
     assert "prediction" in json.loads(rows.splitlines()[0])
     assert {what for what, _ in counted} == {"predicting"}
-    assert len(counted) >= 20
+    assert sum(count for _, count in counted) == 20
 
 
 def test_paths_may_be_relative(run, tmp_path, monkeypatch):
@@ -264,6 +263,7 @@ def test_a_model_folder_past_the_last_step(run):
     [
         (dict(shard_id=-1), "SHARD_ID must be a whole number from 0 to 1, not -1"),
         (dict(shard_id=2), "SHARD_ID must be a whole number from 0 to 1, not 2"),
+        (dict(shard_id=1, num_shards=1), "SHARD_ID must be a whole number from 0 to 0"),
         (dict(num_shards=0), "NUM_SHARDS must be a whole number at least 1"),
         (dict(checkpoint_period=0), "CHUNK_BATCHES must be"),
         (dict(batch_size="x"), "BATCH_SIZE must be a whole number at least 1, not 'x'"),
@@ -279,20 +279,20 @@ def test_numbers_of_an_inference(change, message):
     cfg = types.SimpleNamespace(batch_size=change.get("batch_size", 4))
     macros = {k: v for k, v in change.items() if k.isupper()}
     if message is None:
-        preflight.inference({**arguments, "dataset_cfg": cfg}, macros)
+        preflight.check_numbers({**arguments, "dataset_cfg": cfg}, macros)
         return
     with pytest.raises(UserError, match=re.escape(message)):
-        preflight.inference({**arguments, "dataset_cfg": cfg}, macros)
+        preflight.check_numbers({**arguments, "dataset_cfg": cfg}, macros)
 
 
 def test_remote_paths_that_cannot_be_read():
     error = tf.errors.FailedPreconditionError(None, None, "no host\nmore")
     bindings = {"VOCABULARY_PATH": "'gs://bucket/a'", "SPLIT": "'test'"}
-    known = gin_errors.storage_error(error, bindings)
+    known = gin_errors.run_error(error, bindings)
     assert str(known) == "no host. Remote paths: VOCABULARY_PATH = 'gs://bucket/a'"
-    assert gin_errors.storage_error(ValueError("x"), bindings) is None
+    assert gin_errors.run_error(ValueError("x"), bindings) is None
     shape = tf.errors.InvalidArgumentError(None, None, "shape")
-    assert gin_errors.storage_error(shape, bindings) is None
+    assert gin_errors.run_error(shape, bindings) is None
 
 
 def test_missing_checkpoints(run, tmp_path):

@@ -1,0 +1,155 @@
+"""Gin for one run of a script: files and bindings in, the script's arguments out.
+
+What leans on gin's insides (its private names, its messages) stands here and in
+`gin_errors`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import logging
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import gin
+
+from t5patches.errors import UserError
+from t5patches.run import gin_errors
+
+
+class Config:
+    """What gin files and bindings say about a function and what it is given."""
+
+    def __init__(self, function: Callable[..., Any], configured: Callable[..., Any]):
+        self._function = function
+        self._configured = configured
+
+    @property
+    def bindings(self) -> dict[str, str]:
+        """Macros by name, arguments as `scope/module.function.argument`; as text."""
+        found = {}
+        for (scope, selector), arguments in gin.config._CONFIG.items():
+            for argument, value in arguments.items():
+                name = f"{selector}.{argument}"
+                name = f"{scope}/{name}" if scope else name
+                found[name.removesuffix("/gin.macro.value")] = repr(value)
+        return found
+
+    def macro(self, name: str) -> Any:
+        """Returns the value of a macro, or the reference it is bound to, or None."""
+        try:
+            return gin.query_parameter(f"{name}/macro.value")
+        except ValueError:
+            return None
+
+    def set_macro(self, name: str, value: Any) -> None:
+        """Gives a macro another value."""
+        with gin.unlock_config():
+            gin.bind_parameter(f"{name}/macro.value", value)
+
+    def arguments(self, **given: Any) -> dict[str, Any]:
+        """Returns all arguments of the function: the given, the bound, the defaults.
+
+        Raises:
+          UserError: the configuration cannot be evaluated, or an argument is missing.
+        """
+        try:
+            found = self._configured(**given)
+        except Exception as error:
+            known = gin_errors.evaluation_error(error)
+            if known is None:
+                raise
+            raise known from error
+        bound = inspect.signature(self._function).bind_partial(**found)
+        bound.apply_defaults()
+        name, parameters = self._function.__name__, bound.signature.parameters
+        missing = [f"{name}.{p}" for p in parameters if p not in bound.arguments]
+        if missing:
+            raise UserError(f"not set in the gin files: {', '.join(missing)}")
+        return bound.arguments
+
+
+@contextlib.contextmanager
+def parsed(
+    function: Callable[..., Any],
+    files: Sequence[str],
+    bindings: Sequence[str],
+    search_paths: Sequence[str],
+) -> Iterator[Config]:
+    """Parses gin files that bind a function's arguments; yields what they say.
+
+    Within the block gin has this configuration; before and after it is empty.
+
+    Args:
+      function: gin files know it by its name in `__main__`, as those of T5X do.
+      files: gin files; later ones override.
+      bindings: `NAME = value`; they override the files.
+      search_paths: folders that files are looked up in.
+
+    Raises:
+      UserError: naming file and line where gin knows them.
+    """
+    from t5x import gin_utils
+
+    prefixes = gin.config._LOCATION_PREFIXES
+    before = list(prefixes)
+    gin.clear_config()
+    try:
+        with _in_main(_returning_arguments(function)) as configured:
+            try:
+                with _without_path_errors():
+                    gin_utils.parse_gin_flags(search_paths, files, bindings)
+            except Exception as error:
+                known = gin_errors.parse_error(error)
+                if known is None:
+                    raise
+                raise known from error
+            yield Config(function, configured)
+    finally:
+        prefixes[:] = before
+        gin.clear_config()
+
+
+def _returning_arguments(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Returns a function of the same name and parameters that returns its arguments."""
+
+    def arguments(**kwargs):
+        return kwargs
+
+    arguments.__name__ = arguments.__qualname__ = function.__name__
+    arguments.__module__ = "__main__"
+    arguments.__signature__ = inspect.signature(function)  # type: ignore
+    return arguments
+
+
+@contextlib.contextmanager
+def _in_main(function: Callable[..., Any]) -> Iterator[Callable[..., Any]]:
+    """Puts a function into `__main__`; yields it as gin configures it."""
+    main, name = vars(sys.modules["__main__"]), function.__name__
+    before = {name: main[name]} if name in main else {}
+    main[name] = function
+    try:
+        # Each run makes its own, in place of that of the run before.
+        with gin.config.interactive_mode():
+            configured = gin.configurable(function)
+        yield configured
+    finally:
+        del main[name]
+        main.update(before)
+
+
+@contextlib.contextmanager
+def _without_path_errors() -> Iterator[None]:
+    """Gin logs an error per folder that it looked into; what it raises says it all."""
+
+    def keep(record):
+        return not record.getMessage().startswith("Path not found")
+
+    logger = logging.getLogger()
+    logger.addFilter(keep)
+    try:
+        yield
+    finally:
+        logger.removeFilter(keep)
