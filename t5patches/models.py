@@ -438,3 +438,33 @@ class DecoderOnlyModelTNFLL(TNFLLModel, _DecoderOnly):
 @_registered
 class DecoderOnlyModelTNRLL(TNRLLModel, _DecoderOnly):
     """TNRLL for decoder-only models; see `TNRLLModel`."""
+
+
+# ---- A method's model, for gin files that name the method and the family apart ----
+
+
+@_registered
+def encoder_decoder_model(
+    method: Mapping[str, Any], **kwargs: Any
+) -> NegativeTrainingTransformer:
+    """Returns a method's encoder-decoder model.
+
+    Args:
+      method: `name`, a row of `losses.METHODS`, and arguments of its class.
+      **kwargs: further ones.
+    """
+    return _model("EncoderDecoderModel", **method, **kwargs)
+
+
+@_registered
+def decoder_only_model(
+    method: Mapping[str, Any], **kwargs: Any
+) -> NegativeTrainingTransformer:
+    """Returns a method's decoder-only model; see `encoder_decoder_model`."""
+    return _model("DecoderOnlyModel", **method, **kwargs)
+
+
+def _model(family: str, name: str, **kwargs: Any) -> NegativeTrainingTransformer:
+    if name not in losses.METHODS:
+        raise ValueError(f"no method {name!r}; there are {', '.join(losses.METHODS)}")
+    return globals()[f"{family}{name.upper()}"](**kwargs)

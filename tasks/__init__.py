@@ -19,10 +19,9 @@ from .annotated import (
     corrective_task,
     filtered_task,
     negative_task,
-    truncation,
 )
 from .datasets import civil_comments_spans_task, civil_comments_task, xsum_task
-from .files import text_task
+from .texts import text_task
 
 __all__ = [
     "annotated_task",
@@ -32,6 +31,5 @@ __all__ = [
     "filtered_task",
     "negative_task",
     "text_task",
-    "truncation",
     "xsum_task",
 ]

@@ -1,27 +1,31 @@
 """Annotated generations (TFRecords) as tasks: for updates, and for their baselines.
 
-- `annotated_task`: `inputs`, `targets`, `target_annotations`, for the targeted methods;
-- `filtered_task`: `inputs`, `targets` of the examples without an unwanted token, and
-- `corrective_task`: `inputs`, `targets` without what is unwanted, for the baselines;
-- `negative_task`: `inputs`, `negative_targets`, `corrected_targets`, for the feature
+What a task makes of the same records is its kind:
+
+- `annotated`: `inputs`, `targets`, `target_annotations`, for the targeted methods;
+- `filtered`: `inputs`, `targets` of the examples without an unwanted token, and
+- `corrective`: `inputs`, `targets` without what is unwanted, for the baselines;
+- `negative`: `inputs`, `negative_targets`, `corrected_targets`, for the feature
   converters of google/t5patches.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import dataclasses
+import os
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import seqio
 import tensorflow as tf
 from absl import logging
+from etils import epath
 
 from t5patches.errors import UserError
-from t5patches.interchange import records
+from t5patches.interchange import json_files, records
 
-from . import tfrecords
-from .files import SHUFFLE_BUFFER_SIZE
-from .registry import plain, register, registered
+from .annotated_records import AnnotatedRecords
+from .registry import SHUFFLE_BUFFER_SIZE, plain, register
 from .sources import Files
 
 _Example = Mapping[str, tf.Tensor]
@@ -29,22 +33,22 @@ _Map = Callable[..., tf.data.Dataset]
 
 
 def annotated_task(
-    name: str,
+    name: str | None,
     files: Files,
     vocabulary: seqio.Vocabulary,
     output_vocabulary: seqio.Vocabulary | None = None,
     shuffle_buffer_size: int = SHUFFLE_BUFFER_SIZE,
     negative_token_ids: int = 0,
+    kind: str = "annotated",
 ) -> str:
     """Registers annotated generations (TFRecords) as a task; returns its name.
 
-    Features are `inputs`, `targets` and `target_annotations`, int32 [length]. Inputs
-    longer than their length are cut so that they end with EOS, as they did when the
-    model generated. What the lengths cut off the annotations is counted and logged
-    (`truncation`).
+    Features are int32 [length]. Inputs longer than their length are cut so that they
+    end with EOS, as they did when the model generated. What `t5patches annotate` has
+    counted of the records, and of what the lengths cut off them, is logged.
 
     Args:
-      name: of the task, of letters, digits, dots and underscores.
+      name: of the task, of letters, digits, dots and underscores; None: its kind.
       files: by split, TFRecord files as `t5patches annotate` writes them: a file,
         pattern, prefix of shards, or list of these.
       vocabulary: of inputs and targets.
@@ -52,25 +56,58 @@ def annotated_task(
       shuffle_buffer_size: examples held for shuffling.
       negative_token_ids: k, where the records name so many unwanted tokens for each
         position, 0 being none, in a feature of this name: k numbers for the first
-        target, k for the next. The task has them as int32 [length, k].
+        target, k for the next. A task of the kind `annotated` has them as int32
+        [length, k].
+      kind: what the task makes of the records, see above; the other kinds are also
+        functions of their own.
+
+    Raises:
+      UserError: there is no such kind, or another's task has this name.
     """
+    if kind not in KINDS:
+        raise UserError(f"kind must be one of {', '.join(KINDS)}, not {kind!r}")
+    files, name = plain(files), name or kind
     output_vocabulary = output_vocabulary or vocabulary
-    features = {
-        "targets": seqio.Feature(output_vocabulary),
-        "target_annotations": seqio.Feature(
+    features = {name: seqio.Feature(output_vocabulary) for name in KINDS[kind].targets}
+    per_target = {}
+    if kind == "annotated":
+        features["target_annotations"] = seqio.Feature(
             seqio.PassThroughVocabulary(2), add_eos=False
-        ),
-    }
-    if negative_token_ids:
-        features["negative_token_ids"] = seqio.Feature(
-            output_vocabulary, add_eos=False, rank=2
         )
-    return _register(
-        "annotated",
-        (name, files, vocabulary, output_vocabulary, shuffle_buffer_size),
-        [_rows_of(negative_token_ids)] if negative_token_ids else [],
-        features,
-        negative_token_ids,
+        if negative_token_ids:
+            per_target = {"negative_token_ids": negative_token_ids}
+            features["negative_token_ids"] = seqio.Feature(
+                output_vocabulary, add_eos=False, rank=2
+            )
+    source = AnnotatedRecords(files, [*KINDS[kind].reads, *per_target])
+
+    def check(split: str, lengths: Mapping[str, int]) -> None:
+        sizes = map(records.max_vocabulary_size, (vocabulary, output_vocabulary))
+        source.check(split, max(sizes), per_target)
+        if kind == "filtered":
+            clean = _only_clean(source.get_dataset(split, shuffle=False))
+            if not list(clean.take(1)):
+                raise UserError(
+                    f"task {name}, split {split!r}: every example has something "
+                    "unwanted"
+                )
+        _log_counts(f"Task {name}, split {split}", source.list_shards(split), lengths)
+
+    return register(
+        name,
+        (kind, files, vocabulary, output_vocabulary, shuffle_buffer_size)
+        + (negative_token_ids,),
+        check,
+        source=source,
+        preprocessors=[
+            *([_rows_of(negative_token_ids)] if per_target else []),
+            *KINDS[kind].preprocessors,
+            to_features,
+            seqio.CacheDatasetPlaceholder(),
+            end_inputs_with_eos,
+        ],
+        output_features={"inputs": seqio.Feature(vocabulary), **features},
+        shuffle_buffer_size=shuffle_buffer_size,
     )
 
 
@@ -86,21 +123,10 @@ def filtered_task(
     Over annotated generations it is the baseline that trains on the model's own clean
     outputs; over annotated references (`python -m t5patches.tasks.references`, then
     `annotate`) the one that trains on the original data without its unwanted examples.
-
-    Args:
-      name: as of `annotated_task`, and so are the others.
-      files: annotated TFRecords by split.
-      vocabulary: of inputs and targets.
-      output_vocabulary: of the targets, if it is another.
-      shuffle_buffer_size: examples held for shuffling.
+    The arguments are those of `annotated_task`.
     """
-    output_vocabulary = output_vocabulary or vocabulary
-    return _register(
-        "filtered",
-        (name, files, vocabulary, output_vocabulary, shuffle_buffer_size),
-        [_only_clean],
-        {"targets": seqio.Feature(output_vocabulary)},
-    )
+    given = (name, files, vocabulary, output_vocabulary, shuffle_buffer_size)
+    return annotated_task(*given, kind="filtered")
 
 
 def corrective_task(
@@ -110,26 +136,15 @@ def corrective_task(
     output_vocabulary: seqio.Vocabulary | None = None,
     shuffle_buffer_size: int = SHUFFLE_BUFFER_SIZE,
 ) -> str:
-    """Registers annotated examples with corrected outputs as targets.
+    """Registers annotated examples with corrected outputs as targets; returns the name.
 
     The corrected output is the record's `corrected_targets` (the text `corrected` of an
     annotated line) or, where it has none, the generated ids without the unwanted ones.
-    Examples of which nothing is left are passed over.
-
-    Args:
-      name: as of `annotated_task`, and so are the others.
-      files: annotated TFRecords by split.
-      vocabulary: of inputs and targets.
-      output_vocabulary: of the targets, if it is another.
-      shuffle_buffer_size: examples held for shuffling.
+    Examples of which nothing is left are passed over. The arguments are those of
+    `annotated_task`.
     """
-    output_vocabulary = output_vocabulary or vocabulary
-    return _register(
-        "corrective",
-        (name, files, vocabulary, output_vocabulary, shuffle_buffer_size),
-        [_correct],
-        {"targets": seqio.Feature(output_vocabulary)},
-    )
+    given = (name, files, vocabulary, output_vocabulary, shuffle_buffer_size)
+    return annotated_task(*given, kind="corrective")
 
 
 def negative_task(
@@ -142,149 +157,50 @@ def negative_task(
     """Registers annotated examples with the features of google/t5patches' converters.
 
     `negative_targets` are the generated ids, `corrected_targets` those of
-    `corrective_task`. A length of `targets` counts for both.
-
-    Args:
-      name: as of `annotated_task`, and so are the others.
-      files: annotated TFRecords by split.
-      vocabulary: of inputs and targets.
-      output_vocabulary: of the targets, if it is another.
-      shuffle_buffer_size: examples held for shuffling.
+    `corrective_task`. A length of `targets` counts for both. The arguments are those of
+    `annotated_task`, and it returns the name, too.
     """
-    output_vocabulary = output_vocabulary or vocabulary
-    return _register(
-        "negative",
-        (name, files, vocabulary, output_vocabulary, shuffle_buffer_size),
-        [_correct],
-        {
-            "negative_targets": seqio.Feature(output_vocabulary),
-            "corrected_targets": seqio.Feature(output_vocabulary),
-        },
-    )
+    given = (name, files, vocabulary, output_vocabulary, shuffle_buffer_size)
+    return annotated_task(*given, kind="negative")
 
 
-def truncation(
-    name: str, split: str, task_feature_lengths: Mapping[str, int]
-) -> dict[str, int]:
-    """Counts what feature lengths cut off a registered `annotated_task`.
-
-    Returns:
-      The counts of `tfrecords.check`.
-
-    Raises:
-      UserError: the task is not an `annotated_task`, or its files are wrong.
-    """
-    return _counts(registered(name, "annotated"), split, task_feature_lengths)
-
-
-def _counts(spec: tuple[Any, ...], split: str, lengths: Mapping[str, int]):
-    kind, _, files, *vocabularies, _, negative_token_ids = spec
-    size = max(map(records.max_vocabulary_size, vocabularies))
-    more = _more_features(kind, negative_token_ids)
-    return tfrecords.check(dict(files), split, lengths, size, more)
-
-
-def _more_features(kind: str, negative_token_ids: int) -> tfrecords.More:
-    """Returns the features that a kind of task reads beside the usual three."""
-    if kind in ("corrective", "negative"):
-        return {"corrected_targets": None}
-    if negative_token_ids:
-        return {"negative_token_ids": negative_token_ids}
-    return {}
-
-
-def _register(
-    kind: str,
-    arguments: tuple[Any, ...],
-    preprocessors: Sequence[_Map],
-    features: Mapping[str, seqio.Feature],
-    negative_token_ids: int = 0,
-) -> str:
-    name, files, vocabulary, output_vocabulary, shuffle_buffer_size = arguments
-    files = plain(files)
-    more = list(_more_features(kind, negative_token_ids))
-    return register(
-        name,
-        (
-            kind,
-            name,
-            files,
-            vocabulary,
-            output_vocabulary,
-            shuffle_buffer_size,
-            negative_token_ids,
-        ),
-        task_cls=RecordsTask,
-        kind=kind,
-        source=tfrecords.Source(files, more),
-        preprocessors=[
-            to_int32,
-            *preprocessors,
-            seqio.CacheDatasetPlaceholder(),
-            end_inputs_with_eos,
-        ],
-        output_features={"inputs": seqio.Feature(vocabulary), **features},
-        shuffle_buffer_size=shuffle_buffer_size,
-    )
-
-
-class RecordsTask(seqio.Task):
-    """A task over annotated records that says what is in them and what was lost."""
-
-    def __init__(self, name: str, *, kind: str, **kwargs: Any):
-        super().__init__(name, **kwargs)
-        self._kind = kind
-
-    def get_dataset(
-        self,
-        sequence_length: Mapping[str, int] | None = None,
-        split: str = "train",
-        use_cached: bool = False,
-        *args: Any,
-        **kwargs: Any,
-    ) -> tf.data.Dataset:
-        lengths = dict(sequence_length or {})
-        if "targets" in lengths:
-            for feature in self.output_features:
-                if feature not in lengths:
-                    lengths[feature] = lengths["targets"]
-        # SeqIO's cache need not have the files beside it.
-        if split in self.splits and not use_cached:
-            self._report(split, lengths)
-        return super().get_dataset(
-            lengths if sequence_length else None, split, use_cached, *args, **kwargs
-        )
-
-    def _report(self, split: str, lengths: Mapping[str, int]) -> None:
-        counts = _counts(registered(self.name, self._kind), split, lengths)
-        where = f"task {self.name}, split {split!r}"
-        if not counts["examples"]:
-            raise UserError(f"{where}: no annotated example in its files")
-        if self._kind == "filtered":
-            clean = counts["examples"] - counts["examples_with_unwanted"]
-            if not clean:
-                raise UserError(f"{where}: every example has something unwanted")
-            logging.info("Task %s, split %s: %d of %d examples have nothing unwanted",
-                         self.name, split, clean, counts["examples"])  # fmt: skip
-            return
-        logging.info("Task %s, split %s: %s", self.name, split, counts)
-        if counts["dropped_unwanted_tokens"]:
+def _log_counts(what: str, paths: list[str], lengths: Mapping[str, int]) -> None:
+    """Logs what `t5patches annotate` has counted in the folders of records."""
+    for folder in sorted({os.path.dirname(path) for path in paths}):
+        path = epath.Path(folder) / "stats.json"
+        if not path.is_file():
+            continue
+        stats = json_files.read_json(path)
+        logging.info("%s: %d examples of %s, %d with something unwanted (%d tokens)",
+                     what, stats["examples"], folder, stats["examples_with_unwanted"],
+                     stats["unwanted_tokens"])  # fmt: skip
+        lost, limit = stats["truncation"], lengths.get("targets")
+        if limit and lost["feature_lengths"].get("targets") != limit:
+            logging.info(
+                "%s: `t5patches annotate --targets-length %d` counts what targets of "
+                "this length lose",
+                what,
+                limit,
+            )
+        elif limit and lost["dropped_unwanted_tokens"]:
             logging.warning(
-                "Task %s, split %s: targets longer than %d lose %d of %d unwanted "
-                "tokens; %d examples lose all of theirs. Raise the length of targets "
-                "in TASK_FEATURE_LENGTHS to keep them.",
-                self.name,
-                split,
-                lengths["targets"],
-                counts["dropped_unwanted_tokens"],
-                counts["unwanted_tokens"],
-                counts["examples_without_unwanted_left"],
+                "%s: targets longer than %d lose %d of %d unwanted tokens; %d examples "
+                "lose all of theirs. Raise the length of targets in "
+                "TASK_FEATURE_LENGTHS to keep them.",
+                what,
+                limit,
+                lost["dropped_unwanted_tokens"],
+                stats["unwanted_tokens"],
+                lost["examples_without_unwanted_left"],
             )
 
 
-def to_int32(dataset: tf.data.Dataset) -> tf.data.Dataset:
+def to_features(
+    dataset: tf.data.Dataset, output_features: Mapping[str, seqio.Feature]
+) -> tf.data.Dataset:
+    """Returns the examples with the task's features alone, as int32."""
     return dataset.map(
-        lambda example: {k: tf.cast(v, tf.int32) for k, v in example.items()},
+        lambda example: {k: tf.cast(example[k], tf.int32) for k in output_features},
         num_parallel_calls=tf.data.AUTOTUNE,
     )
 
@@ -304,37 +220,52 @@ def _rows_of(k: int) -> _Map:
 
 
 def _only_clean(dataset: tf.data.Dataset) -> tf.data.Dataset:
-    def pair(example: _Example) -> dict[str, tf.Tensor]:
-        return {name: example[name] for name in ("inputs", "targets")}
-
-    clean = dataset.filter(lambda x: tf.reduce_sum(x["target_annotations"]) == 0)
-    return clean.map(pair, num_parallel_calls=tf.data.AUTOTUNE)
+    return dataset.filter(lambda x: tf.reduce_sum(x["target_annotations"]) == 0)
 
 
-def _correct(
-    dataset: tf.data.Dataset, output_features: Mapping[str, seqio.Feature]
-) -> tf.data.Dataset:
-    """Adds the corrected output, see `corrective_task`, under the name it has there."""
-    name = "targets" if "targets" in output_features else "corrected_targets"
+def _correct(dataset: tf.data.Dataset) -> tf.data.Dataset:
+    """Adds both outputs of an example; one that is an EOS alone is none."""
 
     def correct(example: _Example) -> dict[str, tf.Tensor]:
         generated, given = example["targets"], example["corrected_targets"]
         kept = tf.boolean_mask(generated, example["target_annotations"] == 0)
+        corrected = given if tf.size(given) > 0 else kept
         return {
             "inputs": example["inputs"],
+            "targets": corrected,
+            "corrected_targets": corrected,
             "negative_targets": generated,
-            name: given if tf.size(given) > 0 else kept,
         }
 
-    def chosen(example: _Example) -> dict[str, tf.Tensor]:
-        return {feature: example[feature] for feature in output_features}
-
-    # An EOS alone is no output.
-    return (
-        dataset.map(correct, num_parallel_calls=tf.data.AUTOTUNE)
-        .filter(lambda example: tf.size(example[name]) > 1)
-        .map(chosen, num_parallel_calls=tf.data.AUTOTUNE)
+    return dataset.map(correct, num_parallel_calls=tf.data.AUTOTUNE).filter(
+        lambda example: tf.size(example["targets"]) > 1
     )
+
+
+@dataclasses.dataclass(frozen=True)
+class Kind:
+    """What a task makes of annotated records.
+
+    Attributes:
+      targets: its features of target ids.
+      preprocessors: make them.
+      reads: features of a record beside the usual three.
+    """
+
+    targets: tuple[str, ...] = ("targets",)
+    preprocessors: tuple[_Map, ...] = ()
+    reads: tuple[str, ...] = ()
+
+
+_CORRECTED: dict[str, Any] = dict(
+    preprocessors=(_correct,), reads=("corrected_targets",)
+)
+KINDS = {
+    "annotated": Kind(),
+    "filtered": Kind(preprocessors=(_only_clean,)),
+    "corrective": Kind(**_CORRECTED),
+    "negative": Kind(("negative_targets", "corrected_targets"), **_CORRECTED),
+}
 
 
 def end_inputs_with_eos(

@@ -15,8 +15,7 @@ from t5patches.interchange import records, shards
 from t5patches.interchange.tables import id_field, offsets_field, text_field
 
 from .annotated import end_inputs_with_eos
-from .files import SHUFFLE_BUFFER_SIZE
-from .registry import plain, register
+from .registry import SHUFFLE_BUFFER_SIZE, plain, register
 from .sources import Files, FileSource
 from .tfds import TfdsSource
 
@@ -226,6 +225,7 @@ def register_spans(
     return register(
         name,
         ("spans", None if files is None else plain(files), tfds_name, vocabulary),
+        lambda split, lengths: None,
         source=source,
         preprocessors=[
             _encode_spans(vocabulary),

@@ -16,7 +16,7 @@ import seqio
 import tensorflow as tf
 
 from . import comments, sources
-from .files import register_text, text_task
+from .texts import register_text, text_task
 from .tfds import TfdsSource
 
 XSUM_SIZES = {"train": 203_577, "validation": 11_305, "test": 11_301}
@@ -57,7 +57,6 @@ def xsum_task(
         name,
         ("xsum", tfds_name),
         TfdsSource(tfds_name, {split: split for split in XSUM_SIZES}),
-        vocabulary,
         vocabulary,
         preprocessors=[rekey(inputs="document", targets="summary")],
         metric_fns=metric_fns,
@@ -116,7 +115,6 @@ def civil_comments_task(
         ("comments", str(files), tfds_name, text_key, toxicity_key, id_key)
         + (limits, prefix_share),
         comments.CommentSource(whole, limits),
-        vocabulary,
         vocabulary,
         preprocessors=[comments.cut_in_two(prefix_share)],
         metric_fns=metric_fns,

@@ -2,26 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import seqio
+import tensorflow as tf
 
 from t5patches.errors import UserError
 
 from .sources import Files
+
+# Examples held for shuffling where a source does not shuffle as a whole.
+SHUFFLE_BUFFER_SIZE = 10_000
+
+# Looks at a split before it is read, given the feature lengths; says what is wrong.
+Check = Callable[[str, Mapping[str, int]], None]
 
 # What each of our names was registered with: the same again changes nothing, something
 # else replaces it (a process can run several jobs).
 _registered: dict[str, tuple[Any, ...]] = {}
 
 
-def register(name: str, spec: tuple[Any, ...], **task: Any) -> str:
+def register(name: str, spec: tuple[Any, ...], check: Check, **task: Any) -> str:
     """Adds a task to SeqIO's registry; returns its name.
 
     Args:
       name: of the task, of letters, digits, dots and underscores.
       spec: what the task is made from, to know it when it is registered again.
+      check: called before a split is read.
       **task: arguments of `seqio.TaskRegistry.add`.
 
     Raises:
@@ -33,23 +41,42 @@ def register(name: str, spec: tuple[Any, ...], **task: Any) -> str:
         raise UserError(f"a task called {name!r} is registered already; choose a name")
     seqio.TaskRegistry.remove(name)
     try:
-        seqio.TaskRegistry.add(name, **task)
+        seqio.TaskRegistry.add(name, task_cls=CheckedTask, check=check, **task)
     except ValueError as error:
         raise UserError(f"task {name!r}: {error}") from error
     _registered[name] = spec
     return name
 
 
-def registered(name: str, kind: str) -> tuple[Any, ...]:
-    """Returns what a task was registered with.
+class CheckedTask(seqio.Task):
+    """A task that looks at its files first, and whose every epoch is shuffled anew."""
 
-    Raises:
-      UserError: no task of this name was registered here with a spec of this kind.
-    """
-    spec = _registered.get(name)
-    if spec is None or spec[0] != kind:
-        raise UserError(f"{name}: not a task that tasks.{kind}_task registered")
-    return spec
+    def __init__(self, name: str, *, check: Check, **kwargs: Any):
+        super().__init__(name, **kwargs)
+        self._check = check
+
+    def get_dataset(
+        self,
+        sequence_length: Mapping[str, int] | None = None,
+        split: str = "train",
+        use_cached: bool = False,
+        shuffle: bool = True,
+        **kwargs: Any,
+    ) -> tf.data.Dataset:
+        lengths = dict(sequence_length or {})
+        if "targets" in lengths:  # Counts for what else there is for each target.
+            for feature in self.output_features:
+                lengths.setdefault(feature, lengths["targets"])
+        # SeqIO's cache need not have the files beside it.
+        if split in self.splits and not use_cached:
+            self._check(split, lengths)
+        # SeqIO's cache in memory would freeze the first shuffle.
+        kwargs["try_in_mem_cache"] = False
+        ds = super().get_dataset(lengths or None, split, use_cached, shuffle, **kwargs)
+        if shuffle and use_cached and self._shuffle_buffer_size is None:
+            # The source, which shuffles, is not read.
+            ds = ds.shuffle(SHUFFLE_BUFFER_SIZE, kwargs.get("seed"))
+        return ds
 
 
 def plain(files: Files) -> dict[str, str | list[str]]:

@@ -14,7 +14,6 @@ from t5patches import tasks
 from t5patches.errors import UserError
 from t5patches.interchange import json_files, records, tables, tfrecords
 from t5patches.tasks import comments, metrics
-from t5patches.tasks import tfrecords as tasks_tfrecords
 
 VOCABULARY = small_vocabulary()
 LENGTHS = {"inputs": 16, "targets": 8}
@@ -405,6 +404,10 @@ def write_raw(path, *changed):
             writer.write(raw)
 
 
+def read_raw(path):
+    return read(tasks.annotated_task("d_raw", {"train": str(path)}, VOCABULARY))
+
+
 def typed_otherwise(**kind):
     example = tf.train.Example()
     for name in ("inputs", "target_annotations"):
@@ -429,7 +432,7 @@ BYTES = tf.train.BytesList(value=[b"x"])
 def test_a_record_that_is_no_example_of_ids(tmp_path, changed, message):
     write_raw(tmp_path / "a.tfrecord", changed)
     with pytest.raises(UserError) as error:
-        tasks_tfrecords.check({"train": str(tmp_path / "a.tfrecord")}, "train", {}, 100)
+        read_raw(tmp_path / "a.tfrecord")
     assert f"a.tfrecord: {message}" in str(error.value)
 
 
@@ -446,7 +449,7 @@ def test_a_damaged_tfrecord(tmp_path, damage, message):
     write_raw(path)
     path.write_bytes(damage(path.read_bytes()))
     with pytest.raises(UserError) as error:
-        tasks_tfrecords.check({"train": str(path)}, "train", {}, 100)
+        read_raw(path)
     assert message in str(error.value)
     assert "{{" not in str(error.value) and "[Op" not in str(error.value)
 

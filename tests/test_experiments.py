@@ -1,92 +1,84 @@
-"""The experiments of the two use cases: each file is a whole run of its method."""
+"""The experiments of the two use cases, and the methods with both kinds of models."""
 
-import pathlib
+import copy
 
 import gin
 import pytest
+from t5x import models as t5x_models
 
-from t5patches import losses
+from t5patches import losses, models
+from t5patches.errors import UserError
 from t5patches.run import scripts
 
-ROOT = pathlib.Path(scripts.gin_root()) / "experiments"
 CASES = ("xsum", "civil_comments")
 # All that a command must say besides.
 GIVEN = {
     "train": ("MODEL_DIR", "INITIAL_CHECKPOINT_PATH", "FILES"),
     "infer": ("CHECKPOINT_PATH", "INFER_OUTPUT_DIR"),
 }
-METHODS = (*losses.METHODS, "filtered", "corrective")
+BASELINES = ("filtered", "corrective")
 
 
-def parse(script, name, query):
-    """What an experiment's file alone binds to a parameter."""
-    return parse_files(script, [f"experiments/{name}"], query)
-
-
-def parse_files(script, files, query):
-    """What gin files, read in this order, bind to a parameter."""
-    given = [f"{macro} = 'x'" for macro in GIVEN[script]]
+def parse(script, files, *query, more=()):
+    """What gin files, read in this order, make of parameters, such as '%MODEL'."""
+    files = [f"{file}.gin" for file in files]
+    given = [f"{macro} = 'x'" for macro in (*GIVEN[script], *more)]
     with scripts.configuration(script, files, given):
-        return [gin.query_parameter(parameter) for parameter in query]
+        return [copy.deepcopy(gin.query_parameter(parameter)) for parameter in query]
 
 
-def macro(name):
-    return f"{name}/macro.value"
+def check_model(model, family, method):
+    """Looks at the class, and at what the paper's settings and the file's own give."""
+    assert model._z_loss == 1e-4
+    if method in BASELINES:
+        assert type(model) is getattr(t5x_models, f"{family}Model")
+        return
+    assert type(model) is getattr(models, f"{family}Model{method.upper()}")
+    assert model.alpha == 1.0 and model.epsilon == losses.EPSILON
+    assert getattr(model, "frozen_dropout", True)
+
+
+@pytest.mark.parametrize("method", [*losses.METHODS, *BASELINES])
+def test_methods(method):
+    """A file of gin/methods serves experiments, and both kinds of models."""
+    kind = ["tasks.annotated_task.kind"] if method in BASELINES else []
+    numbers = ("%LEARNING_RATE", "%TRAIN_STEPS_RELATIVE", "%EVAL_PERIOD")
+    for case in CASES:
+        files = [f"experiments/{case}/update", f"methods/{method}"]
+        model, *found = parse("train", files, "%MODEL", *numbers, *kind)
+        check_model(model, "EncoderDecoder", method)
+        assert found == [1e-4, 100_000, 1000, *[method for _ in kind]]
+    for family, size in (
+        ("EncoderDecoder", ["models/t5_1_1_tiny"]),
+        ("DecoderOnly", ["models/t5_1_1_tiny", "models/decoder_only"]),
+    ):
+        files = [*size, f"methods/{method}", "runs/update", "tasks/annotated"]
+        more = ("TASK_FEATURE_LENGTHS", "TRAIN_STEPS_RELATIVE")
+        (model,) = parse("train", files, "%MODEL", more=more)
+        check_model(model, family, method)
 
 
 @pytest.mark.parametrize("case", CASES)
-@pytest.mark.parametrize("method", METHODS)
-def test_updates(case, method):
-    file = f"{case}/update_{method}.gin"
-    names = ("MODEL", "MIXTURE_OR_TASK_NAME", "TRAIN_STEPS_RELATIVE", "EVAL_PERIOD")
-    model, task, steps, period = parse("train", file, map(macro, names))
-    if method in losses.METHODS:
-        assert model.selector.endswith(f"EncoderDecoderModel{method.upper()}")
-        assert task.selector.endswith("annotated_task")
-    else:
-        assert model.selector.endswith(".EncoderDecoderModel")
-        assert task.selector.endswith(f"{method}_task")
-    assert (steps, period) == (100_000, 1000)
+def test_an_update_wants_a_method_after_it(case):
+    update = f"experiments/{case}/update"
+    for files, macro in (
+        ([update], "LEARNING_RATE"),
+        (["methods/tnff", update], "MODEL"),
+    ):
+        with pytest.raises(UserError, match=f"^{macro} is not set"):
+            parse("train", files, "%MODEL")
 
 
-@pytest.mark.parametrize(("case", "steps"), [("xsum", 30_000), *[(CASES[1], 40_000)]])
+def test_a_method_that_is_none():
+    with pytest.raises(ValueError, match="no method 'tnfx'; there are nl, ul, tnff"):
+        models.encoder_decoder_model({"name": "tnfx"})
+
+
+@pytest.mark.parametrize(("case", "steps"), [("xsum", 30_000), (CASES[1], 40_000)])
 def test_fine_tuning_and_generation(case, steps):
     names = ("TRAIN_STEPS_RELATIVE", "LEARNING_RATE", "BATCH_SIZE", "DROPOUT_RATE")
-    found = parse("train", f"{case}/finetune.gin", map(macro, (*names, "Z_LOSS")))
+    query = [f"%{name}" for name in (*names, "Z_LOSS")]
+    found = parse("train", [f"experiments/{case}/finetune"], *query)
     assert found == [steps, 1e-3, 32, 0.1, 1e-4]
-    found = parse(
-        *("infer", f"{case}/generate.gin"), map(macro, ("TEMPERATURE", "NUM_SHARDS"))
-    )
-    assert found == [0.0, 1]
-
-
-@pytest.mark.parametrize("method", losses.METHODS)
-@pytest.mark.parametrize(
-    ("kind", "folder", "architecture"),
-    [
-        ("EncoderDecoder", "", "t5_1_1"),
-        ("DecoderOnly", "decoder_only/", "decoder_only"),
-    ],
-)
-def test_methods_of_both_kinds_of_models(method, kind, folder, architecture):
-    """The class, and what the paper's settings and the file's own give it."""
-    files = [
-        f"models/{architecture}_tiny.gin",
-        f"methods/{folder}{method}.gin",
-        "runs/update.gin",
-        "tasks/annotated.gin",
-    ]
-    files = [*files, "experiments/xsum/_update.gin"]
-    cls = f"{kind}Model{method.upper()}"
-    bound = [f"models.{cls}.{name}" for name in ("alpha", "z_loss")]
-    names = ("MODEL", "ALPHA", "LEARNING_RATE")
-    found = parse_files("train", files, [*map(macro, names), *bound])
-    assert found[0].selector.endswith(cls)
-    assert found[1:3] == [1.0, 1e-4]
-    assert all(reference.selector.endswith("macro") for reference in found[3:])
-
-
-def test_each_case_has_each_method():
-    for case in CASES:
-        names = {path.name for path in (ROOT / case).glob("update_*.gin")}
-        assert names == {f"update_{method}.gin" for method in METHODS}
+    generate = [f"experiments/{case}/generate"]
+    assert parse("infer", generate, "%TEMPERATURE", "%NUM_SHARDS") == [0.0, 1]

@@ -11,7 +11,7 @@ from t5patches import tasks
 from t5patches.errors import UserError
 from t5patches.feature_converters import TargetAnnotationsFeatureConverter
 from t5patches.interchange import json_files, shards, tfrecords
-from t5patches.tasks import tfrecords as tasks_tfrecords
+from t5patches.tasks import annotated_records
 
 VOCABULARY = small_vocabulary()
 LENGTHS = {"inputs": 8, "targets": 6}
@@ -230,27 +230,24 @@ def test_the_order_of_annotated_shards_is_fixed_by_the_seed(tmp_path):
     assert len(set(order(1))) == 30 and len(order(1)) == 60
 
 
-def test_truncated_annotations_are_counted_and_reported(tmp_path, caplog):
+def test_what_annotating_has_counted_is_logged(tmp_path, caplog):
     path = tmp_path / "a.tfrecord"
     tfrecords.write(path, annotated(6, length=8))
+    counted = {"examples": 6, "examples_with_unwanted": 3, "unwanted_tokens": 3}
+    lost = {"dropped_unwanted_tokens": 3, "examples_without_unwanted_left": 3}
+    counted["truncation"] = {"feature_lengths": {"targets": 5}, **lost}
+    json_files.write_json(tmp_path / "stats.json", counted)
     name = tasks.annotated_task("t_ann", {"train": str(path)}, VOCABULARY)
-    with caplog.at_level("WARNING", logger="absl"):
+    with caplog.at_level("INFO", logger="absl"):
         rows = read(name, lengths={"inputs": 3, "targets": 5})
+    assert "6 examples" in caplog.text and "3 with something unwanted" in caplog.text
     assert "lose 3 of 3 unwanted tokens; 3 examples lose all" in caplog.text
     assert all(len(row["target_annotations"]) == 5 for row in rows)
     # Inputs end with EOS as they did when the model generated.
     assert rows[0]["inputs"].tolist() == [*VOCABULARY.encode("hello 0")[:2], 1]
-    assert tasks.truncation(name, "train", {"inputs": 3, "targets": 5}) == {
-        "examples": 6,
-        "examples_with_unwanted": 3,
-        "unwanted_tokens": 3,
-        "truncated_inputs": 6,
-        "truncated_targets": 6,
-        "dropped_unwanted_tokens": 3,
-        "examples_without_unwanted_left": 3,
-    }
-    with pytest.raises(UserError, match="not a task that"):
-        tasks.truncation("t_none", "train", {})
+    with caplog.at_level("INFO", logger="absl"):
+        read(name, lengths={"targets": 4})
+    assert "--targets-length 4` counts what targets of this length" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -329,22 +326,21 @@ def test_an_empty_generation(tmp_path):
 
 
 def test_files_are_checked_once_for_each_of_their_states(tmp_path, monkeypatch):
-    counted = []
-    count = tasks_tfrecords._count_batch
+    checked = []
+    look = annotated_records._are_right
 
-    def counting(ragged, lengths):
-        counted.append(lengths)
-        return count(ragged, lengths)
+    def looking(*args):
+        checked.append(args)
+        return look(*args)
 
-    monkeypatch.setattr(tasks_tfrecords, "_count_batch", counting)
+    monkeypatch.setattr(annotated_records, "_are_right", looking)
     files = {"train": str(tmp_path / "a.tfrecord")}
     tfrecords.write(tmp_path / "a.tfrecord", annotated(3))
     name = tasks.annotated_task("t_ann", files, VOCABULARY)
-    assert len(read(name)) == len(read(name)) == 3 and len(counted) == 1
+    assert len(read(name)) == len(read(name)) == 3 and len(checked) == 1
+    assert len(read(name, lengths={"targets": 2})) == 3 and len(checked) == 1
     tfrecords.write(tmp_path / "a.tfrecord", annotated(5))
-    assert len(read(name)) == 5 and len(counted) == 2
-    assert tasks.truncation(name, "train", {"targets": 2})["examples"] == 5
-    assert len(counted) == 3  # Other lengths, other counts.
+    assert len(read(name)) == 5 and len(checked) == 2
 
 
 def test_from_gin(tmp_path):

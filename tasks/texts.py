@@ -10,10 +10,7 @@ import tensorflow as tf
 from absl import logging
 
 from . import sources
-from .registry import plain, register
-
-# Examples held for shuffling where a source does not shuffle as a whole.
-SHUFFLE_BUFFER_SIZE = 10_000
+from .registry import SHUFFLE_BUFFER_SIZE, plain, register
 
 
 def text_task(
@@ -52,7 +49,7 @@ def text_task(
         ("text", files, inputs_key, targets_key, id_key),
         sources.TextSource(files, inputs_key, targets_key, id_key),
         vocabulary,
-        output_vocabulary or vocabulary,
+        output_vocabulary,
         metric_fns=metric_fns,
         paper_sizes=paper_sizes,
     )
@@ -63,7 +60,7 @@ def register_text(
     spec: tuple[Any, ...],
     source: seqio.DataSource,
     vocabulary: seqio.Vocabulary,
-    output_vocabulary: seqio.Vocabulary,
+    output_vocabulary: seqio.Vocabulary | None = None,
     *,
     preprocessors: Sequence[Callable[..., tf.data.Dataset]] = (),
     metric_fns: Sequence[Callable[..., Any]] = (),
@@ -76,17 +73,27 @@ def register_text(
       spec: what the source and the preprocessors are made from.
       source: of `inputs`, `targets` and `id_pretokenized`, once `preprocessors` ran.
       vocabulary: of the inputs.
-      output_vocabulary: of the targets.
+      output_vocabulary: of the targets, if it is another.
       preprocessors: run first.
       metric_fns: SeqIO metric functions.
       paper_sizes: see `text_task`.
     """
     sizes = dict(paper_sizes or {})
+
+    def compare_size(split: str, lengths: Mapping[str, int]) -> None:
+        found = source.num_input_examples(split) if split in sizes else None
+        if found is None:
+            return
+        expected = sizes.pop(split)  # Said once.
+        level = logging.INFO if found == expected else logging.WARNING
+        logging.log(level, "Task %s, split %s: %d examples; the paper has %d",
+                    name, split, found, expected)  # fmt: skip
+
+    output_vocabulary = output_vocabulary or vocabulary
     return register(
         name,
         (*spec, vocabulary, output_vocabulary, tuple(metric_fns), tuple(sizes.items())),
-        task_cls=TextTask,
-        paper_sizes=sizes,
+        compare_size,
         source=source,
         preprocessors=[
             *preprocessors,
@@ -103,56 +110,3 @@ def register_text(
             None if source.performs_internal_shuffling else SHUFFLE_BUFFER_SIZE
         ),
     )
-
-
-class TextTask(seqio.Task):
-    """A task without SeqIO's cache in memory, which would freeze the first shuffle.
-
-    It says how many examples a split has where the paper's number is known.
-    """
-
-    def __init__(self, name: str, *, paper_sizes: Mapping[str, int], **kwargs: Any):
-        super().__init__(name, **kwargs)
-        self._paper_sizes = paper_sizes
-        self._reported: set[str] = set()
-
-    def get_dataset(
-        self,
-        sequence_length: Mapping[str, int] | None = None,
-        split: str = "train",
-        use_cached: bool = False,
-        shuffle: bool = True,
-        shuffle_buffer_size: int | None = None,
-        seed: int | None = None,
-        *args: Any,
-        **kwargs: Any,
-    ) -> tf.data.Dataset:
-        kwargs["try_in_mem_cache"] = False
-        if not use_cached:
-            self._report(split)
-        ds = super().get_dataset(
-            sequence_length,
-            split,
-            use_cached,
-            shuffle,
-            shuffle_buffer_size,
-            seed,
-            *args,
-            **kwargs,
-        )
-        if shuffle and use_cached and self._shuffle_buffer_size is None:
-            ds = ds.shuffle(SHUFFLE_BUFFER_SIZE, seed)  # The source shuffles, not here.
-        return ds
-
-    def _report(self, split: str) -> None:
-        expected = self._paper_sizes.get(split)
-        if expected is None or split in self._reported:
-            return
-        self._reported.add(split)
-        found = self.num_input_examples(split)
-        if found == expected:
-            logging.info("Task %s, split %s: %d examples, as in the paper",
-                         self.name, split, found)  # fmt: skip
-        elif found is not None:
-            logging.warning("Task %s, split %s: %d examples; the paper has %d",
-                            self.name, split, found, expected)  # fmt: skip
