@@ -3,21 +3,23 @@
     python -m benchmarks.step_time                  # T5-1.1-small shape
     python -m benchmarks.step_time --layers 2 --d_model 128 --vocab 1024 --steps 20
 
-The compiled step is the trainer's, `t5patches.train_step` with `t5patches.losses` and
-the embedded engine's Adafactor, less the metrics for logging. T5X, where it is
-installed, runs its own network, loss and Adafactor in the same step function, with its
-one-hot embeddings and with gathered ones; its TNFF is the paper's formula on T5X's
-cross entropy against distributions. TensorFlow and seqio are needed by T5X alone.
+A step is a trainer's own, compiled and called as T5X's train loop does it:
+`t5patches.trainer`'s for fine-tuning and TNFF on the embedded engine, metrics and
+Adafactor included. T5X, where it is installed, runs its own network, loss, trainer and
+Adafactor, with its one-hot embeddings and with gathered ones; its TNFF is the paper's
+formula on T5X's cross entropy against distributions, with our trainer to carry the
+frozen parameters.
 
-Steps are interleaved, one of each in turn, so that a busy machine slows all alike;
-ratios are medians of the ratios within a round. The peak memory of each is that of a
-process that does nothing else, and XLA's own account of the compiled step.
+Each engine has a process. Steps are interleaved, one of each case in turn, so that a
+busy machine slows all alike; ratios are medians of the ratios within a round. The peak
+memory of each case is that of a process that does nothing else, and XLA's own account
+of the compiled step.
 """
 
 import argparse
 import contextlib
-import dataclasses
 import functools
+import importlib.metadata
 import importlib.util
 import json
 import os
@@ -25,12 +27,10 @@ import resource
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 from unittest import mock
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 Z_LOSS = 1e-4
@@ -43,262 +43,290 @@ FORWARD, FINETUNE, TNFF = "forward", "finetune", "tnff"
 ENGINES = {"ours": "embedded", "t5x": "t5x", "t5x-gather": "t5x"}
 
 
-@dataclasses.dataclass
-class Engine:
-    """What a step is made of.
-
-    Attributes:
-      module: the network.
-      adafactor: makes the optimizer definition.
-      create_state: (optimizer definition, variables) -> train state.
-      cross_entropy: (logits, targets, weights) -> loss.
-      tnff: (logits, frozen logits, targets, weights) -> loss.
-      tracing: makes the context in which the network must be traced.
-    """
-
-    module: Any
-    adafactor: Callable[[], Any]
-    create_state: Callable[..., Any]
-    cross_entropy: Callable[..., jax.Array]
-    tnff: Callable[..., jax.Array]
-    tracing: Callable[[], Any] = contextlib.nullcontext
+# ---- In an engine's process ----
 
 
-def ours(shape: dict[str, Any]) -> Engine:
-    """The step as `t5patches train` runs it on the embedded engine."""
-    from t5patches import losses, network
-    from t5x_embedded import adafactor, train_state
-    from t5x_embedded import losses as engine_losses
+def make_model(prefix: str, kind: str, args: argparse.Namespace) -> Any:
+    """Returns the T5X model of a case; only TNFF's has a frozen one beside it."""
+    import seqio
+    from t5x import adafactor
+    from t5x import models as t5x_models
 
-    def cross_entropy(logits, targets, weights):
-        return engine_losses.compute_weighted_cross_entropy(
-            logits, targets, weights, z_loss=Z_LOSS
-        )[0]
+    from t5patches import models, network
 
-    def tnff(*arrays):
-        method = losses.METHODS["tnff"]
-        return losses.targeted_loss(method, *arrays, alpha=ALPHA, z_loss=Z_LOSS)[0]
+    classes = {TNFF: models.EncoderDecoderModelTNFF}
+    if prefix != "ours":
+        from t5x.examples.t5 import network
 
-    return Engine(
-        network.Transformer(network.T5Config(**shape)),
-        adafactor.Adafactor,
-        train_state.FlaxOptimTrainState.create,
-        cross_entropy,
-        tnff,
+        classes = {TNFF: t5x_tnff()}
+    config = network.T5Config(
+        vocab_size=args.vocab,
+        dtype=args.dtype,
+        emb_dim=args.d_model,
+        num_heads=args.heads,
+        num_encoder_layers=args.layers,
+        num_decoder_layers=args.layers,
+        head_dim=args.head_dim,
+        mlp_dim=args.d_ff,
+        mlp_activations=("gelu", "linear"),
+        dropout_rate=args.dropout,
+    )
+    vocabulary = seqio.PassThroughVocabulary(args.vocab, eos_id=1)
+    options = {"alpha": ALPHA} if kind == TNFF and prefix == "ours" else {}
+    return classes.get(kind, t5x_models.EncoderDecoderModel)(
+        module=network.Transformer(config),
+        input_vocabulary=vocabulary,
+        output_vocabulary=vocabulary,
+        optimizer_def=adafactor.Adafactor(
+            logical_factor_rules=adafactor.standard_logical_factor_rules()
+        ),
+        z_loss=Z_LOSS,
+        **options,
     )
 
 
-def t5x(shape: dict[str, Any], gather: bool = False) -> Engine:
-    """T5X's network, loss and optimizer.
+def t5x_tnff() -> type:
+    """Returns TNFF as one would add it to T5X: the formula on T5X's own functions."""
+    import jax
+    import jax.numpy as jnp
+    from t5x import losses, models
 
-    Args:
-      shape: fields of T5Config.
-      gather: look token embeddings up instead of T5X's one-hot product.
-    """
-    from t5x import adafactor, losses, train_state
-    from t5x.examples.t5 import layers, network
+    class PlainTNFF(models.EncoderDecoderModel):
+        def loss_fn(self, params, batch, dropout_rng, orig_params=None):
+            targets, weights = (
+                batch[f"decoder_{name}"] for name in ("target_tokens", "loss_weights")
+            )
+            logits, frozen_logits = (
+                self._compute_logits(tree, batch, dropout_rng)
+                for tree in (params, orig_params)
+            )
+            unwanted = jax.nn.one_hot(targets, logits.shape[-1])
+            unwanted *= (weights < 0)[..., None]
+            new = jax.nn.softmax(jax.lax.stop_gradient(frozen_logits)) * (1 - unwanted)
+            new = new / new.sum(-1, keepdims=True)
+            tokens, z_loss = losses.cross_entropy_with_logits(logits, new, self._z_loss)
+            factors = jnp.where(weights < 0, ALPHA, weights)
+            loss = jnp.sum(tokens * factors)
+            metrics = self._compute_metrics(
+                logits=logits,
+                targets=targets,
+                mask=jnp.abs(weights),
+                loss=loss,
+                z_loss=jnp.sum(z_loss * factors),
+                segment_ids={
+                    name: batch[name] != 0
+                    for name in ("encoder_input_tokens", "decoder_target_tokens")
+                },
+            )
+            return loss, metrics
+
+    return PlainTNFF
+
+
+def make_batch(kind: str, args: argparse.Namespace) -> dict[str, np.ndarray]:
+    """Makes a batch without padding; every tenth target is unwanted, for TNFF."""
+    rng = np.random.default_rng(0)
+    inputs, targets = (
+        rng.integers(1, args.vocab, (args.batch, length), dtype=np.int32)
+        for length in (args.inputs, args.targets)
+    )
+    unwanted = (rng.random(targets.shape) < 0.1) & (kind == TNFF)
+    return {
+        "encoder_input_tokens": inputs,
+        "decoder_input_tokens": np.pad(targets, ((0, 0), (1, 0)))[:, :-1],
+        "decoder_target_tokens": targets,
+        "decoder_loss_weights": np.where(unwanted, -1, 1).astype(np.int32),
+    }
+
+
+def gathered_embeddings() -> Any:
+    """Returns the context in which T5X's network looks token embeddings up."""
+    from t5x.examples.t5 import layers
 
     class GatheredEmbed(layers.Embed):
         def __call__(self, inputs):
             return self.embedding.astype(self.dtype)[inputs]
 
-    def cross_entropy(logits, targets, weights):
-        return losses.compute_weighted_cross_entropy(
-            logits, targets, weights, z_loss=Z_LOSS
-        )[0]
-
-    def tnff(logits, frozen_logits, targets, weights):
-        unwanted = jax.nn.one_hot(targets, logits.shape[-1]) * (weights < 0)[..., None]
-        new = jax.nn.softmax(jax.lax.stop_gradient(frozen_logits)) * (1.0 - unwanted)
-        new = new / new.sum(-1, keepdims=True)
-        loss, _ = losses.cross_entropy_with_logits(logits, new, z_loss=Z_LOSS)
-        return jnp.sum(loss * jnp.where(weights < 0, ALPHA, weights))
-
-    patched = functools.partial(mock.patch.object, layers, "Embed", GatheredEmbed)
-    return Engine(
-        network.Transformer(network.T5Config(**shape)),
-        adafactor.Adafactor,
-        train_state.FlaxOptimTrainState.create,
-        cross_entropy,
-        tnff,
-        patched if gather else contextlib.nullcontext,
-    )
-
-
-def make_engine(name: str, shape: dict[str, Any]) -> Engine:
-    """The engine whose cases have names that start with `name`."""
-    return ours(shape) if name == "ours" else t5x(shape, gather=name.endswith("gather"))
-
-
-def make_batch(args: argparse.Namespace, seed: int = 0) -> dict[str, jax.Array]:
-    """A batch without padding whose every tenth target is unwanted."""
-    rng = np.random.default_rng(seed)
-    inputs, targets = (
-        rng.integers(1, args.vocab, (args.batch, length), dtype=np.int32)
-        for length in (args.inputs, args.targets)
-    )
-    weights = np.where(rng.random(targets.shape) < 0.1, -1, 1).astype(np.int32)
-    shifted = np.pad(targets, ((0, 0), (1, 0)))[:, :-1]
-    batch = {
-        "encoder_input_tokens": inputs,
-        "decoder_input_tokens": shifted,
-        "decoder_target_tokens": targets,
-        "decoder_loss_weights": weights,
-    }
-    return {name: jnp.asarray(x) for name, x in batch.items()}
+    return mock.patch.object(layers, "Embed", GatheredEmbed)
 
 
 class Case:
     """A compiled step and the state that it carries on.
 
     Attributes:
-      name: "engine/kind".
-      memory: XLA's account, bytes: `arguments`, `temporary`, `peak` (of arguments,
-        results and temporaries together, donated buffers counted once).
-      param_bytes: size of the parameters.
+      facts: `parameters`, their bytes; `xla`, XLA's account of the peak (arguments,
+        results and temporaries together, donated buffers counted once); `device`.
     """
 
     def __init__(self, name: str, args: argparse.Namespace):
-        self.name = name
+        import jax
+
         prefix, kind = name.split("/")
-        engine = make_engine(prefix, network_shape(args))
-        batch = make_batch(args)
-        tokens = tuple(list(batch.values())[:3])
-        with engine.tracing():
-            state = jax.jit(functools.partial(_initial_state, engine))(*tokens)
-            self.param_bytes = sum(p.nbytes for p in jax.tree.leaves(state.params))
-            key = jax.random.PRNGKey(1)
+        gather = prefix.endswith("gather")
+        with gathered_embeddings() if gather else contextlib.nullcontext():
+            model, batch = make_model(prefix, kind, args), make_batch(kind, args)
+            trainer = make_trainer(model, kind, batch)
+            state = trainer.train_state
+            parameters = sum(x.nbytes for x in jax.tree.leaves(state.params))
+            self._state = None
             if kind == FORWARD:
-                step = functools.partial(_forward, engine.module)
-                self._carry, self._rest = state.params, (batch, key)
+                forward = functools.partial(model._compute_logits, batch=batch)
+                key = jax.random.PRNGKey(1)
+                lowered = jax.jit(forward).lower(state.params, dropout_rng=key)
+                compiled = lowered.compile()
+                self._run = functools.partial(compiled, state.params, dropout_rng=key)
             else:
-                step = functools.partial(_train, engine, kind)
-                frozen = None
-                if kind == TNFF:
-                    frozen = jax.tree.map(jnp.copy, state.params)
-                self._carry, self._rest = state, (batch, key, frozen)
-            del state
-            donated = () if kind == FORWARD else (0,)
-            lowered = jax.jit(step, donate_argnums=donated).lower(
-                self._carry, *self._rest
-            )
-            self._step = lowered.compile()
-        self._carries = kind != FORWARD
-        self.memory = _xla_memory(self._step)
+                trainer.compile_train(batch)
+                self._state, step = state, trainer._compiled_train_step
+                # Of TNFF the program is inside what adds the frozen parameters.
+                compiled = getattr(step, "_step", step)
+                self._run = lambda: step(self._state, batch)
+        memory = compiled.memory_analysis()
+        total = memory.argument_size_in_bytes + memory.output_size_in_bytes
+        total += memory.temp_size_in_bytes - memory.alias_size_in_bytes
+        device = jax.devices()[0].device_kind
+        self.facts = {"parameters": parameters, "xla": total, "device": device}
 
     def run(self) -> float:
-        """Seconds that a step takes."""
+        """Returns the seconds that a step takes."""
+        import jax
+
         start = time.perf_counter()
-        result = jax.block_until_ready(self._step(self._carry, *self._rest))
+        result = jax.block_until_ready(self._run())
         seconds = time.perf_counter() - start
-        if self._carries:
-            self._carry = result
+        if self._state is not None:
+            self._state = result[0]
         return seconds
 
 
-def _initial_state(engine, *tokens):
-    key = jax.random.PRNGKey(0)
-    variables = engine.module.init(key, *tokens, enable_dropout=False)
-    return engine.create_state(engine.adafactor(), variables)
+def make_trainer(model: Any, kind: str, batch: dict[str, np.ndarray]) -> Any:
+    """Returns the trainer of gin/runs for the model, with a state from scratch."""
+    import jax
+    from t5x import partitioning, utils
 
+    from t5patches import trainer
 
-def _logits(module, params, batch, key):
-    names = ("encoder_input", "decoder_input", "decoder_target")
-    tokens = [batch[f"{name}_tokens"] for name in names]
-    return module.apply(
-        {"params": params}, *tokens, enable_dropout=True, rngs={"dropout": key}
+    partitioner = partitioning.PjitPartitioner(
+        num_partitions=1, logical_axis_rules=partitioning.standard_logical_axis_rules()
+    )
+    initializer = utils.TrainStateInitializer(
+        optimizer_def=model.optimizer_def,
+        init_fn=model.get_initial_variables,
+        input_shapes={name: x.shape for name, x in batch.items()},
+        partitioner=partitioner,
+    )
+    frozen = kind == TNFF
+    cls = trainer.SelfDistillationTrainer if frozen else trainer.WatchedTrainer
+    return cls(
+        model=model,
+        train_state=initializer.from_scratch(jax.random.PRNGKey(0)),
+        partitioner=partitioner,
+        eval_names=[],
+        summary_dir=None,
+        train_state_axes=initializer.train_state_axes,
+        rng=jax.random.PRNGKey(1),
+        learning_rate_fn=lambda step: LEARNING_RATE,
+        num_microbatches=None,
     )
 
 
-def _forward(module, params, batch, key):
-    return _logits(module, params, batch, key)
+def serve(names: Sequence[str], args: argparse.Namespace) -> None:
+    """Makes cases; then answers each of their names on stdin by running a step."""
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # Whatever libraries print is no answer.
+
+    def answer(value):
+        print(json.dumps(value), file=answers, flush=True)
+
+    cases = {name: Case(name, args) for name in names}
+    answer({name: case.facts for name, case in cases.items()})
+    for line in sys.stdin:
+        seconds = cases[line.strip()].run()
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        answer({"seconds": seconds, "rss": peak})
 
 
-def _train(engine, kind, state, batch, key, frozen):
-    from t5patches import train_step
-
-    targets, weights = batch["decoder_target_tokens"], batch["decoder_loss_weights"]
-
-    def loss_fn(params, batch, key):
-        logits = _logits(engine.module, params, batch, key)
-        if kind == FINETUNE:
-            return engine.cross_entropy(logits, targets, jnp.abs(weights)), {}
-        # The same dropout masks for both, as the trainer has it.
-        frozen_logits = _logits(engine.module, frozen, batch, key)
-        return engine.tnff(logits, frozen_logits, targets, weights), {}
-
-    return train_step.train_step(
-        state, batch, key, loss_fn=loss_fn, learning_rate=LEARNING_RATE
-    )[0]
+# ---- In the process that is asked for the table ----
 
 
-def _xla_memory(compiled) -> dict[str, int]:
-    stats = compiled.memory_analysis()
-    total = (
-        stats.argument_size_in_bytes
-        + stats.output_size_in_bytes
-        - stats.alias_size_in_bytes
-        + stats.temp_size_in_bytes
-    )
-    return {
-        "arguments": stats.argument_size_in_bytes,
-        "temporary": stats.temp_size_in_bytes,
-        "peak": total,
-    }
+class Worker:
+    """A process with some of the cases, all of one engine.
+
+    Attributes:
+      facts: name of the case -> its `facts`.
+    """
+
+    def __init__(self, names: Sequence[str], argv: Sequence[str]):
+        env = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false", **os.environ}
+        env["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))
+        if ENGINES[names[0].split("/")[0]] == "embedded":
+            env["T5PATCHES_ENGINE"] = "t5x_embedded"
+        command = [sys.executable, os.path.abspath(__file__), *argv, "--serve", *names]
+        self._process = subprocess.Popen(
+            command, env=env, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        )
+        self.facts = self._answer()
+
+    def _answer(self) -> Any:
+        line = self._process.stdout.readline()
+        if not line:
+            raise RuntimeError(f"a case failed: {self._process.args}")
+        return json.loads(line)
+
+    def run(self, name: str) -> dict[str, float]:
+        """Runs a step of a case: its `seconds`, and `rss`, the process's peak bytes."""
+        self._process.stdin.write(f"{name}\n")
+        self._process.stdin.flush()
+        return self._answer()
+
+    def close(self) -> None:
+        self._process.stdin.close()
+        self._process.wait()
 
 
-def network_shape(args: argparse.Namespace) -> dict[str, Any]:
-    """Fields of T5Config, the same for both engines."""
-    return {
-        "vocab_size": args.vocab,
-        "dtype": args.dtype,
-        "emb_dim": args.d_model,
-        "num_heads": args.heads,
-        "num_encoder_layers": args.layers,
-        "num_decoder_layers": args.layers,
-        "head_dim": args.head_dim,
-        "mlp_dim": args.d_ff,
-        "mlp_activations": ("gelu", "linear"),
-        "dropout_rate": args.dropout,
-    }
+def measure(
+    names: Sequence[str], steps: int, rss: bool, argv: Sequence[str]
+) -> tuple[dict[str, list[float]], dict[str, dict[str, Any]]]:
+    """Runs the cases.
 
+    Args:
+      names: of the cases.
+      steps: rounds that are timed, after one to warm up.
+      rss: whether to measure each case's peak in a process of its own first.
+      argv: the flags.
 
-def measure_times(cases: Sequence[Case], steps: int) -> dict[str, list[float]]:
-    """Seconds of every step: one of each case in turn, after one to warm up."""
-    for case in cases:
-        case.run()
-    times = {case.name: [] for case in cases}
-    for _ in range(steps):
-        for case in cases:
-            times[case.name].append(case.run())
-    return times
-
-
-def peak_of_this_process(case: str, args: argparse.Namespace) -> int:
-    """Peak resident bytes of this process after two steps of one case."""
-    built = Case(case, args)
-    built.run()
-    built.run()
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-
-
-def peak_of_own_process(case: str, argv: Sequence[str]) -> int:
-    """The same in a process of its own."""
-    command = [sys.executable, os.path.abspath(__file__), *argv, "--peak_of", case]
-    env = dict(os.environ, PYTHONPATH=os.pathsep.join(filter(None, sys.path)))
-    done = subprocess.run(command, env=env, capture_output=True, text=True)
-    if done.returncode:
-        raise RuntimeError(f"measuring {case} failed:\n{done.stderr}")
-    return json.loads(done.stdout.splitlines()[-1])["peak"]
+    Returns:
+      name -> seconds of every step, and name -> its `facts` and perhaps `rss`.
+    """
+    peaks = {}
+    for name in names if rss else ():
+        worker = Worker([name], argv)
+        peaks[name] = [worker.run(name)["rss"] for _ in range(2)][-1]
+        worker.close()
+    by_engine: dict[str, list[str]] = {}
+    for name in names:
+        by_engine.setdefault(ENGINES[name.split("/")[0]], []).append(name)
+    workers = [Worker(cases, argv) for cases in by_engine.values()]
+    memory = {name: dict(w.facts[name]) for w in workers for name in w.facts}
+    for name, peak in peaks.items():
+        memory[name]["rss"] = peak
+    times: dict[str, list[float]] = {name: [] for name in names}
+    for step in range(steps + 1):
+        for worker in workers:
+            for name in worker.facts:
+                seconds = worker.run(name)["seconds"]
+                times[name] += [seconds] if step else []
+    for worker in workers:
+        worker.close()
+    return times, memory
 
 
 def summarise(
     times: dict[str, list[float]],
-    memory: dict[str, dict[str, int]],
-    param_bytes: int,
+    memory: dict[str, dict[str, Any]],
     logits_bytes: int,
 ) -> dict[str, float]:
-    """Ratios, each the median over rounds of the ratio within a round."""
+    """Returns ratios, each the median over rounds of the ratio within a round."""
 
     def ratio(numerator, denominator):
         return float(np.median(np.array(numerator) / np.array(denominator)))
@@ -313,7 +341,7 @@ def summarise(
         ratios[f"{prefix}: (TNFF - fine-tuning) / forward, time"] = ratio(
             tnff - finetune, forward
         )
-        allowed = param_bytes + logits_bytes
+        allowed = memory[names[0]]["parameters"] + logits_bytes
         for account in ("xla", "rss"):
             small, large = (memory[name].get(account) for name in names[1:])
             if small is None or large is None:
@@ -333,7 +361,7 @@ def summarise(
 
 
 def print_report(times, memory, ratios) -> None:
-    """The table on stdout."""
+    """Prints the table, the ratios, and README's table of them."""
     print(f"{'step':24}{'median s':>10}{'min s':>10}{'XLA MB':>10}{'RSS MB':>10}")
     for name, seconds in times.items():
         row = f"{name:24}{np.median(seconds):10.3f}{min(seconds):10.3f}"
@@ -343,10 +371,21 @@ def print_report(times, memory, ratios) -> None:
     print()
     for name, value in ratios.items():
         print(f"{name:60}{value:8.3f}")
+    print("\n| | fine-tuning | TNFF | TNFF − fine-tuning |\n| --- | --- | --- | --- |")
+    for prefix in ENGINES:
+        if f"{prefix}/{TNFF}" in times:
+            finetune, tnff = (
+                np.median(times[f"{prefix}/{kind}"]) for kind in (FINETUNE, TNFF)
+            )
+            extra = ratios[f"{prefix}: (TNFF - fine-tuning) / forward, time"]
+            print(
+                f"| {prefix} | {finetune:.2f} s | {tnff:.2f} s"
+                f" | {extra:.2f} × one forward pass |"
+            )
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    """Flags; the defaults are T5-1.1-small."""
+    """Parses flags; the defaults are T5-1.1-small."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -374,7 +413,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         "--no_rss", action="store_true", help="skip the processes that measure memory"
     )
     parser.add_argument("--json", help="file to write the numbers to")
-    parser.add_argument("--peak_of", help=argparse.SUPPRESS)
+    parser.add_argument("--serve", nargs="*", help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
     wanted = set(args.engines.split(","))
     if not wanted or wanted - set(ENGINES.values()):
@@ -396,35 +435,24 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     """Runs the benchmark, prints the table and returns its numbers."""
     argv = list(sys.argv[1:] if argv is None else argv)
     args = parse_args(argv)
-    if args.peak_of:
-        result = {"peak": peak_of_this_process(args.peak_of, args)}
-        print(json.dumps(result))
-        return result
-    engines = args.engines.split(",")
+    if args.serve:
+        serve(args.serve, args)
+        return {}
     names = [
         f"{prefix}/{kind}"
         for prefix, engine in ENGINES.items()
         for kind in (FORWARD, FINETUNE, TNFF)
-        if engine in engines
+        if engine in args.engines.split(",")
     ]
-    memory: dict[str, dict[str, int]] = {name: {} for name in names}
-    if not args.no_rss:
-        for name in names:
-            memory[name]["rss"] = peak_of_own_process(name, argv)
-    cases = [Case(name, args) for name in names]
-    for case in cases:
-        memory[case.name]["xla"] = case.memory["peak"]
-    times = measure_times(cases, args.steps)
-    logits_bytes = args.batch * args.targets * args.vocab * 4
-    ratios = summarise(times, memory, cases[0].param_bytes, logits_bytes)
+    times, memory = measure(names, args.steps, not args.no_rss, argv)
+    ratios = summarise(times, memory, args.batch * args.targets * args.vocab * 4)
     print_report(times, memory, ratios)
     result = {
         "arguments": vars(args),
         "seconds": times,
         "memory": memory,
         "ratios": ratios,
-        "jax": jax.__version__,
-        "device": jax.devices()[0].device_kind,
+        "jax": importlib.metadata.version("jax"),
     }
     if args.json:
         with open(args.json, "w") as file:

@@ -23,20 +23,20 @@ import functools
 import inspect
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import types
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import clu.metrics
 import jax
 import jax.numpy as jnp
 from absl import logging
-from t5x import metrics as t5x_metrics
 from t5x import partitioning, utils
 from t5x import train_state as train_state_lib
 from t5x import trainer as t5x_trainer
 from t5x.trainer import apply_grads
 
-from t5patches import frozen, models, train_step, watch
+from t5patches import frozen, models, progress, watch
 
 PyTree = Any
 Batch = Mapping[str, jax.Array]
@@ -56,7 +56,7 @@ def accumulate_grads_microbatched(
     data_partition_spec: PartitionSpec = PartitionSpec("data"),  # noqa: B008
     orig_train_state: train_state_lib.TrainState | None = None,
 ) -> tuple[PyTree, Metrics, PyTree]:
-    """Gradients and metrics of a batch.
+    """Computes gradients and metrics of a batch, as T5X's function of this name does.
 
     Args:
       model: gives the loss.
@@ -70,19 +70,13 @@ def accumulate_grads_microbatched(
     Returns:
       Gradients, metrics, and the module's mutable variables or None.
     """
-    return train_step.accumulate_gradients(
-        model.loss_fn,
-        train_state.params,
+    return t5x_trainer.accumulate_grads_microbatched(
+        _with_frozen_params(model, orig_train_state),
+        train_state,
         batch,
         dropout_rng,
-        *_frozen_argument(orig_train_state),
-        mutables=getattr(train_state, "flax_mutables", None) or None,
-        num_microbatches=num_microbatches,
-        merge_metrics=_merge_metrics,
-        constrain_batch=lambda rows: jax.tree.map(
-            lambda x: partitioning.with_sharding_constraint(x, data_partition_spec),
-            rows,
-        ),
+        num_microbatches,
+        data_partition_spec,
     )
 
 
@@ -97,7 +91,7 @@ def train_with_lr(
     data_partition_spec: PartitionSpec = PartitionSpec("data"),  # noqa: B008
     orig_train_state: train_state_lib.TrainState | None = None,
 ) -> tuple[train_state_lib.TrainState, Metrics]:
-    """One train step; see `accumulate_grads_microbatched` for the arguments.
+    """Takes one train step; see `accumulate_grads_microbatched` for the arguments.
 
     Returns:
       The new train state and the metrics, with the learning rate.
@@ -127,19 +121,23 @@ def eval_step(
     batch: Batch,
     orig_train_state: train_state_lib.TrainState | None = None,
 ) -> Metrics:
-    """The metrics of the model's `eval_fn` on a batch."""
-    return model.eval_fn(
-        train_state.params, batch, *_frozen_argument(orig_train_state)
-    )[1]
+    """Returns the metrics of the model's `eval_fn` on a batch."""
+    bound = _with_frozen_params(model, orig_train_state)
+    return t5x_trainer.eval_step(bound, train_state, batch)
 
 
-def _frozen_argument(orig_train_state) -> tuple[PyTree, ...]:
-    return () if orig_train_state is None else (orig_train_state.params,)
-
-
-def _merge_metrics(metrics, update):
-    return jax.tree.map(
-        lambda a, b: a.merge(b), metrics, update, is_leaf=t5x_metrics.is_metric_obj
+def _with_frozen_params(model, orig_train_state) -> Any:
+    """Returns the model as T5X's steps call it: its losses without `orig_params`."""
+    if orig_train_state is None:
+        return model
+    frozen_params = orig_train_state.params
+    return types.SimpleNamespace(
+        loss_fn=lambda params, batch, rng, *mutables: model.loss_fn(
+            params, batch, rng, frozen_params, *mutables
+        ),
+        eval_fn=lambda params, batch, *mutables: model.eval_fn(
+            params, batch, frozen_params, *mutables
+        ),
     )
 
 
@@ -196,20 +194,22 @@ class WatchedTrainer(t5x_trainer.Trainer):
         state, metrics = self.train_state, None
         if start_step is None:
             start_step = int(utils.get_local_data(state.step))
-        step = start_step
-        stopping = False
+        step, stopping = start_step, False
+        steps: Iterable[int] = range(start_step, start_step + num_steps)
+        if jax.process_index() == 0:
+            steps = progress.track(steps, "train", num_steps)
         self._stop_signal.listen()
         self.train_metrics_manager.start_duration_timer(block_on=state)
-        while step < start_step + num_steps and not stopping:
-            logging.log_every_n_seconds(logging.INFO, "Training: step %d", 10, step)
-            with jax.profiler.StepTraceAnnotation("train", step_num=step):
+        for number in steps:
+            with jax.profiler.StepTraceAnnotation("train", step_num=number):
                 batch = next(batch_iter)
                 state, update = step_fn(state, batch)
                 merge = t5x_trainer.merge_metrics
                 metrics = merge(metrics, update) if metrics else update
-            step += 1
+            step = number + 1
             self._loss_guard.note(step, batch, update)
-            stopping = self._stop_signal.received(step)
+            if stopping := self._stop_signal.received(step):
+                break
         self._loss_guard.finish(state.params)
         self.train_state = state
         if metrics is not None:

@@ -5,6 +5,7 @@ import os
 import pathlib
 import subprocess
 import sys
+import types
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +18,7 @@ from t5x import models as t5x_models
 from t5patches import frozen, models
 from t5patches import trainer as trainer_lib
 from t5patches.errors import UserError
+from t5x_embedded import trainer as embedded_trainer
 
 LEARNING_RATE = 3e-2
 
@@ -110,16 +112,46 @@ def test_frozen_dropout(frozen_dropout):
     assert (abs(kl) < 1e-6) == frozen_dropout
 
 
-def test_frozen_parameters_are_an_argument_of_the_compiled_step():
-    trainer = make_trainer(tiny.make_model())
+@pytest.mark.parametrize("num_microbatches", [None, 2])
+def test_frozen_parameters_are_an_argument_of_the_compiled_steps(num_microbatches):
+    """And no constant: each program has room for them among its arguments."""
+    trainer = make_trainer(tiny.make_model(), num_microbatches=num_microbatches)
     batch = tiny.make_batch()
-    step = trainer._partitioned_train_step.lower(trainer.train_state, batch)
-    memory = step.compile()._step.memory_analysis()
     frozen_bytes = sum(x.nbytes for x in jax.tree.leaves(trainer.frozen_params))
     state_bytes = sum(x.nbytes for x in jax.tree.leaves(trainer.train_state))
-    arguments = memory.argument_size_in_bytes
-    assert arguments >= frozen_bytes + state_bytes
+    trained_bytes = sum(x.nbytes for x in jax.tree.leaves(trainer.train_state.params))
+    for step, least in (
+        (trainer._partitioned_train_step, state_bytes + frozen_bytes),
+        (trainer._partitioned_eval_step, trained_bytes + frozen_bytes),
+    ):
+        compiled = step.lower(trainer.train_state, batch).compile()._step
+        assert compiled.memory_analysis().argument_size_in_bytes >= least
     trainer.close()
+
+
+def test_every_microbatch_has_the_dropout_of_the_embedded_engine():
+    model = tiny.make_model(dropout_rate=0.3, alpha=2.0)
+    _, state, _ = tiny.make_state(model)
+    _, other, _ = tiny.make_state(model, seed=1)
+    bound = types.SimpleNamespace(
+        loss_fn=lambda *args: model.loss_fn(*args, other.params)
+    )
+    step = tiny.make_batch(), jax.random.PRNGKey(0), 2
+    want, metrics, _ = jax.jit(
+        lambda state: embedded_trainer.accumulate_grads_microbatched(
+            bound, state, *step
+        )
+    )(state)
+    got, our_metrics, _ = jax.jit(
+        lambda state: trainer_lib.accumulate_grads_microbatched(
+            model, state, *step, orig_train_state=other
+        )
+    )(state)
+    assert_trees_equal(got, want, rtol=1e-5, atol=1e-5)
+    for name in ("loss", "other/kl"):
+        np.testing.assert_allclose(
+            our_metrics[name].compute(), metrics[name].compute(), rtol=1e-5
+        )
 
 
 def test_microbatches_give_the_update_of_the_batch():
