@@ -29,7 +29,7 @@ from spacy.training import Example
 
 from t5patches.annotate import annotate_files, annotate_texts, entities, toxicity
 from t5patches.annotate.phrases import PhraseAnnotator
-from t5patches.annotate.tagger import training
+from t5patches.annotate.tagger import component
 from t5patches.interchange import json_files, records
 
 CHUNK = 256
@@ -98,7 +98,8 @@ def name_pipeline(examples: list[tuple[str, str]]) -> spacy.Language:
 
 def tagger_pipeline(examples: list[tuple[str, str]]) -> spacy.Language:
     """Returns a tagger of the default shape, not trained."""
-    nlp = training._new_pipeline(training.Settings())
+    nlp = spacy.blank("en")
+    nlp.add_pipe(component.FACTORY)
     docs = [nlp.make_doc(text) for text, _ in examples[:10]]
     nlp.initialize(lambda: [Example(doc, doc) for doc in docs])
     return nlp

@@ -46,10 +46,10 @@ class ToxicityAnnotator(spacy_pipelines.SpacyAnnotator):
         super().__init__(tagger, load_tagger(tagger), batch_size)
         trained = self.nlp.get_pipe(component.FACTORY)
         # The pipeline's own stays at the threshold that was trained.
+        cfg = {**trained.cfg, "threshold": threshold}
         self._tagger = component.SpanTagger(
-            self.nlp.vocab, trained.model, trained.name, trained.label, threshold,
-            trained.cfg["ratio"],
-        )  # fmt: skip
+            self.nlp.vocab, trained.model, trained.name, **cfg
+        )
         self.threshold = threshold
         self._others = {"disable": [trained.name]}
 

@@ -8,21 +8,29 @@ from typing import Any
 
 import numpy as np
 import spacy
+from scipy.special import expit
+from spacy.language import Language
 from spacy.ml.models import build_hash_embed_cnn_tok2vec
 from spacy.pipeline import TrainablePipe
-from spacy.tokens import Doc
-from spacy.training import validate_examples
+from spacy.tokens import Doc, Span
+from spacy.training import Example
+from spacy.util import minibatch
 from thinc.api import Linear, Model, chain, concatenate, with_array
+
+from t5patches.annotate.tagger.scores import character_f1
 
 Array = np.ndarray
 
 FACTORY = "t5patches_span_tagger"
 ARCHITECTURE = "t5patches.TokenProbabilities.v1"
+# What is tried where the two thresholds are chosen.
+THRESHOLDS = tuple((np.arange(1, 13) / 25).tolist())
+RATIOS = tuple((np.arange(2, 9) / 10).tolist())
 
 
 @spacy.registry.architectures(ARCHITECTURE)
 def token_probabilities(
-    width: int, depth: int, embed_size: int, members: int
+    width: int = 96, depth: int = 3, embed_size: int = 5000, members: int = 2
 ) -> Model[list[Doc], list[Array]]:
     """Returns `members` networks side by side; each gives a logit for each token.
 
@@ -53,32 +61,23 @@ def token_probabilities(
     return concatenate(*networks) if members > 1 else networks[0]
 
 
-@spacy.Language.factory(
+@Language.factory(
     FACTORY,
     assigns=["doc.spans"],
     default_config={
         "label": "unwanted",
         "threshold": 0.2,
         "ratio": 0.5,
-        "model": {
-            "@architectures": ARCHITECTURE,
-            "width": 96,
-            "depth": 3,
-            "embed_size": 5000,
-            "members": 2,
-        },
+        "model": {"@architectures": ARCHITECTURE},
     },
+    default_score_weights={"character_f1": 1.0, "threshold": 0.0, "ratio": 0.0},
 )
 def make_span_tagger(
-    nlp: spacy.Language,
-    name: str,
-    model: Model,
-    label: str,
-    threshold: float,
-    ratio: float,
+    nlp: Language, name: str, model: Model, label: str, threshold: float, ratio: float
 ) -> SpanTagger:
     """Makes the component for a pipeline's config."""
-    return SpanTagger(nlp.vocab, model, name, label, threshold, ratio)
+    cfg = {"label": label, "threshold": threshold, "ratio": ratio}
+    return SpanTagger(nlp.vocab, model, name, **cfg)
 
 
 class SpanTagger(TrainablePipe):
@@ -87,27 +86,10 @@ class SpanTagger(TrainablePipe):
     A token is unwanted if its probability is at least `threshold` and at least `ratio`
     times that of the likeliest token of the text: where something is plainly meant, the
     words around it are let off. Unwanted tokens that are neighbours make one span.
-    """
 
-    def __init__(
-        self,
-        vocab: spacy.vocab.Vocab,
-        model: Model,
-        name: str = FACTORY,
-        label: str = "unwanted",
-        threshold: float = 0.2,
-        ratio: float = 0.5,
-    ):
-        """See `make_span_tagger`."""
-        self.vocab = vocab
-        self.model = model
-        self.name = name
-        # Saved with the pipeline.
-        self.cfg: dict[str, Any] = {
-            "label": label,
-            "threshold": threshold,
-            "ratio": ratio,
-        }
+    Attributes:
+      cfg: `label`, `threshold` and `ratio`, which are saved with the pipeline.
+    """
 
     @property
     def label(self) -> str:
@@ -123,29 +105,21 @@ class SpanTagger(TrainablePipe):
         docs = list(docs)
         if not any(len(doc) for doc in docs):
             return [np.zeros(len(doc), np.float32) for doc in docs]
-        return [sigmoid(logits).mean(-1) for logits in self.model.predict(docs)]
+        return [expit(logits).mean(-1) for logits in self.model.predict(docs)]
 
     def set_annotations(self, docs: Sequence[Doc], scores: Sequence[Array]) -> None:
         """Writes `doc.spans[label]`."""
         for doc, probabilities in zip(docs, scores, strict=True):
-            chosen = choose(probabilities, self.cfg["threshold"], self.cfg["ratio"])
-            doc.spans[self.label] = [
-                spacy.tokens.Span(doc, start, end, self.label)
-                for start, end in token_spans(doc, chosen)
-            ]
+            cut = lowest(probabilities, self.cfg["threshold"], self.cfg["ratio"])
+            doc.spans[self.label] = runs(doc, probabilities >= cut, self.label)
 
     def initialize(
-        self,
-        get_examples: Callable[[], Iterable[Any]],
-        *,
-        nlp: spacy.Language | None = None,
+        self, get_examples: Callable[[], Iterable[Example]], *, nlp: Any = None
     ) -> None:
         """Fixes the shapes of the network from some examples."""
-        del nlp
         examples = itertools.islice(get_examples(), 10)
         docs = [example.reference for example in examples]
-        docs = [doc for doc in docs if len(doc)]
-        self.model.initialize(X=docs)
+        self.model.initialize(X=[doc for doc in docs if len(doc)])
 
     def get_loss(self, examples: Any, scores: list[Array]) -> tuple[float, list[Array]]:
         """Returns the binary cross entropy of each token's logits, and its gradient.
@@ -158,40 +132,78 @@ class SpanTagger(TrainablePipe):
           The sum over tokens and members; its gradient by `scores`, which is scaled so
           that a batch of any size has the weight of a few tokens.
         """
-        validate_examples(examples, "SpanTagger.get_loss")
         loss, gradients = 0.0, []
         scale = 1 / (40 * max(len(scores), 1))
         for example, logits in zip(examples, scores, strict=True):
-            wanted = np.zeros((len(example.reference), 1), np.float32)
-            for span in example.reference.spans.get(self.label, ()):
-                wanted[span.start : span.end] = 1
+            wanted = self._marked(example.reference)[:, None]
             # log(1 + e^x) - x y, without overflow.
             loss += float((np.logaddexp(0, logits) - logits * wanted).sum())
-            gradients.append(((sigmoid(logits) - wanted) * scale).astype(np.float32))
+            gradients.append(((expit(logits) - wanted) * scale).astype(np.float32))
         return loss, gradients
 
+    def score(self, examples: Iterable[Example], **unused: Any) -> dict[str, float]:
+        """Returns the best character F1 over `THRESHOLDS` and `RATIOS`, and for which.
 
-def sigmoid(logits: Array) -> Array:
-    """Returns probabilities of logits."""
-    return 0.5 * (1 + np.tanh(0.5 * logits))
+        Args:
+          examples: spaCy Examples; `reference.spans[label]` is what is unwanted.
+          unused: spaCy's settings for all scorers.
+
+        Returns:
+          `character_f1`, the mean over the texts; `threshold` and `ratio`.
+        """
+        pairs = np.array(list(itertools.product(THRESHOLDS, RATIOS)))
+        values = []
+        for batch in minibatch(examples, 256):
+            found = self.predict([example.predicted for example in batch])
+            for example, probabilities in zip(batch, found, strict=True):
+                cuts = lowest(probabilities, *pairs.T)[:, None]
+                marked = characters(example.predicted, probabilities) >= cuts
+                gold = characters(example.reference, self._marked(example.reference))
+                values.append(character_f1(marked, gold > 0))
+        tried = zip(np.mean(values, 0), pairs.tolist(), strict=True)
+        f1, (threshold, ratio) = max(tried)
+        return {"character_f1": float(f1), "threshold": threshold, "ratio": ratio}
+
+    def _marked(self, doc: Doc) -> Array:
+        """Returns 1 for the tokens of `doc.spans[label]`, 0 for others."""
+        marked = np.zeros(len(doc), np.float32)
+        for span in doc.spans.get(self.label, ()):
+            marked[span.start : span.end] = 1
+        return marked
 
 
-def choose(probabilities: Array, threshold: float, ratio: float) -> Array:
-    """Returns which tokens of a text are unwanted, bool [tokens]."""
-    if not len(probabilities):
-        return np.zeros(0, bool)
-    return (probabilities >= threshold) & (probabilities >= ratio * probabilities.max())
+def lowest(
+    probabilities: Array, threshold: float | Array, ratio: float | Array
+) -> float | Array:
+    """Returns the probability from which a token of a text is unwanted."""
+    return np.maximum(threshold, ratio * probabilities.max(initial=0))
 
 
-def token_spans(doc: Doc, chosen: Array) -> list[tuple[int, int]]:
-    """Returns runs of chosen tokens, white space aside, as (start, end) in tokens."""
-    spans: list[tuple[int, int]] = []
-    goes_on = False
-    for token in doc:
-        if token.is_space:
-            continue
-        if chosen[token.i]:
-            start = spans.pop()[0] if goes_on else token.i
-            spans.append((start, token.i + 1))
-        goes_on = bool(chosen[token.i])
-    return spans
+def runs(doc: Doc, chosen: Array, label: str) -> list[Span]:
+    """Returns the runs of chosen tokens, white space between words aside.
+
+    Args:
+      doc: a text of some tokens.
+      chosen: bool [tokens].
+      label: of the spans.
+    """
+    words = [token.i for token in doc if not token.is_space]
+    marked = itertools.groupby(words, lambda index: bool(chosen[index]))
+    found = [list(run) for is_chosen, run in marked if is_chosen]
+    return [Span(doc, run[0], run[-1] + 1, label) for run in found]
+
+
+def characters(doc: Doc, probabilities: Array) -> Array:
+    """Returns for each character the lowest cut that leaves it out of the spans.
+
+    A token's characters have its probability. Those between two words have the lower
+    one of the two, since they are in a span if both are.
+    """
+    found = np.zeros(len(doc.text), probabilities.dtype)
+    words = [token for token in doc if not token.is_space]
+    for word in words:
+        found[word.idx : word.idx + len(word)] = probabilities[word.i]
+    for left, right in itertools.pairwise(words):
+        lower = min(probabilities[left.i], probabilities[right.i])
+        found[left.idx + len(left) : right.idx] = lower
+    return found

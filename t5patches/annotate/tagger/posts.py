@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import itertools
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
+
+import numpy as np
 
 from t5patches.errors import UserError
 from t5patches.interchange import shards, tables
@@ -20,10 +21,14 @@ class Post(NamedTuple):
     text: str
     unwanted: frozenset[int]
 
+    @property
+    def marks(self) -> np.ndarray:
+        """Which characters are unwanted, bool [characters]."""
+        return np.isin(np.arange(len(self.text)), list(self.unwanted))
+
 
 def read_posts(
-    paths: shards.PathLike | Sequence[shards.PathLike],
-    tfds_data_dir: shards.PathLike | None = None,
+    paths: Sequence[shards.PathLike], tfds_data_dir: shards.PathLike | None = None
 ) -> list[Post]:
     """Returns posts with the fields `text` and `spans`.
 
@@ -37,8 +42,6 @@ def read_posts(
     Raises:
       UserError: naming file and line; TFDS has no such data; or there is no post.
     """
-    if isinstance(paths, str | os.PathLike):
-        paths = [paths]
     posts = [
         Post(text, frozenset(tables.offsets_field(row, "spans", text, where)))
         for path in paths
@@ -69,12 +72,11 @@ def _rows(
         raise UserError(f"{path}: give data set and split, {TFDS}NAME/SPLIT")
     source = tfds.TfdsSource(name, {split: split})
     for example in source.get_dataset(split, shuffle=False).as_numpy_iterator():
-        row = {key: value for key, value in example.items() if key in ("text", "spans")}
-        if "text" in row:
-            row["text"] = row["text"].decode()
-        if "spans" in row:
-            row["spans"] = row["spans"].tolist()
-        yield f"{path} ({example['id_pretokenized'].decode()})", row
+        where = f"{path} ({example['id_pretokenized'].decode()})"
+        row = {key: example[key].tolist() for key in ("spans",) if key in example}
+        if "text" in example:
+            row["text"] = example["text"].decode()
+        yield where, row
 
 
 def without(posts: Iterable[Post], others: Iterable[Post]) -> list[Post]:
@@ -85,14 +87,3 @@ def without(posts: Iterable[Post], others: Iterable[Post]) -> list[Post]:
 
 def _plain(text: str) -> str:
     return " ".join(text.lower().split())
-
-
-def spans_of(places: Iterable[int]) -> list[tuple[int, int]]:
-    """Returns runs of adjacent offsets as (start, end)."""
-    spans = []
-    # Along a run, place and rank grow alike.
-    ranked = enumerate(sorted(set(places)))
-    for _, run in itertools.groupby(ranked, lambda pair: pair[1] - pair[0]):
-        first, *_, last = [place for _, place in run] * 2
-        spans.append((first, last + 1))
-    return spans

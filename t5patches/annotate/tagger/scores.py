@@ -1,24 +1,27 @@
 """The measure of SemEval-2021 Task 5: F1 of characters, mean over posts."""
 
-from __future__ import annotations
-
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
 
-def character_f1(predicted: Collection[int], gold: Collection[int]) -> float:
-    """Returns the F1 of two sets of character offsets in one post.
+def character_f1(found: np.ndarray, gold: np.ndarray) -> np.ndarray:
+    """Returns the F1 of marked characters in one post.
 
-    Two empty sets give 1, one empty set gives 0.
+    Where neither marks any it is 1, where only one does it is 0.
+
+    Args:
+      found: bool [..., characters], which ones are marked; several tries at once.
+      gold: bool [characters], which ones ought to be.
+
+    Returns:
+      float [...].
 
     References:
       Pavlopoulos et al. 2021, SemEval-2021 Task 5: Toxic Spans Detection, section 4.
     """
-    predicted, gold = set(predicted), set(gold)
-    if not predicted and not gold:
-        return 1.0
-    return 2 * len(predicted & gold) / (len(predicted) + len(gold))
+    both = found.sum(-1) + gold.sum()
+    return np.where(both, 2 * (found & gold).sum(-1) / np.maximum(both, 1), 1.0)
 
 
 def bootstrap_interval(
@@ -32,10 +35,7 @@ def bootstrap_interval(
       draws: how many samples of posts are drawn.
       seed: of the draws.
     """
-    array = np.asarray(values, np.float64)
-    generator = np.random.default_rng(seed)
-    means = [
-        generator.choice(array, len(array), replace=True).mean() for _ in range(draws)
-    ]
-    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
-    return float(low), float(high)
+    drawn = np.random.default_rng(seed)
+    means = [drawn.choice(values, len(values)).mean() for _ in range(draws)]
+    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2]).tolist()
+    return low, high

@@ -12,36 +12,46 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from spacy.training import Example
 
 from t5patches import cli
 from t5patches.annotate import annotate_texts, toxicity
 from t5patches.annotate.tagger import component, posts, scores, training
 from t5patches.errors import UserError
+from t5patches.interchange import json_files
 
 BLANK = spacy.blank("en")
-TINY = training.Settings(width=16, depth=1, embed_size=200, epochs=4, dropout=0.1)
+SMALL = {"width": 16, "depth": 1, "embed_size": 200}
+TINY = training.Settings(network=SMALL)
 RUDE = ["idiot", "moron", "stupid fool", "dumb"]
 
 
 def made_up_posts(count, seed=0):
     """Posts where some words are always unwanted."""
     generator = random.Random(seed)
-    made = []
     for number in range(count):
         words = generator.choices("the a news of day we talk about today".split(), k=6)
-        text = f"{' '.join(words)} {number}"
-        unwanted = set()
-        if number % 4:
-            rude = generator.choice(RUDE)
-            unwanted = set(range(len(text) + 1, len(text) + 1 + len(rude)))
-            text += f" {rude}, {generator.choice(words)}"
-        made.append(posts.Post(text, frozenset(unwanted)))
-    return made
+        text = f"{' '.join(words)} {number} "
+        rude = generator.choice(RUDE) if number % 4 else ""
+        unwanted = range(len(text), len(text) + len(rude))
+        yield posts.Post(text + rude + f", {words[0]}", frozenset(unwanted))
+
+
+def marked(nlp, text):
+    """The offsets of what a tagger marks."""
+    doc = nlp(text)
+    spans = [range(span.start_char, span.end_char) for span in doc.spans["toxic"]]
+    return {place for span in spans for place in span}
 
 
 @pytest.fixture(scope="module")
 def trained():
-    return training.train(made_up_posts(300), TINY)
+    return training.train(list(made_up_posts(300)), TINY)
+
+
+@pytest.fixture(scope="module")
+def tagger(trained):
+    return trained.get_pipe(component.FACTORY)
 
 
 @pytest.mark.parametrize(
@@ -57,7 +67,10 @@ def trained():
     ],
 )
 def test_character_f1(predicted, gold, expected):
+    predicted, gold = (np.isin(np.arange(10), places) for places in (predicted, gold))
     assert scores.character_f1(predicted, gold) == pytest.approx(expected)
+    both = scores.character_f1(np.stack([predicted, gold]), gold)
+    assert both == pytest.approx([expected, 1])
 
 
 def test_bootstrap_interval():
@@ -71,32 +84,24 @@ def test_bootstrap_interval():
 
 
 def test_posts_of_tfds(tmp_path, monkeypatch):
-    data = [("abc é", [0, 4]), ("nice", [])]
+    texts, spans = ["abc é", "nice"], [[0, 4], []]
+    offsets = tfds.features.Tensor(shape=(None,), dtype=np.int32)
+    columns = dict(text=texts, spans=tf.ragged.constant(spans, tf.int32))
     tfds.dataset_builders.store_as_tfds_dataset(
         name="civil_comments",
         version="1.2.4",
         config="CivilCommentsToxicSpans",
         features=tfds.features.FeaturesDict(
-            dict(
-                text=tfds.features.Text(),
-                spans=tfds.features.Tensor(shape=(None,), dtype=np.int32),
-            )
+            dict(text=tfds.features.Text(), spans=offsets)
         ),
-        split_datasets={
-            "train": tf.data.Dataset.from_tensor_slices(
-                dict(
-                    text=[text for text, _ in data],
-                    spans=tf.ragged.constant([s for _, s in data], tf.int32),
-                )
-            )
-        },
+        split_datasets={"train": tf.data.Dataset.from_tensor_slices(columns)},
         data_dir=str(tmp_path),
     )
     # The setting is the process's: put back when the test ends.
     monkeypatch.setattr(seqio.utils, "_TFDS_DATA_DIR_OVERRIDE", None)
     name = "tfds:civil_comments/CivilCommentsToxicSpans:1.2.4"
-    expected = {posts.Post(text, frozenset(spans)) for text, spans in data}
-    assert set(posts.read_posts(f"{name}/train", tmp_path)) == expected
+    expected = map(posts.Post, texts, map(frozenset, spans))
+    assert set(posts.read_posts([f"{name}/train"], tmp_path)) == set(expected)
     for wrong, message in (
         (f"{name}/test", "Unknown split"),
         ("tfds:x", "NAME/SPLIT"),
@@ -104,7 +109,7 @@ def test_posts_of_tfds(tmp_path, monkeypatch):
         ("tfds:none:1.0.0/train", "has no none:1.0.0"),
     ):
         with pytest.raises(UserError, match=message):
-            posts.read_posts(wrong)
+            posts.read_posts([wrong])
 
 
 def test_posts_of_csv_and_json_lines(tmp_path):
@@ -118,8 +123,8 @@ def test_posts_of_csv_and_json_lines(tmp_path):
         posts.Post("nice", frozenset()),
         posts.Post("bad 🎉", frozenset({4})),
     ]
-    assert posts.spans_of({0, 1, 2, 5}) == [(0, 3), (5, 6)]
-    assert posts.spans_of([]) == [] and posts.spans_of([3, 3]) == [(3, 4)]
+    assert read[0].marks.nonzero()[0].tolist() == [0, 1, 2, 5]
+    assert read[1].marks.tolist() == [False] * 4
     assert posts.without(read, [posts.Post("NICE ", frozenset())]) == [read[0], read[2]]
 
 
@@ -145,64 +150,74 @@ def test_posts_of_csv_and_json_lines(tmp_path):
 def test_wrong_posts(tmp_path, name, content, message):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(UserError) as caught:
-        posts.read_posts(tmp_path / name)
+        posts.read_posts([tmp_path / name])
     assert message in str(caught.value)
 
 
 def test_spans_of_tokens():
-    doc = spacy.blank("en")("you   stupid  fool, you!")
-    words = [token.text for token in doc]
-    chosen = np.array([word in ("stupid", "fool") for word in words])
-    assert [doc[s:e].text for s, e in component.token_spans(doc, chosen)] == [
-        "stupid  fool"
-    ]
-    chosen = np.array([token.is_space for token in doc])
-    assert component.token_spans(doc, chosen) == []
-    chosen = np.array([word in ("you", "fool") for word in words])
-    assert [doc[s:e].text for s, e in component.token_spans(doc, chosen)] == [
-        "you",
-        "fool",
-        "you",
-    ]
+    doc = BLANK("you   stupid  fool, you!")
+    for words, expected in (
+        ({"stupid", "fool"}, ["stupid  fool"]),
+        ({"  ", " "}, []),
+        ({"you", "fool"}, ["you", "fool", "you"]),
+    ):
+        found = component.runs(doc, [token.text in words for token in doc], "toxic")
+        assert [span.text for span in found] == expected
+        assert {span.label_ for span in found} <= {"toxic"}
 
 
 def test_choice_by_both_thresholds():
     probabilities = np.array([0.1, 0.3, 0.5, 0.9])
-    choose = lambda *args: component.choose(probabilities, *args).tolist()
-    assert choose(0.2, 0.0) == [False, True, True, True]
-    assert choose(0.2, 0.5) == [False, False, True, True]
-    assert choose(0.95, 0.0) == [False] * 4
-    assert component.choose(np.zeros(0), 0.1, 0.5).shape == (0,)
+    choose = lambda *args: probabilities >= component.lowest(probabilities, *args)
+    assert choose(0.2, 0.0).tolist() == [False, True, True, True]
+    assert choose(0.2, 0.5).tolist() == [False, False, True, True]
+    assert not choose(0.95, 0.0).any()
+    assert component.lowest(np.zeros(0), 0.1, 0.5) == 0.1
 
 
-@settings(max_examples=100, deadline=None)
-@given(st.data())
-def test_quick_scores_are_the_scores(data):
-    """The choice of thresholds counts as the measure does."""
-    text = data.draw(st.text(alphabet="ab  ,.é\n🎉", max_size=30))
-    places = st.frozensets(st.integers(0, max(len(text) - 1, 0)))
-    post = posts.Post(text, data.draw(places) if text else frozenset())
-    doc = BLANK.make_doc(text)
-    flags = st.lists(st.booleans(), min_size=len(doc), max_size=len(doc))
-    chosen = np.array(data.draw(flags), bool)
-    spans = [doc[s:e] for s, e in component.token_spans(doc, chosen)]
-    found = {i for span in spans for i in range(span.start_char, span.end_char)}
-    quick = training._Characters(doc, post).f1(chosen)
-    assert quick == pytest.approx(scores.character_f1(found, post.unwanted))
+@settings(max_examples=50, deadline=None)
+@given(data=st.data())
+def test_characters_are_those_of_the_spans(data):
+    """The choice of thresholds counts what the tagger would mark."""
+    doc = BLANK.make_doc(data.draw(st.text("ab  ,.é\n🎉", max_size=30)))
+    likely = st.lists(st.sampled_from([0.1, 0.5, 0.9]), min_size=len(doc))
+    probabilities = np.array(data.draw(likely), np.float32)[: len(doc)]
+    found = np.zeros(len(doc.text), bool)
+    for span in component.runs(doc, probabilities >= 0.4, "toxic"):
+        found[span.start_char : span.end_char] = True
+    assert ((component.characters(doc, probabilities) >= 0.4) == found).all()
+
+
+def test_chosen_thresholds_are_the_best(trained, tagger, monkeypatch):
+    data = list(made_up_posts(40, seed=2))
+    docs = [training.reference(trained, post, "toxic") for post in data]
+    best = tagger.score([Example(trained.make_doc(doc.text), doc) for doc in docs])
+
+    def f1(threshold, ratio):
+        chosen = {**tagger.cfg, "threshold": threshold, "ratio": ratio}
+        monkeypatch.setattr(tagger, "cfg", chosen)
+        return training.evaluate(trained, data, "toxic")["f1"]
+
+    assert best["character_f1"] == pytest.approx(f1(best["threshold"], best["ratio"]))
+    for pair in [(0.04, 0.2), (0.12, 0.5), (0.36, 0.8), (0.48, 0.3)]:
+        assert f1(*pair) <= best["character_f1"] + 1e-9
 
 
 def test_a_token_is_unwanted_if_most_of_it_is():
-    nlp = spacy.blank("en")
     post = posts.Post("stupidest idea", frozenset(range(0, 6)) | {10})
-    example = training.example_of(nlp, post, "toxic")
-    assert [s.text for s in example.reference.spans["toxic"]] == ["stupidest"]
+    doc = training.reference(BLANK, post, "toxic")
+    assert [span.text for span in doc.spans["toxic"]] == ["stupidest"]
+    assert [span.text for span in doc.ents] == ["stupidest"]
+    # spaCy lets entities not begin or end with a blank.
+    post = posts.Post("you \n stupid  fool!", frozenset(range(3, 18)))
+    doc = training.reference(BLANK, post, "toxic")
+    assert [entity.text for entity in doc.ents] == ["stupid  fool"]
 
 
-def test_gradient_of_the_loss():
+def test_gradient_of_the_loss(tagger):
     """Against finite differences of the loss."""
-    nlp = training._new_pipeline(TINY)
-    tagger = nlp.get_pipe(component.FACTORY)
-    example = training.example_of(nlp, posts.Post("you fool", {4, 5, 6, 7}), "toxic")
+    doc = training.reference(BLANK, posts.Post("you fool", {4, 5, 6, 7}), "toxic")
+    example = Example(doc, doc)
     logits = np.array([[0.3, -2.0], [1.5, 40.0]])
     _, (gradient,) = tagger.get_loss([example], [logits])
     for index in np.ndindex(2, 2):
@@ -215,31 +230,31 @@ def test_gradient_of_the_loss():
 
 
 def test_training_finds_the_words(trained):
-    held_out = made_up_posts(80, seed=1)
-    result = training.evaluate(training.span_finder(trained, "toxic"), held_out)
+    held_out = list(made_up_posts(80, seed=1))
+    result = training.evaluate(trained, held_out, "toxic")
     low, high = result["interval"]
     assert low <= result["f1"] <= high and result["posts"] == 80
     assert result["f1"] > 0.9
     # By hand, over sets of characters.
-    find = training.span_finder(trained, "toxic")
     one_by_one = []
     for post in held_out:
-        ((spans),) = find([post.text])
-        found = {i for start, end in spans for i in range(start, end)}
-        one_by_one.append(scores.character_f1(found, post.unwanted))
+        found = marked(trained, post.text)
+        total = len(found) + len(post.unwanted)
+        one_by_one.append(2 * len(found & post.unwanted) / total if total else 1)
     assert np.mean(one_by_one) == pytest.approx(result["f1"])
+    # What the training chose and measured on the posts that it held out.
+    assert trained.meta["performance"]["character_f1"] > 0.9
+    assert trained.config["paths"]["train"] is None
 
 
-def test_the_same_seed_gives_the_same_tagger(trained):
-    again = training.train(made_up_posts(300), TINY)
-    first, second = (n.get_pipe(component.FACTORY) for n in (trained, again))
+def test_the_same_seed_gives_the_same_tagger(trained, tagger):
+    again = training.train(list(made_up_posts(300)), TINY).get_pipe(component.FACTORY)
     doc = trained.make_doc("you dumb idiot of the day")
-    np.testing.assert_array_equal(first.predict([doc])[0], second.predict([doc])[0])
-    assert first.cfg == second.cfg
+    np.testing.assert_array_equal(tagger.predict([doc])[0], again.predict([doc])[0])
+    assert tagger.cfg == again.cfg
 
 
-def test_members_are_averaged(trained):
-    tagger = trained.get_pipe(component.FACTORY)
+def test_members_are_averaged(trained, tagger):
     doc = trained.make_doc("you dumb idiot of the day")
     logits = [member.predict([doc])[0][:, 0] for member in tagger.model.layers]
     assert len(logits) == 2 and not np.allclose(*logits)
@@ -249,18 +264,13 @@ def test_members_are_averaged(trained):
 
 def test_odd_texts(trained):
     for text in ("", " ", "\n\n", "🎉", "idiot" * 500):
-        assert isinstance(list(training.span_finder(trained, "toxic")([text]))[0], list)
+        assert marked(trained, text) <= set(range(len(text)))
 
 
-def test_saved_and_loaded(trained, tmp_path):
-    training.save(trained, tmp_path / "tagger")
-    assert not [p for p in tmp_path.iterdir() if p.name != "tagger"]
+def test_saved_and_loaded(trained, tagger, tmp_path):
+    trained.to_disk(tmp_path / "tagger")
     loaded = spacy.load(tmp_path / "tagger")
-    assert loaded.get_pipe(component.FACTORY).cfg == (
-        trained.get_pipe(component.FACTORY).cfg
-    )
-    with pytest.raises(UserError, match="tagger: exists"):
-        training.save(trained, tmp_path / "tagger")
+    assert loaded.get_pipe(component.FACTORY).cfg == tagger.cfg
     annotator = toxicity.ToxicityAnnotator(tmp_path / "tagger")
     text = "what a stupid fool you are 🎉"
     (found,) = annotator(text, "")
@@ -276,9 +286,10 @@ def test_saved_and_loaded(trained, tmp_path):
 
 
 def test_a_save_that_fails_leaves_nothing(trained, tmp_path, monkeypatch):
-    monkeypatch.setattr(trained, "to_disk", lambda path: (path.mkdir(), 1 / 0))
+    monkeypatch.setattr(training, "train", lambda *args: trained)
+    monkeypatch.setattr(trained, "to_disk", lambda path: 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        training.save(trained, tmp_path / "tagger")
+        training.train_folder(tmp_path / "out", [], [], TINY, 0.5)
     assert not list(tmp_path.iterdir())
 
 
@@ -295,41 +306,58 @@ def test_too_few_posts():
     with pytest.raises(UserError, match=r"none of the 2 posts .*held out: 1"):
         training.train([posts.Post("nice", frozenset())] * 3, TINY)
     with pytest.raises(UserError, match="no language"):
-        training.train(made_up_posts(20), training.Settings(language="xx_no"))
+        training.train(list(made_up_posts(20)), training.Settings(language="xx_no"))
 
 
-def test_entities_of_the_yardstick():
-    text = "you \n stupid  fool!"
-    unwanted = frozenset(range(3, 18))  # With the blanks around it.
-    doc = BLANK.make_doc(text)
-    found = training._entities(doc, posts.Post(text, unwanted))
-    assert [entity.text for entity in found] == ["stupid  fool"]
-    nlp = training.train_plain_ner([posts.Post(text, unwanted)] * 4, epochs=1)
-    assert nlp.pipe_names == ["ner"]
-
-
-def test_commands(tmp_path, capsys, monkeypatch):
+@pytest.fixture
+def command(tmp_path, monkeypatch, capsys):
+    """Runs a command beside train.jsonl and held.jsonl: (status, out, err)."""
     for name, data in (("train", made_up_posts(60)), ("held", made_up_posts(12, 1))):
-        with open(tmp_path / f"{name}.jsonl", "w") as file:
-            for post in data:
-                row = {"text": post.text, "spans": sorted(post.unwanted)}
-                file.write(json.dumps(row) + "\n")
+        rows = [{"text": p.text, "spans": sorted(p.unwanted)} for p in data]
+        json_files.write_jsonl(tmp_path / f"{name}.jsonl", rows)
     monkeypatch.chdir(tmp_path)
-    words = "tagger train --data train.jsonl held.jsonl --evaluate held.jsonl"
-    options = "--output out --epochs 1 --members 1 --compare"
-    assert cli.main([*words.split(), *options.split()]) == 0
-    results = json.loads((tmp_path / "out/evaluation.json").read_text())
+    return lambda words: (cli.main(words.split()), *capsys.readouterr())
+
+
+def test_commands(tmp_path, command, monkeypatch):
+    train = "tagger train --data train.jsonl held.jsonl --epochs 1 --members 1 "
+    status, _, error = command(f"{train} --output out --compare")
+    assert status == 2 and "--compare needs the posts of --evaluate" in error
+
+    # Stopped in the training of the plain NER, and typed again.
+    train += "--evaluate held.jsonl --output"
+    real, trained = training.fit, []
+
+    def stopped(posts, settings, factory, config):
+        trained.append(factory)
+        if trained == [component.FACTORY, "ner"]:
+            raise KeyboardInterrupt
+        return real(posts, settings, factory, config)
+
+    monkeypatch.setattr(training, "fit", stopped)
+    assert command(f"{train} out --compare")[0] == 130
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert names == ["held.jsonl", "out", "train.jsonl"]
+    results = json_files.read_json("out/evaluation.json")
     assert results["training_posts"] == 60 and results["taken_out"] == 12
-    assert results["evaluation"]["posts"] == results["plain_ner"]["posts"] == 12
-    assert "95 % interval" in capsys.readouterr().out
-    evaluate = "tagger evaluate --tagger out --data held.jsonl".split()
-    assert cli.main(evaluate) == 0
-    assert json.loads(capsys.readouterr().out) == results["evaluation"]
-    assert cli.main([*evaluate, "--threshold", str(toxicity.THRESHOLD)]) == 0
-    assert json.loads(capsys.readouterr().out) == results["annotating"]
-    assert cli.main([*evaluate, "--threshold", "1.0"]) == 0
-    assert json.loads(capsys.readouterr().out)["marked"] == 0
-    assert cli.main([*evaluate, "--threshold", "1.5"]) == 2
-    assert "not between 0 and 1" in capsys.readouterr().err
-    assert cli.main([*words.split(), *options.split()]) == 2
-    assert "out: exists" in capsys.readouterr().err
+    status, output, _ = command(f"{train} out --compare")
+    assert status == 0 and output.count("95 % interval") == 3
+    assert trained == [component.FACTORY, "ner", "ner"]
+    compared = json_files.read_json("out/evaluation.json")
+    assert results == {k: v for k, v in compared.items() if k != "plain_ner"}
+    assert results["evaluation"]["posts"] == compared["plain_ner"]["posts"] == 12
+
+    # Other settings, or a folder that no training made.
+    status, _, error = command(f"{train} out --seed 1")
+    assert status == 2 and "made with other settings (seed was 0, now 1)" in error
+    (tmp_path / "other").mkdir()
+    status, _, error = command(f"{train} other")
+    assert status == 2 and "other: exists" in error
+
+    evaluate = "tagger evaluate --tagger out --data held.jsonl"
+    assert json.loads(command(evaluate)[1]) == results["evaluation"]
+    at = lambda threshold: command(f"{evaluate} --threshold {threshold}")
+    assert json.loads(at(toxicity.THRESHOLD)[1]) == results["annotating"]
+    assert json.loads(at(1.0)[1])["marked"] == 0
+    status, _, error = at(1.5)
+    assert status == 2 and "not between 0 and 1" in error
