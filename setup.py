@@ -29,6 +29,7 @@ setuptools.setup(
     ],
     package_dir={"t5patches.tasks": "tasks", "t5patches.gin": "gin"},
     package_data={
+        "t5patches.annotate.tagger": ["training.cfg"],
         "t5patches.gin": ["**/*.gin"],
         "t5patches.report": ["templates/*"],
         "t5x_embedded": ["README.md"],
