@@ -7,19 +7,16 @@ predictions. Those of the command line are `phrases.PhraseAnnotator`,
 An annotator says in its `settings` what tells it from others.
 """
 
-from t5patches.annotate.alignment import align, token_ranges
+from t5patches.annotate.alignment import align
 from t5patches.annotate.annotator import Annotator, annotate_text, annotate_texts
-from t5patches.annotate.job import Job, annotate_files, annotate_row
+from t5patches.annotate.job import annotate_files
 from t5patches.annotate.phrases import PhraseAnnotator
 
 __all__ = [
     "Annotator",
-    "Job",
     "PhraseAnnotator",
     "align",
     "annotate_files",
-    "annotate_row",
     "annotate_text",
     "annotate_texts",
-    "token_ranges",
 ]

@@ -20,7 +20,7 @@ from t5patches.interchange.records import AnnotatedPrediction, Prediction
 
 # Settings of an annotated set that may differ from another's: they do not say what is
 # unwanted in a text.
-_OWN_SETTINGS = {"vocabulary", "only_annotated", "feature_lengths"}
+_OWN_SETTINGS = {"vocabulary", "only_annotated", "feature_lengths", "files"}
 
 
 @dataclasses.dataclass(frozen=True)

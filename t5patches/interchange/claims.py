@@ -58,7 +58,8 @@ def claim(
       folder: the output folder; it is made.
       settings: what the results depend on, JSON-able.
       results: patterns of the results in the folder. While there are none, the record
-        is of a step that failed before it had any, and is replaced.
+        is of a step that failed before it had any, and is replaced, unless it names
+        another `step`.
       name: of the record, where steps share the folder (`<step>.settings.json`).
 
     Raises:
@@ -73,15 +74,28 @@ def claim(
         for found in (path.glob(pattern) if path.is_dir() else ())
         if found.name != name
     )
-    if not made:
-        write_json(record, wanted)
-        return
-    if not record.is_file():
+    if made and not record.is_file():
         raise UserError(
             f"{path}: has {made[0]}, but no {name} that says what it was made with; "
             "give another output folder or remove this one"
         )
-    found = read_json(record)
+    claimed = made or (
+        record.is_file() and read_json(record).get("step") != wanted.get("step")
+    )
+    if claimed:
+        check(folder, settings, name)
+    else:
+        write_json(record, wanted)
+
+
+def check(folder: PathLike, settings: Mapping[str, Any], name: str = SETTINGS) -> None:
+    """Checks that a folder is still claimed with these settings.
+
+    Raises:
+      UserError: another command has claimed it with other settings (which are named).
+    """
+    path = epath.Path(os.fspath(folder))
+    found, wanted = read_json(path / name), json.loads(json.dumps(dict(settings)))
     if found != wanted:
         keys = sorted(set(found) | set(wanted))
         differing = [key for key in keys if found.get(key) != wanted.get(key)]

@@ -126,8 +126,8 @@ def test_a_wrong_line_is_named_and_nothing_half_written_stays(predictions, tmp_p
         run(predictions, out)
     names = sorted(os.listdir(out))
     assert names == [
+        "annotated-00000-of-00002.done.json",
         "annotated-00000-of-00002.jsonl",
-        "annotated-00000-of-00002.stats.json",
         "annotated-00000-of-00002.tfrecord",
         "settings.json",
     ]
@@ -241,7 +241,7 @@ def test_a_wrong_line_put_right(predictions, tmp_path, on_error):
     assert os.stat(done).st_mtime_ns == before
     assert sorted(os.listdir(out)) == sorted(os.listdir(tmp_path / "whole"))
     for name in os.listdir(out):
-        if ".stats." not in name:  # These hold the digests.
+        if ".done." not in name:  # These hold the digests.
             same = (tmp_path / "whole" / name).read_bytes()
             assert (out / name).read_bytes() == same
 
@@ -271,7 +271,7 @@ def test_a_file_whose_last_line_is_no_text_counts_it(tmp_path):
 
 
 def test_of_two_jobs_that_begin_at_once_one_has_the_folder(predictions, tmp_path):
-    start = lambda **settings: job.Job.start(
+    start = lambda **settings: job.Job(
         predictions, ANNOTATOR, tmp_path / "out", VOCABULARY, settings=settings
     )
     first, second = start(phrases="a"), start(phrases="b")  # Nothing is there yet.
@@ -282,7 +282,7 @@ def test_of_two_jobs_that_begin_at_once_one_has_the_folder(predictions, tmp_path
     with pytest.raises(UserError, match="other settings"):
         first.finish()
     assert second.finish()["examples"] == 4
-    path = tmp_path / "out/annotated-00001-of-00002.stats.json"
+    path = tmp_path / "out/annotated-00001-of-00002.done.json"
     state = json.loads(path.read_text())
     state["source"]["settings"] = "others"
     path.write_text(json.dumps(state))
@@ -311,7 +311,7 @@ def test_predictions_where_the_results_would_stand(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "name", ["settings.json", "stats.json", "annotated-00000-of-00002.stats.json"]
+    "name", ["settings.json", "annotated-00000-of-00002.done.json"]
 )
 @pytest.mark.parametrize("content", ["xx", "[]"])
 def test_damaged_records(predictions, tmp_path, name, content):
@@ -336,12 +336,12 @@ def test_complete_results_of_other_predictions_are_kept(predictions, tmp_path):
     json_files.write_jsonl(changed, [prediction("a day", 7)])
     with pytest.raises(UserError, match=r"other predictions \(.*00001-.* has changed"):
         run(predictions, out)
-    with pytest.raises(UserError, match="they were 2 files, now 1"):
+    with pytest.raises(UserError, match="files was 2, now 1"):
         run(changed, out)
     assert sorted(os.listdir(out)) == names
 
 
-def test_of_two_sets_of_shards_one_stays(predictions, tmp_path):
+def test_a_set_of_more_or_fewer_files_is_refused(predictions, tmp_path):
     with open(shards.shard_path(predictions, 1, 2), "a") as file:
         file.write("{")
     out = tmp_path / "out"
@@ -349,9 +349,9 @@ def test_of_two_sets_of_shards_one_stays(predictions, tmp_path):
         run(predictions, out)
     rows = [prediction(text, i) for i, text in enumerate(TEXTS)]
     json_files.write_jsonl(tmp_path / "all.jsonl", rows)
-    assert run(tmp_path / "all.jsonl", out)["examples"] == 4
-    (path,) = shards.expand(out / "annotated")
-    assert path.endswith("annotated-00000-of-00001.jsonl")
+    with pytest.raises(UserError, match="files was 2, now 1"):
+        run(tmp_path / "all.jsonl", out)
+    assert (out / "annotated-00000-of-00002.jsonl").exists()
 
 
 def test_an_empty_file_among_others(predictions, tmp_path, caplog):

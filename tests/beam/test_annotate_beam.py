@@ -14,7 +14,7 @@ from t5patches.interchange import json_files, records, shards
 
 FLAGS = ["--runner=DirectRunner"]
 TEXTS = ["you stupid fool", "the news of the day", "hello world", "what a fool 🎉"]
-SUFFIXES = (".jsonl", ".tfrecord", ".stats.json")
+SUFFIXES = (".jsonl", ".tfrecord", ".done.json")
 
 
 def write(folder, vocabulary, count=3):

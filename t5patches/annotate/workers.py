@@ -1,0 +1,112 @@
+"""Running an annotator over many predictions, in this process or in several."""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import itertools
+import multiprocessing
+import pickle
+from collections.abc import Callable, Iterator
+from concurrent import futures
+from concurrent.futures import process
+from typing import NamedTuple
+
+from t5patches.annotate.annotator import RAISED, Annotator, Found, annotate_texts
+from t5patches.errors import UserError
+from t5patches.interchange.records import Prediction
+
+# Predictions that an annotator gets, or a process is sent, at a time.
+CHUNK = 256
+
+Pair = tuple[str, str]  # Text and inputs.
+Located = tuple[str, Prediction]  # `file:line` and what stands there.
+
+
+class Workers(NamedTuple):
+    """Those who run the annotator.
+
+    Attributes:
+      start: gives them pairs; returns a function that waits for what is found there.
+      ahead: how many chunks they get before the first is waited for: some, but not the
+        whole file.
+    """
+
+    start: Callable[[list[Pair]], Callable[[], list[Found]]]
+    ahead: int
+
+
+def alone(annotator: Annotator) -> Workers:
+    """Returns the one worker that this process is."""
+    return Workers(lambda pairs: lambda: annotate_texts(annotator, pairs), 0)
+
+
+@contextlib.contextmanager
+def several(annotator: Annotator, processes: int) -> Iterator[Workers]:
+    """Yields workers in processes of their own; this process if it is but one.
+
+    Raises:
+      UserError: a process dies, or the annotator does not load there.
+    """
+    if processes <= 1:
+        yield alone(annotator)
+        return
+    pool = futures.ProcessPoolExecutor(
+        processes,
+        # Not forked: TensorFlow's threads do not live through a fork. The annotator
+        # alone goes there, so that no process but this one imports TensorFlow.
+        multiprocessing.get_context("spawn"),
+        _load,
+        # As bytes, since a process that failed to unpickle its arguments would be gone
+        # without a word.
+        (pickle.dumps(annotator),),
+    )
+    try:
+        yield Workers(lambda pairs: pool.submit(_find, pairs).result, 2 * processes)
+    except process.BrokenProcessPool as error:
+        raise UserError(
+            f"one of the {processes} processes was killed or ended by what it ran; if "
+            "the memory was full, use fewer"
+        ) from error
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+_annotator: list[Annotator | UserError] = []  # Of a process that is a worker.
+
+
+def _load(pickled: bytes) -> None:
+    try:
+        _annotator[:] = [pickle.loads(pickled)]
+    except RAISED as error:
+        text = f"the annotator does not load in a process of its own: {error}"
+        _annotator[:] = [UserError(text)]
+
+
+def _find(pairs: list[Pair]) -> list[Found]:
+    (annotator,) = _annotator
+    if isinstance(annotator, UserError):
+        raise annotator
+    return annotate_texts(annotator, pairs)
+
+
+def find(
+    rows: Iterator[Located], workers: Workers
+) -> Iterator[tuple[str, Prediction, Found]]:
+    """Yields every prediction with its place and what is found in it, in order."""
+    pending: collections.deque[tuple[list[Located], Callable[[], list[Found]]]]
+    pending = collections.deque()
+    while chunk := list(itertools.islice(rows, CHUNK)):
+        pairs = [(row["prediction"], row["inputs"]) for _, row in chunk]
+        pending.append((chunk, workers.start(pairs)))
+        if len(pending) > workers.ahead:
+            yield from _wait(*pending.popleft())
+    while pending:
+        yield from _wait(*pending.popleft())
+
+
+def _wait(
+    chunk: list[Located], result: Callable[[], list[Found]]
+) -> Iterator[tuple[str, Prediction, Found]]:
+    for (where, row), found in zip(chunk, result(), strict=True):
+        yield where, row, found
