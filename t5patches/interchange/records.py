@@ -209,10 +209,7 @@ def _from_t5x(row: Row, where: str, index: int, vocabulary: Any) -> Row:
     tokens = row.get("prediction_tokens")
     if isinstance(tokens, list):
         eos_id = 1 if vocabulary is None else vocabulary.eos_id
-        end = tokens.index(eos_id) + 1 if eos_id in tokens else len(tokens)
-        while end and tokens[end - 1] == 0:  # Padding, where nothing ended it.
-            end -= 1
-        converted["target_tokens"] = tokens[:end]
+        converted["target_tokens"] = generated_ids(tokens, eos_id)
     elif tokens is not None:
         raise UserError(f"{where}: field 'prediction_tokens' must be a list of ids")
     return converted
@@ -301,6 +298,21 @@ def load_vocabulary(path: PathLike, extra_ids: int = 0) -> Any:
 def encode(vocabulary: Any, text: str) -> list[int]:
     """Returns the ids of `text`, EOS appended."""
     return [*map(int, vocabulary.encode(text)), vocabulary.eos_id]
+
+
+def generated_ids(tokens: Sequence[int], eos_id: int | None) -> list[int]:
+    """Returns the ids up to and including the first EOS, without padding.
+
+    Args:
+      tokens: int [length], as a decoder returns them.
+      eos_id: the id that ends a sequence; without it, trailing zeros are cut.
+    """
+    ids = list(tokens)
+    if eos_id is not None and eos_id in ids:
+        return ids[: ids.index(eos_id) + 1]
+    while ids and ids[-1] == 0:
+        ids.pop()
+    return ids
 
 
 def training_features(

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Mapping
 from typing import Any
 
 from t5patches import errors
 from t5patches.errors import UserError
+from t5patches.interchange import json_files, results_files
 
 _HINT = "give the results.json that `t5patches evaluate` writes"
 _NUMBER, _MAYBE = "a number", "a number or null"
@@ -23,6 +25,25 @@ _RESULTS = {
     "subsets": dict.fromkeys(_SUBSETS, {"examples": _NUMBER, **_SCORES}),
 }
 _REFERENCES = {"old": _SCORES, "new": _SCORES}
+
+
+def read(path: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Returns the results of a file of `t5patches evaluate`, and their examples.
+
+    Raises:
+      UserError: naming file and field, if they are not what it writes.
+    """
+    results = json_files.read_json(path)
+    try:
+        check_results(results)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
+    examples, place = [], results_files.examples_path(path)
+    if os.path.exists(place):
+        for number, row in json_files.read_jsonl(place):
+            check_example(row, f"{place}:{number}")
+            examples.append(row)
+    return results, examples
 
 
 def check_results(results: Mapping[str, Any]) -> None:

@@ -19,7 +19,7 @@ from etils import epath
 
 from t5patches.checkpoints import contents
 from t5patches.errors import UserError
-from t5patches.interchange import claims, json_files, shards
+from t5patches.interchange import claims, json_files, records, shards
 
 _OUTPUT_NAME = re.compile(r"^(?P<stem>.+)\.(?P<suffix>\w+)-(?P<shard>\d+-of-\d+)$")
 _CHUNK_NAME = re.compile(r"-chunk\d+$")
@@ -43,21 +43,6 @@ _FREE_ARGUMENTS = (
     "RestoreCheckpointConfig.path",
     "PjitPartitioner.num_partitions",
 )
-
-
-def generated_ids(tokens: Sequence[int] | np.ndarray, eos_id: int | None) -> list[int]:
-    """Returns the ids up to and including the first EOS, without padding.
-
-    Args:
-      tokens: int [length], as a decoder returns them.
-      eos_id: the id that ends a sequence; without it, trailing zeros are cut.
-    """
-    ids = np.asarray(tokens).tolist()
-    if eos_id is not None and eos_id in ids:
-        return ids[: ids.index(eos_id) + 1]
-    while ids and ids[-1] == 0:
-        ids.pop()
-    return ids
 
 
 def write_predictions(
@@ -97,7 +82,7 @@ def _prediction_rows(
     tokens: Sequence[Any], task_ds: Any, vocabulary: Any
 ) -> Iterator[shards.Row]:
     for ids, example in zip(tokens, task_ds.as_numpy_iterator(), strict=True):
-        kept = generated_ids(ids, vocabulary.eos_id)
+        kept = _kept_ids(ids, vocabulary)
         row = {
             "inputs": _input_text(example, vocabulary),
             "prediction": vocabulary.decode(kept),
@@ -112,7 +97,11 @@ def _prediction_rows(
 def _input_text(example: Mapping[str, Any], vocabulary: Any) -> str:
     if "inputs_pretokenized" in example:
         return _text(example["inputs_pretokenized"])
-    return vocabulary.decode(generated_ids(example["inputs"], vocabulary.eos_id))
+    return vocabulary.decode(_kept_ids(example["inputs"], vocabulary))
+
+
+def _kept_ids(tokens: Any, vocabulary: Any) -> list[int]:
+    return records.generated_ids(np.asarray(tokens).tolist(), vocabulary.eos_id)
 
 
 def _text(value: Any) -> str:
@@ -187,54 +176,49 @@ def claim_output(arguments: Mapping[str, Any], bindings: Mapping[str, str]) -> N
 
     Args:
       arguments: of T5X's `infer`.
-      bindings: gin's: macros by name, arguments as `scope/module.function.argument`.
+      bindings: gin's; see `gin_config.Config`.
 
     Raises:
       UserError: the folder has results of another inference.
     """
     import seqio
 
-    cfg, output_dir = arguments["dataset_cfg"], arguments["output_dir"]
+    cfg, folder = arguments["dataset_cfg"], epath.Path(arguments["output_dir"])
     index, count = arguments["shard_id"], arguments["num_shards"]
-    provider = seqio.maybe_get_mixture_or_task(cfg.mixture_or_task_name)
+    checkpoint = arguments["restore_checkpoint_cfg"].path
     settings = {
-        "checkpoint": contents.identity(arguments["restore_checkpoint_cfg"].path),
+        "checkpoint": contents.identity(checkpoint),
         "num_shards": count,
         **{name: text for name, text in bindings.items() if not _is_free(name)},
     }
-    chunks = {
-        "batch_size": cfg.batch_size,
-        "batches": arguments["checkpoint_period"],
-    }
+    chunks = {"batch_size": cfg.batch_size, "batches": arguments["checkpoint_period"]}
+    provider = seqio.maybe_get_mixture_or_task(cfg.mixture_or_task_name)
     for task in seqio.get_subtasks(provider):
         name = f"{task.name}-{arguments['mode']}"
         digest = getattr(task.source, "digest", None)
         data = {} if digest is None else {"data": digest(cfg.split)}
-        record = epath.Path(output_dir) / f"{name}.settings.json"
-        has_results = _has_results(output_dir, task.name, name)
-        claims.claim_record(
-            record, settings | data, f"{output_dir}: {name}", has_results
+        claims.claim(
+            folder,
+            settings | data,
+            results=(f"{name}*-of-*", f"tmp-{task.name}-*/*-chunk*.COMPLETED"),
+            name=f"{name}.settings.json",
         )
-
         shard = f"{index:05d}-of-{count:05d}"
-        made = f"{name}.{arguments['file_extension']}-{shard}"
         if arguments["merge_chunked_results"]:
-            _forget_removed(output_dir, made)
-        folder = epath.Path(output_dir) / f"tmp-{task.name}-{shard}"
-        try:
-            claims.claim_record(folder / "settings.json", chunks, "")
-        except UserError:
-            logging.info("%s: of another batch size, made anew", folder)
-            folder.rmtree()
-            claims.claim_record(folder / "settings.json", chunks, "")
+            made = f"{name}.{arguments['file_extension']}-{shard}"
+            _forget_removed(folder, made)
+        _claim_chunks(folder / f"tmp-{task.name}-{shard}", chunks)
 
 
-def _has_results(output_dir: str, task: str, name: str) -> bool:
-    folder = epath.Path(output_dir)
-    patterns = (f"{name}*-of-*", f"tmp-{task}-*/*-chunk*.COMPLETED")
-    return folder.is_dir() and any(
-        True for pattern in patterns for _ in folder.glob(pattern)
-    )
+def _claim_chunks(folder: epath.Path, settings: Mapping[str, int]) -> None:
+    """Claims the folder of a shard's chunks; chunks that do not fit are removed."""
+    chunks = ("*-chunk*",)
+    try:
+        claims.claim(folder, settings, results=chunks)
+    except UserError:
+        logging.info("%s: of another batch size, made anew", folder)
+        folder.rmtree()
+        claims.claim(folder, settings, results=chunks)
 
 
 def _is_free(binding: str) -> bool:
@@ -242,9 +226,8 @@ def _is_free(binding: str) -> bool:
     return binding in _FREE_MACROS or argument in _FREE_ARGUMENTS
 
 
-def _forget_removed(output_dir: str, inference_name: str) -> None:
-    """Removes the marker of a shard whose file is not there any more."""
-    folder = epath.Path(output_dir)
+def _forget_removed(folder: epath.Path, inference_name: str) -> None:
+    """Removes T5X's marker of a shard whose file is not there any more."""
     marker = folder / f"{inference_name}.COMPLETED"
     names = (inference_name, output_name(inference_name))
     if marker.exists() and not any((folder / name).exists() for name in names):

@@ -10,6 +10,7 @@ import pytest
 from small_vocabulary import small_vocabulary
 
 from t5patches import cli
+from t5patches.cli import t5x_scripts
 from t5patches.interchange import json_files, records
 
 VOCABULARY = small_vocabulary()
@@ -245,4 +246,4 @@ def test_a_message_that_passed_through_gin():
     ],
 )
 def test_generate_adds_its_run_file(given, expected):
-    assert cli._with_generate_gin(given) == expected
+    assert t5x_scripts._with_generate_gin(given) == expected

@@ -61,7 +61,7 @@ def test_predictions_are_readable_and_keep_the_ids(tmp_path):
     ],
 )
 def test_generated_ids(tokens, expected):
-    assert generation.generated_ids(np.array(tokens), 1) == expected
+    assert records.generated_ids(tokens, 1) == expected
 
 
 def test_a_length_limit_without_eos(tmp_path):

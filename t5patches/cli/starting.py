@@ -1,0 +1,76 @@
+"""What every command does at its start: its parser, its log, TensorFlow."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import pathlib
+import sys
+import tempfile
+
+
+def parser(name: str, description: str) -> argparse.ArgumentParser:
+    """Makes the parser of a command; the description's lines stay as they are."""
+    return argparse.ArgumentParser(
+        prog=f"t5patches {name}",
+        description=description,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+
+
+def prepare() -> None:
+    """Starts the log and imports TensorFlow, before something heavy is done."""
+    start_logging()
+    import_tensorflow()
+
+
+class _LogLines(logging.Handler):
+    """Writes the project's log as plain lines, and of others only warnings."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        folders = pathlib.PurePath(record.pathname).parent.parts[-2:]
+        ours = {"t5patches", "t5x_embedded", "t5x", "tasks"} & set(folders)
+        if ours or record.levelno >= logging.WARNING:
+            print(self.format(record), file=sys.stderr)
+
+
+def start_logging() -> None:
+    """Shows the project's log on standard error."""
+    from absl import logging as absl_logging
+
+    root = logging.getLogger()
+    root.removeHandler(absl_logging.get_absl_handler())
+    if not any(isinstance(handler, _LogLines) for handler in root.handlers):
+        handler = _LogLines()
+        style = "%(asctime)s %(levelname)s %(message)s"
+        handler.setFormatter(logging.Formatter(style, datefmt="%H:%M:%S"))
+        root.addHandler(handler)
+    absl_logging.set_verbosity(absl_logging.INFO)
+
+
+def import_tensorflow() -> None:
+    """Imports TensorFlow without its C++ notes on processor and GPUs.
+
+    TensorFlow 2.21 writes them whatever TF_CPP_MIN_LOG_LEVEL says, so they are taken
+    off at the file descriptor. If the import fails, what was written is shown.
+    """
+    if "tensorflow" in sys.modules:
+        return
+    sys.stderr.flush()
+    kept = os.dup(2)
+    with tempfile.TemporaryFile() as notes:
+        os.dup2(notes.fileno(), 2)
+        try:
+            import tensorflow as tf
+
+            # JAX takes the GPU's memory; TensorFlow, which only reads data, must not.
+            # Looking for GPUs writes notes, too.
+            tf.config.set_visible_devices([], "GPU")
+        except BaseException:
+            notes.seek(0)
+            os.write(kept, notes.read())
+            raise
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)

@@ -1,0 +1,90 @@
+"""`t5patches train|generate|infer|eval`: T5X's scripts, with help of our own."""
+
+from __future__ import annotations
+
+from t5patches.cli import starting
+
+_GENERATE_GIN = "runs/generate.gin"
+_GENERATE_BEAM_GIN = "runs/generate_beam.gin"
+
+_HELP = """\
+{what}
+
+reads   the task's files and the checkpoint {checkpoint} (with --checkpoint
+        best|latest|STEP: a checkpoint of the model folder that it names)
+writes  {writes}
+
+Takes the flags of T5X's scripts; --gin.NAME=VALUE sets a macro or a binding, as in
+--gin.BATCH_SIZE=16. Gin files of t5patches are found by their names:
+models/t5_1_1_small.gin, runs/finetune.gin, runs/update.gin, methods/tnff.gin …
+{flags}"""
+_TRAIN = """\
+checkpoints, TensorBoard scalars, config.gin and best.json (the checkpoint with
+        the lowest validation loss) to MODEL_DIR
+
+SIGTERM ends it after the step, saved, with status 0. Typed again, the command goes on.
+
+example (an update of a fine-tuned model):
+  t5patches train --gin_file=models/t5_1_1_small.gin --gin_file=methods/tnff.gin \\
+    --gin_file=runs/update.gin --gin_file=my_task.gin --gin.MODEL_DIR="'updated'\""""
+_GENERATE = """\
+predictions, TASK-predict-00000-of-00001.jsonl, to INFER_OUTPUT_DIR:
+        one JSON line each with inputs, prediction, target_tokens, id
+
+runs/generate.gin is read after the models/ file, also if no --gin_file names it. It
+says how to sample (TEMPERATURE, TOP_K, TOP_P) and to share the work between processes
+(SHARD_ID, NUM_SHARDS); runs/generate_beam.gin searches with beams. Typed again, it
+skips what is complete."""
+
+
+def train(argv: list[str]) -> None:
+    """Runs `t5patches train`."""
+    what = "Fine-tunes or updates a model: the gin file says which."
+    _run("train", argv, what, _TRAIN)
+
+
+def infer(argv: list[str]) -> None:
+    """Runs `t5patches infer`."""
+    what = "Runs a model over a task, as T5X's infer script does."
+    _run("infer", argv, what, "JSON lines to INFER_OUTPUT_DIR")
+
+
+def evaluate(argv: list[str]) -> None:
+    """Runs `t5patches eval`."""
+    what = "Computes a task's metrics for checkpoints, as T5X's eval script does."
+    _run("eval", argv, what, "metrics and predictions to EVAL_OUTPUT_DIR")
+
+
+def generate(argv: list[str]) -> None:
+    """Runs `t5patches generate`: inference with a run file of ours."""
+    what = (
+        "Generates with a model on a task's split: greedily, or by sampling or beams."
+    )
+    _run("infer", _with_generate_gin(argv), what, _GENERATE)
+
+
+def _run(script: str, argv: list[str], what: str, writes: str) -> None:
+    from t5patches.run import scripts
+
+    if not argv or argv[0] in ("-h", "--help"):
+        checkpoint, flags = (
+            scripts.SCRIPTS[script].checkpoint,
+            scripts.flag_help(script),
+        )
+        print(
+            _HELP.format(what=what, checkpoint=checkpoint, writes=writes, flags=flags)
+        )
+        raise SystemExit(0 if argv else 2)
+    starting.prepare()
+    scripts.run(script, argv)
+
+
+def _with_generate_gin(argv: list[str]) -> list[str]:
+    """Puts the run file after the model's, whose required macros it sets."""
+    values = [word.removeprefix("--gin_file=") for word in argv]
+    named = any(v.endswith((_GENERATE_GIN, _GENERATE_BEAM_GIN)) for v in values)
+    if named or not argv or argv[0] in ("-h", "--help"):
+        return argv
+    models = [i for i, value in enumerate(values) if "models/" in value]
+    place = models[-1] + 1 if models else 0
+    return [*argv[:place], f"--gin_file={_GENERATE_GIN}", *argv[place:]]

@@ -1,0 +1,48 @@
+"""What `t5patches evaluate` writes and `t5patches report` reads.
+
+The numbers are a JSON document, `results.json`; some pairs of outputs to show stand
+beside it in `results.examples.jsonl`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from t5patches.errors import UserError
+from t5patches.interchange import json_files, shards
+
+
+def examples_path(path: str) -> str:
+    """Returns the file of examples beside a file of results."""
+    return f"{path.removesuffix('.json')}.examples.jsonl"
+
+
+def check_output(
+    path: str, predictions: Sequence[shards.PathLike], *others: str | None
+) -> None:
+    """Refuses to write results over a folder or over what they are made from.
+
+    Args:
+      path: the file of results.
+      predictions: what is read for them, as `shards.expand` takes it.
+      *others: other files that are read for them.
+
+    Raises:
+      UserError: naming the file that is in the way.
+    """
+    if os.path.isdir(path):
+        raise UserError(f"{path}: is a folder; give a file, e.g. results.json")
+    read = [*shards.expand(predictions), *filter(None, others)]
+    for output in (path, examples_path(path)):
+        if os.path.realpath(output) in map(os.path.realpath, read):
+            raise UserError(f"{output}: is read here; give another file to write to")
+
+
+def write(
+    path: str, results: Mapping[str, Any], examples: Iterable[Mapping[str, Any]]
+) -> None:
+    """Writes results, and before them their examples."""
+    json_files.write_jsonl(examples_path(path), examples)
+    json_files.write_json(path, results)
