@@ -9,23 +9,18 @@ from typing import Any
 from etils import epath
 
 from t5patches import _engine
-from t5patches.checkpoints.finding import (
-    STEP,
-    absolute,
-    is_committed,
-    is_legacy,
-    step_of,
-    there_is,
-)
+from t5patches.checkpoints import finding
 from t5patches.errors import UserError
 from t5patches.interchange.claims import file_digest
 
 _TEMPORARY = ".orbax-checkpoint-tmp"
+_PARAMS = "target/"  # The parameters' place among a checkpoint's arrays.
 
 
 def check_whole(path: epath.PathLike) -> None:
     """Raises a UserError unless `path` is the folder of a complete checkpoint."""
     path = epath.Path(path)
+    there_is = finding.there_is
     if epath.Path(f"{path}.index").exists():
         return  # TensorFlow's, which T5X reads.
     if not path.is_dir():
@@ -35,51 +30,53 @@ def check_whole(path: epath.PathLike) -> None:
         raise UserError(f"there is no checkpoint {path}{there_is(path.parent)}")
     if _TEMPORARY in path.name:
         raise _half_written(path)
-    if is_legacy(path) and _engine.name() == "t5x":
+    legacy = finding.is_legacy(path)
+    if legacy and _engine.name() == "t5x":
         return  # T5X knows more of its older formats.
-    if not STEP.fullmatch(path.name):
+    if not finding.STEP.fullmatch(path.name):
         raise UserError(
             f"{path} is not the folder of a checkpoint (checkpoint_<step>)"
             f"{there_is(path)}"
         )
     state = path / "state"
     parts = [state / "_METADATA", state / "manifest.ocdbt"]
-    whole = is_legacy(path) or (state / "checkpoint").exists()
-    whole = whole or all(part.exists() for part in parts)
-    if not (whole and is_committed(path)):
+    whole = legacy or (state / "checkpoint").exists() or all(p.exists() for p in parts)
+    if not (whole and finding.is_committed(path)):
         raise _half_written(path)
 
 
+def _half_written(path: epath.Path) -> UserError:
+    return UserError(
+        f"checkpoint {path} was not written to its end, or lost files since"
+        f"{finding.there_is(path.parent)}"
+    )
+
+
 def identity(path: epath.PathLike) -> str:
-    """What tells a checkpoint from another, wherever its folder has been moved.
+    """Returns what tells a checkpoint from another, wherever its folder is moved.
 
     Orbax writes when it was made; of other formats the path has to do.
     """
     record = epath.Path(path) / "_CHECKPOINT_METADATA"
     if not record.is_file():
         return os.fspath(path)
-    return f"checkpoint_{step_of(path)}:{file_digest(record)}"
-
-
-def _half_written(path) -> UserError:
-    return UserError(
-        f"checkpoint {path} was not written to its end, or lost files since"
-        f"{there_is(path.parent)}"
-    )
+    return f"checkpoint_{finding.step_of(path)}:{file_digest(record)}"
 
 
 def shapes(path: epath.PathLike) -> dict[str, tuple[int, ...]] | None:
-    """Shapes of a checkpoint's arrays by '/'-separated names; None if only T5X knows.
+    """Returns the shapes of a checkpoint's arrays by '/'-separated names.
+
+    None of a format that only T5X knows.
 
     Raises:
-        UserError: its description cannot be read.
+      UserError: its description cannot be read.
     """
     import orbax.checkpoint as ocp
     from flax import traverse_util
 
-    path = absolute(path)
+    path = finding.absolute(path)
     state = path / "state"
-    if is_legacy(path) and _engine.name() != "t5x":
+    if finding.is_legacy(path) and _engine.name() != "t5x":
         from t5x import checkpoints  # The embedded engine's, which reads this format.
 
         try:
@@ -90,7 +87,7 @@ def shapes(path: epath.PathLike) -> dict[str, tuple[int, ...]] | None:
         return None
     try:
         tree = ocp.PyTreeCheckpointHandler().metadata(state).tree
-    except Exception as error:  # orbax raises whatever its parsers raise.
+    except Exception as error:  # Orbax raises whatever its parsers raise.
         raise UserError(f"checkpoint {path} cannot be read: {error}") from error
     flat = traverse_util.flatten_dict(dict(tree), sep="/")
     found = {name: getattr(meta, "shape", None) for name, meta in flat.items()}
@@ -101,8 +98,8 @@ def check_architecture(path: epath.PathLike, params: Mapping[str, Any]) -> None:
     """Raises a UserError unless a checkpoint's parameters fit a model's.
 
     Args:
-        path: the folder of a complete checkpoint.
-        params: the model's parameters, or their `jax.ShapeDtypeStruct`s.
+      path: the folder of a complete checkpoint.
+      params: the model's parameters, or their `jax.ShapeDtypeStruct`s.
     """
     import flax.core
     from flax import traverse_util
@@ -110,15 +107,14 @@ def check_architecture(path: epath.PathLike, params: Mapping[str, Any]) -> None:
     found = shapes(path)
     if found is None:
         return
-    wanted = {
-        name: tuple(array.shape)
-        for name, array in traverse_util.flatten_dict(
-            flax.core.unfreeze(params), sep="/"
-        ).items()
+    arrays = traverse_util.flatten_dict(flax.core.unfreeze(params), sep="/")
+    wanted = {name: tuple(array.shape) for name, array in arrays.items()}
+    stored = {
+        name.removeprefix(_PARAMS): shape
+        for name, shape in found.items()
+        if name.startswith(_PARAMS)
     }
-    prefix = "target/"
-    stored = {k.removeprefix(prefix): v for k, v in found.items() if prefix in k[:7]}
-    for name in [*wanted, *(n for n in stored if n not in wanted)]:
+    for name in dict.fromkeys([*wanted, *stored]):
         mine, theirs = wanted.get(name), stored.get(name)
         if mine != theirs:
             raise UserError(

@@ -18,16 +18,19 @@ KEPT = "best"  # The folder that keeps that checkpoint from being deleted.
 
 
 def absolute(path: epath.PathLike) -> epath.Path:
-    """The path without the working folder's help, as orbax wants it; URLs stay."""
+    """Returns a path that does not begin at the working folder; URLs stay.
+
+    Orbax takes no other.
+    """
     text = os.fspath(path)
     return epath.Path(text if "://" in text else os.path.abspath(text))
 
 
 def steps(folder: epath.PathLike) -> list[int]:
-    """Steps of the complete checkpoints, `checkpoint_<step>`, of a folder, ascending.
+    """Returns the steps of the complete checkpoints of a folder, ascending.
 
-    One that is being written has a suffix until it is complete; on gs://, where
-    there is no renaming, it lacks orbax's commit marker.
+    One that is being written is not yet called `checkpoint_<step>`; on gs://, where
+    there is no renaming, it lacks Orbax's commit marker.
     """
     folder = epath.Path(folder)
     if not folder.is_dir():
@@ -39,10 +42,10 @@ def steps(folder: epath.PathLike) -> list[int]:
 
 
 def step_of(path: epath.PathLike) -> int:
-    """The step of a checkpoint by its path, or the latest in a model folder.
+    """Returns the step of a checkpoint by its path, or the latest of a model folder.
 
     Raises:
-        UserError: `path` is neither.
+      UserError: `path` is neither.
     """
     match = STEP.fullmatch(epath.Path(path).name)
     if match:
@@ -57,14 +60,14 @@ def step_of(path: epath.PathLike) -> int:
 
 
 def choose_checkpoint(path: epath.PathLike | None, which: str | int = "best") -> str:
-    """The path of one checkpoint of a model folder. Also for gin files.
+    """Returns the path of one checkpoint of a model folder. Also for gin files.
 
     Args:
-        path: the model folder; None, an unset macro, is refused.
-        which: 'best' (the lowest validation loss, by `best.json`), 'latest', or a step.
+      path: the model folder; None, an unset macro, is refused.
+      which: 'best' (the lowest validation loss, by `best.json`), 'latest', or a step.
 
     Raises:
-        UserError: there is no such checkpoint; the message says which there are.
+      UserError: there is no such checkpoint; the message says which there are.
     """
     if path is None:
         raise UserError(
@@ -110,16 +113,18 @@ def _chosen_step(which: str | int, folder: epath.Path, saved: list[int]) -> int:
 
 
 def is_committed(path: epath.Path) -> bool:
+    """Says whether a checkpoint is whole; on gs:// the folder comes first."""
     on_gcs = str(path).startswith("gs://")
     return not on_gcs or is_legacy(path) or (path / "commit_success.txt").exists()
 
 
 def is_legacy(path: epath.Path) -> bool:
-    """Whether it is of T5X's older format, whose msgpack file is written last."""
+    """Says whether it is of T5X's older format, whose msgpack file is written last."""
     return (path / "checkpoint").exists()
 
 
 def there_is(folder: epath.Path) -> str:
+    """Returns which checkpoints a folder has, as the end of a message."""
     saved = steps(folder)
     if not saved:
         return "" if folder.is_dir() else f" (nor a folder {folder})"

@@ -6,12 +6,13 @@ whole file. Paths go through epath: `gs://` works as local folders do.
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import glob as globlib
 import os
 import platform
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from etils import epath
@@ -148,13 +149,13 @@ def atomic_path(path: PathLike) -> Iterator[str]:
     text = os.fspath(path)
     target = epath.Path(text)
     target.parent.mkdir(parents=True, exist_ok=True)
-    atomic = _rename_is_atomic(text)
     # Two processes may be at it, on several machines: each has a name of its own.
     temporary = target.parent / f".{target.name}.{_OWNER}-{os.getpid()}.tmp"
+    atomic, marker = _rename_is_atomic(text), epath.Path(completion_marker(text))
     if atomic:
         _remove_leftovers(target)
-    if not atomic:
-        epath.Path(completion_marker(text)).unlink(missing_ok=True)
+    else:
+        marker.unlink(missing_ok=True)
     try:
         yield os.fspath(temporary)
         temporary.replace(target)
@@ -162,7 +163,7 @@ def atomic_path(path: PathLike) -> Iterator[str]:
         temporary.unlink(missing_ok=True)
         raise
     if not atomic:
-        epath.Path(completion_marker(text)).write_text("")
+        marker.write_text("")
 
 
 def _remove_leftovers(target: epath.Path) -> None:
@@ -190,19 +191,4 @@ def atomic_write(path: PathLike, mode: str = "w") -> Iterator[Any]:
     with atomic_path(path) as temporary:
         # Always opened as bytes: epath has no encoding argument on every backend.
         with epath.Path(temporary).open("wb") as raw:
-            yield raw if mode == "wb" else _Utf8Writer(raw)
-
-
-class _Utf8Writer:
-    """The text side of a binary file: `write` and `writelines`, always UTF-8."""
-
-    def __init__(self, raw: Any):
-        self._raw = raw
-
-    def write(self, text: str) -> int:
-        self._raw.write(text.encode("utf-8"))
-        return len(text)
-
-    def writelines(self, lines: Iterable[str]) -> None:
-        for line in lines:
-            self.write(line)
+            yield raw if mode == "wb" else codecs.getwriter("utf-8")(raw)

@@ -188,12 +188,31 @@ def test_completion_marker_where_a_rename_is_no_atom(tmp_path, monkeypatch):
     assert path.exists() and not shards.is_complete(path)
 
 
-def test_claim_folder(tmp_path):
+def test_claims(tmp_path):
     folder = tmp_path / "out"
-    assert claims.claim_folder(folder, {"a": (1, 2), "b": "x"}) == folder
-    claims.claim_folder(folder, {"a": [1, 2], "b": "x"})
+    claims.claim(folder, {"a": 0})  # Of a step that made nothing: it does not bind.
+    claims.claim(folder, {"a": (1, 2), "b": "x"}, results=("*.jsonl",))
+    write(folder / "p.jsonl", json.dumps(GOOD))
+    claims.claim(folder, {"a": [1, 2], "b": "x"})
     with pytest.raises(UserError, match="b was 'x', now 'y'"):
-        claims.claim_folder(folder, {"a": [1, 2], "b": "y"})
+        claims.claim(folder, {"a": [1, 2], "b": "y"})
+    claims.claim(folder, {"b": "y"}, results=("*.csv",), name="other.settings.json")
+    with pytest.raises(UserError, match=r"has p\.jsonl, but no third\.json"):
+        claims.claim(folder, {}, results=("*.jsonl",), name="third.json")
+
+
+def test_marks(tmp_path):
+    unit, source = tmp_path / "p-00000-of-00001", {"input": "abc"}
+    assert claims.findings(unit) is None
+    claims.mark_done(unit, {"count": 3}, source)
+    assert claims.findings(unit) == claims.findings(unit, source) == {"count": 3}
+    assert claims.findings(unit, {"input": "other"}) is None
+    claims.unmark(unit)
+    claims.unmark(unit)
+    assert claims.findings(unit) is None
+    write(tmp_path / "p-00000-of-00001.done.json", "{}")
+    with pytest.raises(UserError, match="does not say what is done; remove it"):
+        claims.findings(unit)
 
 
 def test_digests(tmp_path):
