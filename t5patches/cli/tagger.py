@@ -27,7 +27,9 @@ writes  the pipeline to the output folder, which spacy.load and --tagger take, w
         evaluation.json in it: character F1 as SemEval-2021 Task 5 defines it, with a
         95 % bootstrap interval, and the share of posts with something marked, on the
         posts of --evaluate; with the threshold that was chosen, which is the best for
-        F1 (evaluation), and with the one that `annotate toxicity` has (annotating)"""
+        F1 (evaluation), and with the one that `annotate toxicity` has (annotating)
+
+Typed again, it does what is not done yet: plain NER where only --compare is new."""
 _EVALUATE = f"""\
 Prints the character F1 of a tagger as SemEval-2021 Task 5 defines it (per post, mean
 over posts), with a 95 % bootstrap interval.
@@ -66,10 +68,11 @@ def tagger(
 
 
 def _add_training(add: Callable[..., Any]) -> None:
-    add("--output", required=True, metavar="FOLDER", help="a folder not yet there")
+    add("--output", required=True, metavar="FOLDER", help="a folder of its own")
     add(
         "--evaluate",
         nargs="+",
+        default=[],
         metavar="FILE",
         help="posts to report F1 on; they are taken out of the training posts",
     )
@@ -94,16 +97,13 @@ def _train(args: argparse.Namespace) -> None:
 
     if args.compare and not args.evaluate:
         raise UserError("--compare needs the posts of --evaluate")
-    data = posts.read_posts(args.data, args.tfds_data_dir)
-    evaluated = []
-    if args.evaluate:
-        evaluated = posts.read_posts(args.evaluate, args.tfds_data_dir)
-    network = {"members": args.members}
     results = training.train_folder(
         args.output,
-        data,
-        evaluated,
-        training.Settings(args.label, args.language, args.epochs, args.seed, network),
+        posts.read_posts(args.data, args.tfds_data_dir),
+        posts.read_posts(args.evaluate, args.tfds_data_dir),
+        training.Settings(
+            args.label, args.language, args.epochs, args.seed, {"members": args.members}
+        ),
         THRESHOLD,
         args.compare,
     )

@@ -125,7 +125,7 @@ class SpanTagger(TrainablePipe):
         """Returns the binary cross entropy of each token's logits, and its gradient.
 
         Args:
-          examples: spaCy Examples; `reference.spans[label]` is what is unwanted.
+          examples: spaCy Examples; the entities of `reference` are unwanted.
           scores: logits, float32 [tokens, members], of each.
 
         Returns:
@@ -135,7 +135,7 @@ class SpanTagger(TrainablePipe):
         loss, gradients = 0.0, []
         scale = 1 / (40 * max(len(scores), 1))
         for example, logits in zip(examples, scores, strict=True):
-            wanted = self._marked(example.reference)[:, None]
+            wanted = unwanted(example.reference)[:, None]
             # log(1 + e^x) - x y, without overflow.
             loss += float((np.logaddexp(0, logits) - logits * wanted).sum())
             gradients.append(((expit(logits) - wanted) * scale).astype(np.float32))
@@ -145,7 +145,7 @@ class SpanTagger(TrainablePipe):
         """Returns the best character F1 over `THRESHOLDS` and `RATIOS`, and for which.
 
         Args:
-          examples: spaCy Examples; `reference.spans[label]` is what is unwanted.
+          examples: spaCy Examples; the entities of `reference` are unwanted.
           unused: spaCy's settings for all scorers.
 
         Returns:
@@ -158,18 +158,16 @@ class SpanTagger(TrainablePipe):
             for example, probabilities in zip(batch, found, strict=True):
                 cuts = lowest(probabilities, *pairs.T)[:, None]
                 marked = characters(example.predicted, probabilities) >= cuts
-                gold = characters(example.reference, self._marked(example.reference))
-                values.append(character_f1(marked, gold > 0))
+                gold = characters(example.reference, unwanted(example.reference))
+                values.append(character_f1(marked, gold))
         tried = zip(np.mean(values, 0), pairs.tolist(), strict=True)
         f1, (threshold, ratio) = max(tried)
         return {"character_f1": float(f1), "threshold": threshold, "ratio": ratio}
 
-    def _marked(self, doc: Doc) -> Array:
-        """Returns 1 for the tokens of `doc.spans[label]`, 0 for others."""
-        marked = np.zeros(len(doc), np.float32)
-        for span in doc.spans.get(self.label, ()):
-            marked[span.start : span.end] = 1
-        return marked
+
+def unwanted(reference: Doc) -> Array:
+    """Returns which tokens are of an entity, bool [tokens]."""
+    return reference.to_array("ENT_TYPE") > 0
 
 
 def lowest(

@@ -40,7 +40,8 @@ def read_posts(
       tfds_data_dir: where TFDS's copy is; None is TFDS's default.
 
     Raises:
-      UserError: naming file and line; TFDS has no such data; or there is no post.
+      UserError: naming file and line; TFDS has no such data; or there are no posts in
+        the files.
     """
     posts = [
         Post(text, frozenset(tables.offsets_field(row, "spans", text, where)))
@@ -48,7 +49,7 @@ def read_posts(
         for where, row in _rows(os.fspath(path), tfds_data_dir)
         for text in [tables.text_field(row, "text", where)]
     ]
-    if not posts:
+    if paths and not posts:
         raise UserError(f"{', '.join(map(os.fspath, paths))}: no posts in it")
     return posts
 

@@ -49,7 +49,7 @@ class Settings:
     network: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
-def train(posts: Sequence[Post], settings: Settings | None = None) -> spacy.Language:
+def train(posts: Sequence[Post], settings: Settings) -> spacy.Language:
     """Returns a pipeline with a trained `component.SpanTagger`.
 
     After each epoch the two thresholds that give the best F1 on the posts held out are
@@ -58,7 +58,6 @@ def train(posts: Sequence[Post], settings: Settings | None = None) -> spacy.Lang
     Raises:
       UserError: there are too few posts, or none with an unwanted character.
     """
-    settings = settings or Settings()
     config = {"label": settings.label, "model": dict(settings.network)}
     nlp = fit(posts, settings, component.FACTORY, config)
     nlp.meta["description"] = "Unwanted spans, by t5patches tagger train"
@@ -120,13 +119,13 @@ def fit(
 
 
 def reference(nlp: spacy.Language, post: Post, label: str) -> Doc:
-    """Returns a post for spaCy to learn from: `spans[label]`, and `ents` as these.
+    """Returns a post for spaCy to learn from: what is unwanted are its entities.
 
     A token is unwanted if more than half of its characters are.
     """
     doc, marks = nlp.make_doc(post.text), post.marks
     chosen = [marks[token.idx :][: len(token)].mean() > 0.5 for token in doc]
-    doc.spans[label] = doc.ents = component.runs(doc, chosen, label)
+    doc.ents = component.runs(doc, chosen, label)
     return doc
 
 
@@ -201,19 +200,20 @@ def train_folder(
         raise UserError(f"{folder}: exists; give another folder or remove this one")
     else:
         nlp = train(kept, settings)
-        cfg, best = nlp.get_pipe(component.FACTORY).cfg, nlp.meta["performance"]
+        cfg = nlp.get_pipe(component.FACTORY).cfg
+        threshold = cfg["threshold"]
         results = {
             "training_posts": len(kept),
             "taken_out": len(posts) - len(kept),
-            "threshold": best["threshold"],
-            "ratio": best["ratio"],
-            "held_out_f1": best["character_f1"],
+            "threshold": threshold,
+            "ratio": cfg["ratio"],
+            "held_out_f1": nlp.meta["performance"]["character_f1"],
         }
         if evaluated:
             results["evaluation"] = evaluate(nlp, evaluated, settings.label)
             cfg["threshold"] = annotating
             results["annotating"] = evaluate(nlp, evaluated, settings.label)
-            cfg["threshold"] = best["threshold"]
+            cfg["threshold"] = threshold
         nlp.meta["performance"] = dict(results)
         _save(nlp, folder, claimed, results)
     if compare and "plain_ner" not in results:

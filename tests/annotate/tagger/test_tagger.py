@@ -135,16 +135,13 @@ def test_posts_of_csv_and_json_lines(tmp_path):
         ("a.csv", b"spans,words\n[],x\n", "a.csv:2: field 'text' is missing"),
         ("a.csv", b"spans,text\n[0],x\n(1),y\n", "a.csv:3: field 'spans' must be"),
         ("a.csv", b'spans,text\n"[True]",x\n', "a.csv:2: field 'spans' must be"),
-        ("a.csv", b"spans,text\n[1],x\n", "a.csv:2: field 'spans' has offset 1, out"),
         ("a.csv", b"spans,text\n[-1],x\n", "a.csv:2: field 'spans' has offset -1"),
         ("a.csv", b"spans,text\n" + b"[" * 10**5 + b",x\n", "2: field 'spans' must be"),
         ("a.csv", b"spans,text\n[" + b"9" * 5000 + b"],x\n", "field 'spans' must be"),
-        ("a.csv", b"spans,text\n[0],\xe9\n", "a.csv:2: not UTF-8"),
         ("a.csv", b"txt,text\n1,x\n", "'spans' is missing; the line has txt, text"),
         ("b.jsonl", b'{"text": "x"}\n', "b.jsonl:1: field 'spans' is missing"),
         ("b.jsonl", b'{"text": "x", "spans": 3}\n', "field 'spans' must be a list"),
         ("b.jsonl", b'{"text": "x", "spans": [0.0]}\n', "field 'spans' must be"),
-        ("b.jsonl", b"{\n", "b.jsonl:1: not valid JSON"),
     ],
 )
 def test_wrong_posts(tmp_path, name, content, message):
@@ -206,8 +203,7 @@ def test_chosen_thresholds_are_the_best(trained, tagger, monkeypatch):
 def test_a_token_is_unwanted_if_most_of_it_is():
     post = posts.Post("stupidest idea", frozenset(range(0, 6)) | {10})
     doc = training.reference(BLANK, post, "toxic")
-    assert [span.text for span in doc.spans["toxic"]] == ["stupidest"]
-    assert [span.text for span in doc.ents] == ["stupidest"]
+    assert [(span.text, span.label_) for span in doc.ents] == [("stupidest", "toxic")]
     # spaCy lets entities not begin or end with a blank.
     post = posts.Post("you \n stupid  fool!", frozenset(range(3, 18)))
     doc = training.reference(BLANK, post, "toxic")
