@@ -52,9 +52,9 @@ def ours(name: str) -> Loss:
     method = losses.METHODS[name]
 
     def loss(logits, frozen, targets, weights):
-        frozen = frozen if method.frozen else None
+        annotation = losses.read_annotation(targets, weights)
         return losses.targeted_loss(
-            method, logits, frozen, targets, weights, alpha=ALPHA
+            method, logits, frozen, targets, annotation, alpha=ALPHA
         )
 
     return loss

@@ -25,7 +25,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -110,48 +110,14 @@ def _first_of_each(ids: Array) -> Array:
 
 
 def _log_mass(logits: Array, total: _LogSum, ids: Array) -> Array:
-    """log of the probability of the tokens `ids` [..., n] together, float32 [...]."""
+    """Computes the log-probability of `ids` [..., n] together, float32 [...]."""
     chosen = jnp.take_along_axis(logits, jnp.maximum(ids, 0), axis=-1)
     log_p = total.normalize(chosen.astype(jnp.float32))
     kept = jnp.where(_first_of_each(ids), log_p, -jnp.inf)
     return jax.nn.logsumexp(kept, axis=-1)
 
 
-def target_log_probabilities(
-    frozen_logits: Array, unwanted_ids: Array, epsilon: float = 0.0
-) -> Array:
-    """log p_new, with a floor for the reverse KL.
-
-    Args:
-      frozen_logits: [..., vocab] float, the logits of p_o.
-      unwanted_ids: [..., n] int32, the unwanted tokens of each position in any order;
-        `NO_TOKEN` for none.
-      epsilon: the probability that each unwanted token keeps. The others share the
-        rest in p_o's proportions, so that the whole sums to 1.
-
-    Returns:
-      float32 [..., vocab]: log epsilon (−inf for 0) at unwanted tokens.
-
-    References:
-      arXiv 2406.13660, eq. 2.
-    """
-    frozen = frozen_logits.astype(jnp.float32)
-    unwanted = _is_any(unwanted_ids, frozen.shape)
-    total = _LogSum.of(jnp.where(unwanted, -jnp.inf, frozen))
-    return _log_target(frozen, unwanted, unwanted_ids, total, epsilon)
-
-
-def _log_target(frozen, unwanted, unwanted_ids, total: _LogSum, epsilon: float):
-    log_new = total.normalize(frozen)
-    floor = jnp.log(jnp.float32(epsilon))
-    if epsilon:
-        count = jnp.sum(_first_of_each(unwanted_ids), axis=-1)
-        log_new += jnp.log1p(-epsilon * count)[..., None]
-    return jnp.where(unwanted, floor, log_new)
-
-
-@dataclasses.dataclass(frozen=True)
-class TokenTerms:
+class TokenTerms(NamedTuple):
     """What a term of the loss gives for each token, float32 [batch, length].
 
     Attributes:
@@ -166,8 +132,45 @@ class TokenTerms:
     log_z: Array
 
 
-@dataclasses.dataclass
-class _View:
+class _Split(NamedTuple):
+    """The model's probability, split between the unwanted tokens and all others.
+
+    Attributes:
+      others: log-sum of the others' logits.
+      log_unwanted: log p_m of the unwanted tokens together.
+      log_others: log p_m of the others together; exact at both ends.
+    """
+
+    others: _LogSum
+    log_unwanted: Array
+    log_others: Array
+
+    @classmethod
+    def of(cls, logits: Array, total: _LogSum, unwanted_ids: Array) -> _Split:
+        unwanted = _is_any(unwanted_ids, logits.shape)
+        others = _LogSum.of(jnp.where(unwanted, -jnp.inf, logits.astype(jnp.float32)))
+        log_unwanted = _log_mass(logits, total, unwanted_ids)
+        small = jnp.log1p(-jnp.exp(log_unwanted))
+        large = others.largest - total.largest + (others.log_total - total.log_total)
+        log_others = jnp.where(log_unwanted < jnp.log(0.5), small, large)
+        return cls(others, log_unwanted, log_others)
+
+
+class _Sums(NamedTuple):
+    """The sums over the vocabulary that the terms share, [...] each.
+
+    Attributes:
+      total: of the model's logits.
+      target: of the frozen model's logits without the unwanted tokens, if there is one.
+      split: of the model's probability, if a term needs it.
+    """
+
+    total: _LogSum
+    target: _LogSum | None
+    split: _Split | None
+
+
+class _View(NamedTuple):
     """Both models at every position, as the terms see them.
 
     What has the vocabulary's axis is computed anew wherever it is used, inside the
@@ -178,79 +181,52 @@ class _View:
     frozen_logits: Array | None
     targets: Array
     unwanted_ids: Array
+    sums: _Sums
     epsilon: float
     threshold: float
-
-    @functools.cached_property
-    def z(self) -> Array:
-        return self.logits.astype(jnp.float32)
-
-    @functools.cached_property
-    def frozen(self) -> Array:
-        assert self.frozen_logits is not None
-        return self.frozen_logits.astype(jnp.float32)
 
     @property
     def unwanted(self) -> Array:
         return _is_any(self.unwanted_ids, self.logits.shape)
 
-    # Sums over the vocabulary, [...].
-
-    @functools.cached_property
-    def total(self) -> _LogSum:
-        return _LogSum.of(self.z)
-
-    @functools.cached_property
-    def rest(self) -> _LogSum:
-        """Of the model's logits without the unwanted tokens."""
-        return _LogSum.of(jnp.where(self.unwanted, -jnp.inf, self.z))
-
-    @functools.cached_property
-    def target_total(self) -> _LogSum:
-        return _LogSum.of(jnp.where(self.unwanted, -jnp.inf, self.frozen))
-
-    @functools.cached_property
-    def log_mass(self) -> Array:
-        """log p_m of the unwanted tokens together."""
-        return _log_mass(self.logits, self.total, self.unwanted_ids)
-
-    @functools.cached_property
-    def log_rest(self) -> Array:
-        """log p_m of all other tokens together; exact at both ends."""
-        rest, total = self.rest, self.total
-        small = jnp.log1p(-jnp.exp(self.log_mass))
-        large = (rest.largest - total.largest) + (rest.log_total - total.log_total)
-        return jnp.where(self.log_mass < jnp.log(0.5), small, large)
-
-    # Distributions, [..., vocab].
+    @property
+    def split(self) -> _Split:
+        assert self.sums.split is not None
+        return self.sums.split
 
     @property
     def log_p(self) -> Array:
-        return self.total.normalize(self.z)
+        """log p_m, [..., vocab]."""
+        return self.sums.total.normalize(self.logits.astype(jnp.float32))
 
-    def log_new(self, epsilon: float = 0.0) -> Array:
-        return _log_target(
-            self.frozen, self.unwanted, self.unwanted_ids, self.target_total, epsilon
-        )
+    @property
+    def log_p_new_unmasked(self) -> Array:
+        """log p_new at the tokens that are not unwanted, [..., vocab]."""
+        assert self.frozen_logits is not None and self.sums.target is not None
+        return self.sums.target.normalize(self.frozen_logits.astype(jnp.float32))
 
-    def sums(self) -> dict[str, Any]:
-        """Those sums over the vocabulary that are known."""
-        names = ("total", "rest", "target_total", "log_mass", "log_rest")
-        return {name: vars(self)[name] for name in names if name in vars(self)}
+    def log_p_new(self, epsilon: float = 0.0) -> Array:
+        """log p_new, [..., vocab]; each unwanted token has the probability `epsilon`.
+
+        The others share the rest in p_o's proportions, so that the whole sums to 1.
+        """
+        log_new = self.log_p_new_unmasked
+        if epsilon:
+            count = jnp.sum(_first_of_each(self.unwanted_ids), axis=-1)
+            log_new += jnp.log1p(-epsilon * count)[..., None]
+        return jnp.where(self.unwanted, jnp.log(jnp.float32(epsilon)), log_new)
 
     def apart(self) -> _View:
-        """The same view, which shares no array over the vocabulary with this one.
+        """Returns a view that shares no array over the vocabulary with this one.
 
         XLA would compute such an array once for all its uses, and keep it till the
-        last of them; to compute it again costs less than to write and read it. Apart
-        from an `apart` view is another: from the same one, they would be merged.
+        last of them; to compute it again costs less than to write and read it. For a
+        third view call `apart` on the second: XLA merges two that come of the first.
         """
         logits, frozen_logits, sums = jax.lax.optimization_barrier(
-            (self.logits, self.frozen_logits, self.sums())
+            (self.logits, self.frozen_logits, self.sums)
         )
-        view = dataclasses.replace(self, logits=logits, frozen_logits=frozen_logits)
-        vars(view).update(sums)
-        return view
+        return self._replace(logits=logits, frozen_logits=frozen_logits, sums=sums)
 
 
 class _Term(NamedTuple):
@@ -260,40 +236,40 @@ class _Term(NamedTuple):
       value: view -> [...]; or, for a sum over the vocabulary, its summand:
         view -> [..., vocab], so that two of them can share one loop.
       slope: (view, value) -> its gradient by the logits, [..., vocab].
-      sums: the sums over the vocabulary that these need beside `total`.
       summed: whether `value` is a summand.
+      split: whether it needs the view's `split`.
     """
 
     value: Callable[[_View], Array]
     slope: Callable[[_View, Array], Array]
-    sums: tuple[str, ...] = ()
     summed: bool = False
+    split: bool = False
 
 
 def _forward_kl_summand(v: _View) -> Array:
-    return -jnp.exp(v.log_new()) * v.log_p
+    return -jnp.exp(v.log_p_new()) * v.log_p
 
 
 def _forward_kl_slope(v: _View, _) -> Array:
-    return jnp.exp(v.log_p) - jnp.exp(v.log_new())
+    return jnp.exp(v.log_p) - jnp.exp(v.log_p_new())
 
 
 def _entropy(v: _View) -> Array:
-    """Of p_new. From the unmasked logits: 0 · −∞ is not 0."""
-    log_new = v.target_total.normalize(v.frozen)
+    """Computes p_new's entropy, from the unmasked logits: 0 · −∞ is not 0."""
+    log_new = v.log_p_new_unmasked
     return -jnp.sum(jnp.where(v.unwanted, 0, jnp.exp(log_new) * log_new), axis=-1)
 
 
 def _reverse_kl_summand(v: _View) -> Array:
-    return jnp.exp(v.log_p) * (v.log_p - v.log_new(v.epsilon))
+    return jnp.exp(v.log_p) * (v.log_p - v.log_p_new(v.epsilon))
 
 
 def _reverse_kl_slope(v: _View, value: Array) -> Array:
-    return jnp.exp(v.log_p) * (v.log_p - v.log_new(v.epsilon) - value[..., None])
+    return jnp.exp(v.log_p) * (v.log_p - v.log_p_new(v.epsilon) - value[..., None])
 
 
 def _cross_entropy(v: _View) -> Array:
-    return -_log_mass(v.logits, v.total, v.targets[..., None])
+    return -_log_mass(v.logits, v.sums.total, v.targets[..., None])
 
 
 def _cross_entropy_slope(v: _View, _) -> Array:
@@ -301,34 +277,32 @@ def _cross_entropy_slope(v: _View, _) -> Array:
 
 
 def _log_likelihood(v: _View) -> Array:
-    return jnp.maximum(v.log_mass, v.threshold)
+    return jnp.maximum(v.split.log_unwanted, v.threshold)
 
 
 def _log_likelihood_slope(v: _View, _) -> Array:
-    # (1 − p) as the mass of the rest, which does not cancel where p is nearly 1.
-    upwards = jnp.exp(v.log_p + (v.log_rest - v.log_mass)[..., None])
+    log_unwanted = v.split.log_unwanted
+    # (1 − p) as the mass of the others, which does not cancel where p is nearly 1.
+    upwards = jnp.exp(v.log_p + (v.split.log_others - log_unwanted)[..., None])
     slope = jnp.where(v.unwanted, upwards, -jnp.exp(v.log_p))
-    return jnp.where((v.log_mass > v.threshold)[..., None], slope, 0)
+    return jnp.where((log_unwanted > v.threshold)[..., None], slope, 0)
 
 
 def _unlikelihood(v: _View) -> Array:
-    return -v.log_rest
+    return -v.split.log_others
 
 
 def _unlikelihood_slope(v: _View, _) -> Array:
-    others = jnp.exp(v.rest.normalize(v.z) + v.log_mass[..., None])
+    log_others = v.split.others.normalize(v.logits.astype(jnp.float32))
+    others = jnp.exp(log_others + v.split.log_unwanted[..., None])
     return jnp.where(v.unwanted, jnp.exp(v.log_p), -others)
 
 
 TERMS: Mapping[str, _Term] = {
-    "log_likelihood": _Term(_log_likelihood, _log_likelihood_slope, ("log_rest",)),
-    "unlikelihood": _Term(_unlikelihood, _unlikelihood_slope, ("log_rest",)),
-    "forward_kl": _Term(
-        _forward_kl_summand, _forward_kl_slope, ("target_total",), summed=True
-    ),
-    "reverse_kl": _Term(
-        _reverse_kl_summand, _reverse_kl_slope, ("target_total",), summed=True
-    ),
+    "log_likelihood": _Term(_log_likelihood, _log_likelihood_slope, split=True),
+    "unlikelihood": _Term(_unlikelihood, _unlikelihood_slope, split=True),
+    "forward_kl": _Term(_forward_kl_summand, _forward_kl_slope, summed=True),
+    "reverse_kl": _Term(_reverse_kl_summand, _reverse_kl_slope, summed=True),
     "cross_entropy": _Term(_cross_entropy, _cross_entropy_slope),
 }
 
@@ -342,8 +316,8 @@ def _terms(
     frozen_logits: Array | None,
     targets: Array,
     unwanted_ids: Array,
-) -> tuple[Array, Array, Array]:
-    """Loss, divergence and log Z of every token; see `token_terms`.
+) -> TokenTerms:
+    """Computes the terms of every token; see `token_terms`.
 
     A token is unwanted where `unwanted_ids` has an id. Gradients flow from the loss
     and log Z to `logits` alone.
@@ -354,7 +328,7 @@ def _terms(
 
 
 def _values(terms: tuple[_Term, _Term], view: _View, negative: Array) -> Array:
-    """The first term where `negative`, the second elsewhere; one loop for two sums."""
+    """Picks the first term where `negative`, else the second; one loop for two sums."""
     below, above = (term.value(view) for term in terms)
     if terms[0] is terms[1]:
         return jnp.sum(below, axis=-1) if terms[0].summed else below
@@ -367,33 +341,38 @@ def _values(terms: tuple[_Term, _Term], view: _View, negative: Array) -> Array:
     return jnp.where(negative, below, above)
 
 
-def _terms_fwd(method, epsilon, threshold, *arrays):
-    view = _View(*arrays, epsilon=epsilon, threshold=threshold)
-    negative = jnp.any(view.unwanted_ids != NO_TOKEN, axis=-1)
-    names = {method.negative, method.positive}
+def _terms_fwd(
+    method, epsilon, threshold, logits, frozen_logits, targets, unwanted_ids
+):
     terms = TERMS[method.negative], TERMS[method.positive]
-    for name in ("total", *terms[0].sums, *terms[1].sums):
-        getattr(view, name)
-    view = view.apart()
+    total, target, split = _LogSum.of(logits.astype(jnp.float32)), None, None
+    if frozen_logits is not None:
+        unwanted = _is_any(unwanted_ids, logits.shape)
+        frozen = frozen_logits.astype(jnp.float32)
+        target = _LogSum.of(jnp.where(unwanted, -jnp.inf, frozen))
+    if terms[0].split or terms[1].split:
+        split = _Split.of(logits, total, unwanted_ids)
+    given = logits, frozen_logits, targets, unwanted_ids
+    view = _View(*given, _Sums(total, target, split), epsilon, threshold).apart()
+    negative = _has_unwanted(unwanted_ids)
     loss = _values(terms, view, negative)
     divergence = loss
-    if "forward_kl" in names:
+    if "forward_kl" in (method.negative, method.positive):
         forward = jnp.where(
             negative, method.negative == "forward_kl", method.positive == "forward_kl"
         )
         view = view.apart()
         divergence = loss - jnp.where(forward, _entropy(view), 0)
-    log_z = view.total.largest + view.total.log_total
-    arrays = (view.logits, view.frozen_logits, *arrays[2:])
-    return (loss, divergence, log_z), (arrays, negative, loss, view.sums())
+    total = view.sums.total
+    result = TokenTerms(loss, divergence, total.largest + total.log_total)
+    arrays = view.logits, view.frozen_logits, targets, unwanted_ids, view.sums
+    return result, (arrays, negative, loss)
 
 
 def _terms_bwd(method, epsilon, threshold, residuals, cotangents):
-    arrays, negative, loss, sums = residuals
+    arrays, negative, loss = residuals
     d_loss, _, d_log_z = (g[..., None] for g in cotangents)
-    view = _View(*arrays, epsilon=epsilon, threshold=threshold)
-    vars(view).update(sums)
-    view = view.apart()
+    view = _View._make((*arrays, epsilon, threshold)).apart()
     slope = TERMS[method.positive].slope(view, loss)
     if method.negative != method.positive:
         at_unwanted = TERMS[method.negative].slope(view, loss)
@@ -405,32 +384,67 @@ def _terms_bwd(method, epsilon, threshold, residuals, cotangents):
 _terms.defvjp(_terms_fwd, _terms_bwd)
 
 
-def unwanted_ids(
+def _has_unwanted(unwanted_ids: Array) -> Array:
+    """Bool [...], from ids [..., n]."""
+    return jnp.any(unwanted_ids != NO_TOKEN, axis=-1)
+
+
+class Annotation(NamedTuple):
+    """What a batch says of every position: the tokens unwanted there, and its weight.
+
+    Attributes:
+      unwanted_ids: int32 [batch, length, n], in any order; `NO_TOKEN` for none. A
+        position with any is an unwanted position.
+      magnitude: float32 [batch, length], what the position counts; 0 at padding.
+    """
+
+    unwanted_ids: Array
+    magnitude: Array
+
+    @property
+    def unwanted(self) -> Array:
+        """Bool [batch, length]: where alpha counts."""
+        return _has_unwanted(self.unwanted_ids)
+
+
+def read_annotation(
     targets: Array, weights: Array, negative_token_ids: Array | None = None
-) -> Array:
-    """The unwanted tokens of every position.
+) -> Annotation:
+    """Takes the signs off the weights of a batch.
 
     Args:
       targets: [batch, length] integer token ids.
-      weights: [batch, length]; < 0 where the target is unwanted, 0 at padding.
+      weights: [batch, length] number; its sign says unwanted (−), other (+) or
+        padding (0), its magnitude weighs the token.
       negative_token_ids: [batch, length, k] integer, further unwanted tokens of a
         position whatever the sign of its weight; 0 for none.
 
     Returns:
-      int32 [batch, length, 1 + k]; `NO_TOKEN` for none.
+      An `Annotation` with 1 + k unwanted ids at each position.
+
+    Raises:
+      ValueError: if shapes or dtypes do not fit.
     """
+    if not jnp.issubdtype(targets.dtype, jnp.integer):
+        raise ValueError(f"targets must be integer token ids, got {targets.dtype}")
+    if weights.shape != targets.shape:
+        raise ValueError(
+            f"weights must have shape {targets.shape}, that of targets,"
+            f" got {weights.shape}"
+        )
     ids = jnp.where(weights < 0, targets, NO_TOKEN)[..., None]
     if negative_token_ids is not None:
+        if negative_token_ids.shape[:-1] != targets.shape or not jnp.issubdtype(
+            negative_token_ids.dtype, jnp.integer
+        ):
+            raise ValueError(
+                f"negative_token_ids must be integers of shape {targets.shape} and one"
+                f" axis more, got {negative_token_ids.dtype} {negative_token_ids.shape}"
+            )
         given = (negative_token_ids != 0) & (weights != 0)[..., None]
         more = jnp.where(given, negative_token_ids, NO_TOKEN)
         ids = jnp.concatenate([ids, more], axis=-1)
-    return ids.astype(jnp.int32)
-
-
-def is_unwanted(weights: Array, negative_token_ids: Array | None = None) -> Array:
-    """Bool [batch, length]: where alpha counts; see `unwanted_ids`."""
-    ids = unwanted_ids(jnp.zeros_like(weights), weights, negative_token_ids)
-    return jnp.any(ids != NO_TOKEN, axis=-1)
+    return Annotation(ids.astype(jnp.int32), jnp.abs(weights).astype(jnp.float32))
 
 
 def token_terms(
@@ -438,13 +452,12 @@ def token_terms(
     logits: Array,
     frozen_logits: Array | None,
     targets: Array,
-    weights: Array,
+    unwanted_ids: Array,
     *,
     epsilon: float = EPSILON,
     threshold: float = THRESHOLD,
-    negative_token_ids: Array | None = None,
 ) -> TokenTerms:
-    """The terms of `method` at every token, unweighted: neither alpha nor |weight|.
+    """Computes the terms of `method` at every token: neither alpha nor weight.
 
     forward_kl: −Σ p_new log p_m, whose gradient is that of KL(p_new ‖ p_m).
     reverse_kl: KL(p_m ‖ q), q being p_new with the floor `epsilon`.
@@ -458,14 +471,9 @@ def token_terms(
       frozen_logits: [batch, length, vocab] float, the frozen original model's; None
         for a method without one.
       targets: [batch, length] integer token ids.
-      weights: [batch, length]; < 0 at unwanted tokens, > 0 at others, 0 at padding.
+      unwanted_ids: int32 [batch, length, n], see `Annotation`.
       epsilon: floor of p_new's probability at each unwanted token in a reverse KL.
       threshold: NL's log-probability below which an unwanted token is left alone.
-      negative_token_ids: [batch, length, k] integer, several unwanted tokens of one
-        position, see `unwanted_ids`. A position with any is an unwanted position.
-
-    Returns:
-      A `TokenTerms`.
 
     Raises:
       ValueError: if shapes, dtypes or `epsilon` do not fit.
@@ -474,16 +482,28 @@ def token_terms(
       arXiv 2406.13660, section 4 (the targeted losses) and section 5 (NL, UL).
     """
     frozen_logits = frozen_logits if method.frozen else None
-    _check(method, logits, frozen_logits, targets, weights, negative_token_ids)
+    if method.frozen and frozen_logits is None:
+        raise ValueError(f"{method.name} needs frozen_logits, the original model's")
+    if frozen_logits is not None and logits.shape != frozen_logits.shape:
+        raise ValueError(
+            f"logits {logits.shape} and frozen_logits {frozen_logits.shape} must have"
+            " the same shape: the frozen model must be the same network"
+        )
+    if targets.shape != logits.shape[:-1]:
+        raise ValueError(
+            f"targets must have shape {logits.shape[:-1]} (logits without the"
+            f" vocabulary axis), got {targets.shape}"
+        )
+    for name, array in (("logits", logits), ("frozen_logits", frozen_logits)):
+        if array is not None and not jnp.issubdtype(array.dtype, jnp.floating):
+            raise ValueError(f"{name} must be floating point, got {array.dtype}")
     if "reverse_kl" in (method.negative, method.positive) and not 0 < epsilon < 1:
         raise ValueError(
             f"epsilon = {epsilon}: the reverse KL needs a probability above 0 and"
             " below 1 for the unwanted tokens of p_new"
         )
-    ids = unwanted_ids(targets, weights, negative_token_ids)
-    arrays = logits, frozen_logits, targets.astype(jnp.int32), ids
-    terms: Any = _terms(method, epsilon, threshold, *arrays)
-    return TokenTerms(*terms)
+    arrays = logits, frozen_logits, targets.astype(jnp.int32), unwanted_ids
+    return _terms(method, epsilon, threshold, *arrays)
 
 
 def targeted_loss(
@@ -491,16 +511,15 @@ def targeted_loss(
     logits: Array,
     frozen_logits: Array | None,
     targets: Array,
-    weights: Array,
+    annotation: Annotation,
     *,
     alpha: float = 1.0,
     epsilon: float = EPSILON,
     threshold: float = THRESHOLD,
-    negative_token_ids: Array | None = None,
     z_loss: float = 0.0,
     loss_normalizing_factor: float | Array | None = None,
 ) -> tuple[Array, dict[str, tuple[Array, Array]]]:
-    """The loss of a targeted update over a batch, and its parts.
+    """Computes the loss of a targeted update over a batch, and its parts.
 
     Args:
       method: a row of `METHODS`.
@@ -508,19 +527,17 @@ def targeted_loss(
       frozen_logits: [batch, length, vocab] float, the frozen original model's; None
         for a method without one.
       targets: [batch, length] integer token ids.
-      weights: [batch, length] number; its sign says unwanted (−), other (+) or
-        padding (0), its magnitude weighs the token.
-      alpha: weight of the unwanted tokens.
+      annotation: see `read_annotation`.
+      alpha: weight of the unwanted positions.
       epsilon: see `token_terms`.
       threshold: see `token_terms`.
-      negative_token_ids: see `token_terms`.
       z_loss: coefficient of T5X's z-loss, z · (log Z)², at every token; it is a
         regulariser of the logits' scale and not weighted by alpha.
       loss_normalizing_factor: divides the loss, as in T5X; None for a plain sum.
 
     Returns:
       The loss, a float32 scalar, and a dictionary of (sum, count) pairs, float32
-      scalars, each weighed by |weights|:
+      scalars, each weighed by the magnitudes:
         z_loss: the z-loss part of the loss (normalised as the loss is).
         unwanted/loss: D_neg at unwanted tokens, without alpha.
         unwanted/probability: p_m of the unwanted tokens.
@@ -533,21 +550,11 @@ def targeted_loss(
     References:
       arXiv 2406.13660, section 4; z-loss as in T5X's cross_entropy_with_logits.
     """
-    terms = token_terms(
-        method,
-        logits,
-        frozen_logits,
-        targets,
-        weights,
-        epsilon=epsilon,
-        threshold=threshold,
-        negative_token_ids=negative_token_ids,
-    )
-    ids = unwanted_ids(targets, weights, negative_token_ids)
-    negative = is_unwanted(weights, negative_token_ids)
-    magnitude = jnp.abs(weights).astype(jnp.float32)
-    unwanted = jnp.where(negative, magnitude, 0)
-    other = jnp.where(negative, 0, magnitude)
+    ids, magnitude = annotation
+    options = {"epsilon": epsilon, "threshold": threshold}
+    terms = token_terms(method, logits, frozen_logits, targets, ids, **options)
+    unwanted = jnp.where(annotation.unwanted, magnitude, 0)
+    other = jnp.where(annotation.unwanted, 0, magnitude)
     count = jnp.sum(unwanted), jnp.sum(other)
     regulariser = z_loss * jnp.sum(magnitude * jnp.square(terms.log_z))
     loss = jnp.sum((alpha * unwanted + other) * terms.loss) + regulariser
@@ -565,32 +572,3 @@ def targeted_loss(
     if method.positive in ("forward_kl", "reverse_kl"):
         parts["other/kl"] = (jnp.sum(other * terms.divergence), count[1])
     return loss, jax.lax.stop_gradient(parts)
-
-
-def _check(method, logits, frozen_logits, targets, weights, negative_token_ids):
-    if method.frozen and frozen_logits is None:
-        raise ValueError(f"{method.name} needs frozen_logits, the original model's")
-    if method.frozen and logits.shape != frozen_logits.shape:
-        raise ValueError(
-            f"logits {logits.shape} and frozen_logits {frozen_logits.shape} must have"
-            " the same shape: the frozen model must be the same network"
-        )
-    for name, array in (("targets", targets), ("weights", weights)):
-        if array.shape != logits.shape[:-1]:
-            raise ValueError(
-                f"{name} must have shape {logits.shape[:-1]} (logits without the"
-                f" vocabulary axis), got {array.shape}"
-            )
-    for name, array in (("logits", logits), ("frozen_logits", frozen_logits)):
-        if array is not None and not jnp.issubdtype(array.dtype, jnp.floating):
-            raise ValueError(f"{name} must be floating point, got {array.dtype}")
-    if not jnp.issubdtype(targets.dtype, jnp.integer):
-        raise ValueError(f"targets must be integer token ids, got {targets.dtype}")
-    if negative_token_ids is not None and (
-        negative_token_ids.shape[:-1] != targets.shape
-        or not jnp.issubdtype(negative_token_ids.dtype, jnp.integer)
-    ):
-        raise ValueError(
-            f"negative_token_ids must be integers of shape {targets.shape} and one"
-            f" axis more, got {negative_token_ids.dtype} {negative_token_ids.shape}"
-        )

@@ -104,8 +104,7 @@ class NegativeTrainingTransformer(t5x_models.BaseTransformerModel):
           The loss, a float32 scalar, and metrics: T5X's own, over |weights|, and
           the parts that `losses.targeted_loss` names.
         """
-        logits = self._compute_logits(params, batch, dropout_rng=dropout_rng)
-        return self._loss(logits, None, batch)
+        return self._loss(params, batch, dropout_rng)
 
     def score_batch(
         self, params: PyTree, batch: Batch, return_intermediates: bool = False
@@ -122,26 +121,31 @@ class NegativeTrainingTransformer(t5x_models.BaseTransformerModel):
           intermediates, to which `decoder/target_tokens`, `decoder/loss_weights`
           and `decoder/token_scores` (each token's loss) are added.
         """
-        return self._score(params, batch, return_intermediates, lambda: None)
+        return self._score(params, batch, return_intermediates)
 
-    def _loss(self, logits, frozen_logits, batch) -> tuple[jax.Array, Metrics]:
-        weights, targets = batch["decoder_loss_weights"], _targets(batch)
+    def _loss(
+        self, params, batch, dropout_rng, orig_params=None
+    ) -> tuple[jax.Array, Metrics]:
+        logits = self._compute_logits(params, batch, dropout_rng=dropout_rng)
+        frozen_logits = self._frozen_logits(orig_params, batch, dropout_rng)
+        targets, annotation = self._annotation(batch)
         # T5X's normalisers and metrics sum the weights: they want magnitudes.
-        magnitudes = {**batch, "decoder_loss_weights": jnp.abs(weights)}
         factor, magnitude = t5x_losses.get_loss_normalizing_factor_and_weights(
-            self._loss_normalizing_factor, magnitudes
+            self._loss_normalizing_factor,
+            {**batch, "decoder_loss_weights": annotation.magnitude},
         )
-        magnitude = jnp.asarray(magnitude, jnp.float32)
+        annotation = annotation._replace(magnitude=magnitude)
         loss, parts = losses.targeted_loss(
             self.METHOD,
             logits,
             frozen_logits,
             targets,
-            jnp.where(weights < 0, -magnitude, magnitude),
+            annotation,
             alpha=self.alpha,
+            epsilon=self.epsilon,
+            threshold=self.EPSILON,
             z_loss=self._z_loss,
             loss_normalizing_factor=factor,
-            **self._term_options(batch),
         )
         z_loss, _ = parts.pop("z_loss")
         if self.upstream_values:
@@ -161,47 +165,56 @@ class NegativeTrainingTransformer(t5x_models.BaseTransformerModel):
         }
         return loss, metrics
 
-    def _score(self, params, batch, return_intermediates, frozen_logits):
-        weights = batch["decoder_loss_weights"]
-        targets = batch["decoder_target_tokens"]
+    def _score(self, params, batch, return_intermediates, orig_params=None):
+        mutable = ["intermediates"] if return_intermediates else False
+        logits = self._compute_logits(params, batch, mutable=mutable)
+        frozen_logits = self._frozen_logits(orig_params, batch, None, mutable)
         if not return_intermediates:
-            logits = self._compute_logits(params, batch)
-            return -jnp.sum(self._token_losses(logits, frozen_logits(), batch), axis=-1)
-        logits, variables = self._compute_logits(
-            params, batch, mutable=["intermediates"]
-        )
-        tokens = self._token_losses(logits, frozen_logits(), batch)
+            return -jnp.sum(self._token_losses(logits, frozen_logits, batch), axis=-1)
+        logits, variables = logits
+        tokens = self._token_losses(logits, frozen_logits, batch)
         intermediates = flax_core.unfreeze(variables.get("intermediates", {}))
         intermediates.setdefault("decoder", {}).update(
-            target_tokens=(targets,), loss_weights=(weights,), token_scores=(tokens,)
+            target_tokens=(batch["decoder_target_tokens"],),
+            loss_weights=(batch["decoder_loss_weights"],),
+            token_scores=(tokens,),
         )
         return -jnp.sum(tokens, axis=-1), intermediates
 
-    def _token_losses(self, logits, frozen_logits, batch) -> jax.Array:
-        """Each token's loss, alpha and weight included, float32 [batch, length]."""
-        weights = batch["decoder_loss_weights"]
-        # Logits of other dtypes than float32 and bfloat16 are nobody's but a test's.
-        logits, frozen_logits = jax.tree.map(_floating, (logits, frozen_logits))
-        arrays = logits, frozen_logits, _targets(batch), weights
-        options = self._term_options(batch)
-        if self.upstream_values:
-            return upstream_values.token_losses(self.METHOD, *arrays, self.alpha)
-        terms = losses.token_terms(self.METHOD, *arrays, **options)
-        unwanted = losses.is_unwanted(weights, options["negative_token_ids"])
-        return jnp.where(unwanted, self.alpha, 1.0) * jnp.abs(weights) * terms.loss
+    def _frozen_logits(self, orig_params, batch, dropout_rng, mutable=False):
+        del orig_params, batch, dropout_rng, mutable  # There is no frozen model.
+        return None
 
-    def _term_options(self, batch) -> dict[str, Any]:
+    def _annotation(self, batch) -> tuple[jax.Array, losses.Annotation]:
+        """Returns the target ids of a batch and what it says of them."""
+        # T5X takes targets in any dtype.
+        targets = jnp.asarray(batch["decoder_target_tokens"]).astype(jnp.int32)
         ids = batch.get("negative_token_ids")
         if self.upstream_values and ids is not None:
             raise ValueError(
                 "upstream_values = True: google/t5patches has no negative_token_ids;"
                 " leave the feature or upstream_values out"
             )
-        return {
-            "epsilon": self.epsilon,
-            "threshold": self.EPSILON,
-            "negative_token_ids": ids,
-        }
+        weights = batch["decoder_loss_weights"]
+        return targets, losses.read_annotation(targets, weights, ids)
+
+    def _token_losses(self, logits, frozen_logits, batch) -> jax.Array:
+        """Returns each token's loss, alpha and weight included, [batch, length]."""
+        targets, annotation = self._annotation(batch)
+        # A score is float32 whatever the network's logits are, integers included.
+        logits, frozen_logits = jax.tree.map(jnp.float32, (logits, frozen_logits))
+        arrays = self.METHOD, logits, frozen_logits, targets
+        if self.upstream_values:
+            weights = batch["decoder_loss_weights"]
+            return upstream_values.token_losses(*arrays, weights, self.alpha)
+        terms = losses.token_terms(
+            *arrays,
+            annotation.unwanted_ids,
+            epsilon=self.epsilon,
+            threshold=self.EPSILON,
+        )
+        alpha = jnp.where(annotation.unwanted, self.alpha, 1.0)
+        return alpha * annotation.magnitude * terms.loss
 
 
 class SelfDistillationModel(NegativeTrainingTransformer):
@@ -241,10 +254,7 @@ class SelfDistillationModel(NegativeTrainingTransformer):
         Raises:
           ValueError: if `orig_params` is missing.
         """
-        frozen_rng = dropout_rng if self.frozen_dropout else None
-        logits = self._compute_logits(params, batch, dropout_rng=dropout_rng)
-        frozen_logits = self._frozen_logits(orig_params, batch, frozen_rng)
-        return self._loss(logits, frozen_logits, batch)
+        return self._loss(params, batch, dropout_rng, orig_params)
 
     def eval_fn(
         self, params: PyTree, batch: Batch, orig_params: PyTree = None
@@ -273,16 +283,9 @@ class SelfDistillationModel(NegativeTrainingTransformer):
         Raises:
           ValueError: if `orig_params` is missing.
         """
-        return self._score(
-            params,
-            batch,
-            return_intermediates,
-            lambda: self._frozen_logits(
-                orig_params, batch, None, ["intermediates"] * return_intermediates
-            ),
-        )
+        return self._score(params, batch, return_intermediates, orig_params)
 
-    def _frozen_logits(self, orig_params, batch, dropout_rng, mutable=()):
+    def _frozen_logits(self, orig_params, batch, dropout_rng, mutable=False):
         if orig_params is None:
             raise ValueError(
                 f"{type(self).__name__} compares with the frozen original model:"
@@ -290,23 +293,16 @@ class SelfDistillationModel(NegativeTrainingTransformer):
                 " For log-likelihoods use T5X's own model class"
             )
         logits = self._compute_logits(
-            orig_params, batch, dropout_rng=dropout_rng, mutable=mutable or False
+            orig_params,
+            batch,
+            dropout_rng=dropout_rng if self.frozen_dropout else None,
+            mutable=mutable,
         )
         return logits[0] if mutable else logits
 
 
-def _targets(batch: Batch) -> jax.Array:
-    """The target ids; T5X takes them in any dtype."""
-    return jnp.asarray(batch["decoder_target_tokens"]).astype(jnp.int32)
-
-
-def _floating(array: jax.Array) -> jax.Array:
-    floating = jnp.issubdtype(array.dtype, jnp.floating)
-    return array if floating else array.astype(jnp.float32)
-
-
 def _segment_ids(batch: Batch) -> dict[str, jax.Array]:
-    """What T5X's metrics need to count examples and padding, packed or not."""
+    """Returns what T5X's metrics need to count examples and padding, packed or not."""
     suffix = "_segment_ids"
     packed = {k.removesuffix(suffix): v for k, v in batch.items() if k.endswith(suffix)}
     unpacked = ("encoder_input_tokens", "decoder_target_tokens")

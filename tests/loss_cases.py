@@ -86,8 +86,7 @@ def _value_and_grad(name, static, options, logits, frozen, targets, weights, ids
             logits,
             frozen,
             targets,
-            weights,
-            negative_token_ids=ids,
+            losses.read_annotation(targets, weights, ids),
             **dict(static),
             **options,
         )[0]
@@ -97,16 +96,24 @@ def _value_and_grad(name, static, options, logits, frozen, targets, weights, ids
 
 def token_terms(name, batch, **options):
     """`losses.token_terms` of a batch, float32."""
-    method = losses.METHODS[name]
-    return losses.token_terms(
-        method,
-        jnp.asarray(batch.logits),
-        jnp.asarray(batch.frozen) if method.frozen else None,
-        jnp.asarray(batch.targets),
-        jnp.asarray(batch.weights),
-        negative_token_ids=batch.negative_token_ids,
-        **options,
-    )
+    arrays = batch.logits, batch.frozen, batch.targets
+    arrays = (*jax.tree.map(jnp.asarray, arrays), annotation(batch).unwanted_ids)
+    return losses.token_terms(losses.METHODS[name], *arrays, **options)
+
+
+def annotation(batch):
+    """`losses.read_annotation` of a batch."""
+    given = batch.targets, batch.weights, batch.negative_token_ids
+    return losses.read_annotation(*jax.tree.map(jnp.asarray, given))
+
+
+def log_p_new(frozen, unwanted_ids, epsilon):
+    """log p_new as the terms compute it, float32 [..., vocab]."""
+    unwanted = losses._is_any(unwanted_ids, frozen.shape)
+    target = losses._LogSum.of(jnp.where(unwanted, -jnp.inf, frozen))
+    sums = losses._Sums(total=target, target=target, split=None)
+    view = losses._View(frozen, frozen, None, unwanted_ids, sums, epsilon, 0.0)
+    return view.log_p_new(epsilon)
 
 
 def reference(name, batch, logits=None, **options):

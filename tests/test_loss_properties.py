@@ -122,7 +122,7 @@ def test_p_new_sums_to_1_with_nothing_but_the_floor_at_unwanted_tokens(
     rng = np.random.default_rng(seed)
     frozen = (rng.normal(size=(3, 9)) * scale).astype(np.float32)
     unwanted = rng.integers(9, size=(3, size)).astype(np.int32)
-    log_new = losses.target_log_probabilities(jnp.asarray(frozen), unwanted, epsilon)
+    log_new = loss_cases.log_p_new(frozen, unwanted, epsilon)
     for row, ids in enumerate(unwanted):
         at_unwanted = np.asarray(log_new[row])[ids]
         if epsilon:
@@ -226,11 +226,11 @@ def minimise(name, batch, steps=80):
     Plain descent would take as many steps as the rarest token is rare.
     """
     method = losses.METHODS[name]
-    frozen = jnp.asarray(batch.frozen)
+    frozen, annotation = jnp.asarray(batch.frozen), loss_cases.annotation(batch)
 
     def loss(logits):
         return losses.targeted_loss(
-            method, logits, frozen, batch.targets, batch.weights, epsilon=EPSILON
+            method, logits, frozen, batch.targets, annotation, epsilon=EPSILON
         )[0]
 
     def step(_, logits):
@@ -286,11 +286,8 @@ def test_upstreams_smoothing_aims_elsewhere(vocab, missed):
         theirs = loss_reference.upstream_target(
             "tnrr", frozen[position], top[position], weight
         )
-        log_ours = losses.target_log_probabilities(
-            jnp.asarray(frozen[position]),
-            jnp.asarray(unwanted or [-1], jnp.int32),
-            EPSILON,
-        )
+        ids = np.array(unwanted or [-1], np.int32)
+        log_ours = loss_cases.log_p_new(frozen[position], ids, EPSILON)
         ours = np.exp(np.asarray(log_ours, np.float64))
         assert total_variation(theirs, p_new) > missed
         assert total_variation(ours, p_new) < 2 * EPSILON

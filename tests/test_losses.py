@@ -154,8 +154,7 @@ def test_no_gradient_reaches_the_frozen_logits(name):
             jnp.asarray(batch.logits),
             frozen,
             batch.targets,
-            batch.weights,
-            negative_token_ids=batch.negative_token_ids,
+            loss_cases.annotation(batch),
         )[0]
 
     assert not np.any(jax.grad(loss)(jnp.asarray(batch.frozen)))
@@ -248,13 +247,12 @@ def test_ul_has_value_and_gradient_at_a_certain_unwanted_token(p_others):
 
 
 @pytest.mark.parametrize("epsilon", [0.0, 1e-6, 0.01])
-def test_target_log_probabilities(epsilon):
+def test_p_new_equals_the_float64_reference(epsilon):
     rng = np.random.default_rng(6)
     frozen = (rng.normal(size=(4, 50)) * 3).astype(np.float32)
     sets = [[3], [3, 7, 40], [], [0]]
     padded = np.array([[*s, -1, -1, -1][:3] for s in sets], np.int32)
-    log_new = losses.target_log_probabilities(jnp.asarray(frozen), padded, epsilon)
-    actual = np.exp(np.asarray(log_new, np.float64))
+    actual = np.exp(np.asarray(loss_cases.log_p_new(frozen, padded, epsilon), float))
     for row, unwanted in enumerate(sets):
         expected = loss_reference.p_new(frozen[row], unwanted, epsilon)
         np.testing.assert_allclose(actual[row], expected, rtol=1e-5)
@@ -275,7 +273,7 @@ def test_parts_count_by_magnitude_with_more_unwanted_than_other_tokens(name):
         jnp.asarray(batch.logits),
         jnp.asarray(batch.frozen) if losses.METHODS[name].frozen else None,
         jnp.asarray(batch.targets),
-        jnp.asarray(batch.weights),
+        loss_cases.annotation(batch),
         alpha=3.0,
         z_loss=0.1,
         loss_normalizing_factor=float(np.abs(batch.weights).sum()),
@@ -305,31 +303,30 @@ def test_normalizing_factor_divides_loss_and_z_loss(name):
     np.testing.assert_allclose(halved[1], gradient / 2, rtol=1e-5, atol=1e-7)
 
 
-def test_wrong_shapes_and_dtypes_are_refused():
+@pytest.mark.parametrize(
+    ("message", "changes"),
+    [
+        ("same shape", {"frozen": lambda x: x[..., :-1]}),
+        (
+            "targets must have shape",
+            {"targets": lambda x: x[:, :-1], "weights": lambda x: x[:, :-1]},
+        ),
+        ("weights must have shape", {"weights": lambda x: x[:, :-1]}),
+        ("integer token ids", {"targets": lambda x: x.astype(np.float32)}),
+        ("floating point", {"logits": lambda x: x.astype(np.int32)}),
+        ("negative_token_ids", {"negative_token_ids": lambda x: x[:, :-1]}),
+        ("negative_token_ids", {"negative_token_ids": lambda x: x.astype(np.float32)}),
+        ("frozen", {"frozen": lambda x: None}),
+    ],
+)
+def test_wrong_shapes_and_dtypes_are_refused(message, changes):
     batch = make_batch(7, ids=2)
-    arrays = [batch.logits, batch.frozen, batch.targets, batch.weights]
-
-    def loss(*changes, **options):
-        given = list(arrays)
-        for index, array in changes:
-            given[index] = array
-        given = [None if x is None else jnp.asarray(x) for x in given]
-        return losses.targeted_loss(losses.METHODS["tnrf"], *given, **options)
-
-    with pytest.raises(ValueError, match="same shape"):
-        loss((1, batch.frozen[..., :-1]))
-    with pytest.raises(ValueError, match="targets must have shape"):
-        loss((2, batch.targets[:, :-1]))
-    with pytest.raises(ValueError, match="weights must have shape"):
-        loss((3, batch.weights[:, :-1]))
-    with pytest.raises(ValueError, match="integer token ids"):
-        loss((2, batch.targets.astype(np.float32)))
-    with pytest.raises(ValueError, match="floating point"):
-        loss((0, batch.logits.astype(np.int32)))
-    with pytest.raises(ValueError, match="negative_token_ids"):
-        loss(negative_token_ids=jnp.asarray(batch.negative_token_ids[:, :-1]))
-    with pytest.raises(ValueError, match="frozen"):
-        loss((1, None))
+    for name, change in changes.items():
+        setattr(batch, name, change(getattr(batch, name)))
+    if message == "targets must have shape":
+        batch.negative_token_ids = None
+    with pytest.raises(ValueError, match=message):
+        loss_cases.token_terms("tnrf", batch)
 
 
 # Memory, by XLA's own account, and the benchmark that prints it.

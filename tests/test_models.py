@@ -50,7 +50,9 @@ def test_loss_is_the_targeted_loss_of_the_two_networks(states):
         logits_of(model, params, batch),
         logits_of(model, frozen, batch),
         jnp.asarray(batch["decoder_target_tokens"]),
-        jnp.asarray(batch["decoder_loss_weights"]),
+        losses.read_annotation(
+            batch["decoder_target_tokens"], batch["decoder_loss_weights"]
+        ),
         alpha=2.0,
         z_loss=0.01,
     )
