@@ -28,6 +28,8 @@ from .annotated_records import AnnotatedRecords
 from .registry import SHUFFLE_BUFFER_SIZE, plain, register
 from .sources import Files
 
+MARKS = seqio.Feature(seqio.PassThroughVocabulary(2), add_eos=False)
+
 _Example = Mapping[str, tf.Tensor]
 _Map = Callable[..., tf.data.Dataset]
 
@@ -69,21 +71,19 @@ def annotated_task(
     files, name = plain(files), name or kind
     output_vocabulary = output_vocabulary or vocabulary
     features = {name: seqio.Feature(output_vocabulary) for name in KINDS[kind].targets}
-    per_target = {}
+    more: dict[str, int | None] = dict.fromkeys(KINDS[kind].reads)
     if kind == "annotated":
-        features["target_annotations"] = seqio.Feature(
-            seqio.PassThroughVocabulary(2), add_eos=False
-        )
+        features["target_annotations"] = MARKS
         if negative_token_ids:
-            per_target = {"negative_token_ids": negative_token_ids}
+            more["negative_token_ids"] = negative_token_ids
             features["negative_token_ids"] = seqio.Feature(
                 output_vocabulary, add_eos=False, rank=2
             )
-    source = AnnotatedRecords(files, [*KINDS[kind].reads, *per_target])
+    source = AnnotatedRecords(files, more)
 
     def check(split: str, lengths: Mapping[str, int]) -> None:
         sizes = map(records.max_vocabulary_size, (vocabulary, output_vocabulary))
-        source.check(split, max(sizes), per_target)
+        source.check(split, max(sizes))
         if kind == "filtered":
             clean = _only_clean(source.get_dataset(split, shuffle=False))
             if not list(clean.take(1)):
@@ -100,7 +100,7 @@ def annotated_task(
         check,
         source=source,
         preprocessors=[
-            *([_rows_of(negative_token_ids)] if per_target else []),
+            *([_rows_of(negative_token_ids)] if "negative_token_ids" in more else []),
             *KINDS[kind].preprocessors,
             to_features,
             seqio.CacheDatasetPlaceholder(),
@@ -111,13 +111,7 @@ def annotated_task(
     )
 
 
-def filtered_task(
-    name: str,
-    files: Files,
-    vocabulary: seqio.Vocabulary,
-    output_vocabulary: seqio.Vocabulary | None = None,
-    shuffle_buffer_size: int = SHUFFLE_BUFFER_SIZE,
-) -> str:
+def filtered_task(*args: Any, **kwargs: Any) -> str:
     """Registers the annotated examples without an unwanted token; returns the name.
 
     Over annotated generations it is the baseline that trains on the model's own clean
@@ -125,17 +119,10 @@ def filtered_task(
     `annotate`) the one that trains on the original data without its unwanted examples.
     The arguments are those of `annotated_task`.
     """
-    given = (name, files, vocabulary, output_vocabulary, shuffle_buffer_size)
-    return annotated_task(*given, kind="filtered")
+    return annotated_task(*args, **kwargs, kind="filtered")
 
 
-def corrective_task(
-    name: str,
-    files: Files,
-    vocabulary: seqio.Vocabulary,
-    output_vocabulary: seqio.Vocabulary | None = None,
-    shuffle_buffer_size: int = SHUFFLE_BUFFER_SIZE,
-) -> str:
+def corrective_task(*args: Any, **kwargs: Any) -> str:
     """Registers annotated examples with corrected outputs as targets; returns the name.
 
     The corrected output is the record's `corrected_targets` (the text `corrected` of an
@@ -143,25 +130,17 @@ def corrective_task(
     Examples of which nothing is left are passed over. The arguments are those of
     `annotated_task`.
     """
-    given = (name, files, vocabulary, output_vocabulary, shuffle_buffer_size)
-    return annotated_task(*given, kind="corrective")
+    return annotated_task(*args, **kwargs, kind="corrective")
 
 
-def negative_task(
-    name: str,
-    files: Files,
-    vocabulary: seqio.Vocabulary,
-    output_vocabulary: seqio.Vocabulary | None = None,
-    shuffle_buffer_size: int = SHUFFLE_BUFFER_SIZE,
-) -> str:
+def negative_task(*args: Any, **kwargs: Any) -> str:
     """Registers annotated examples with the features of google/t5patches' converters.
 
     `negative_targets` are the generated ids, `corrected_targets` those of
     `corrective_task`. A length of `targets` counts for both. The arguments are those of
     `annotated_task`, and it returns the name, too.
     """
-    given = (name, files, vocabulary, output_vocabulary, shuffle_buffer_size)
-    return annotated_task(*given, kind="negative")
+    return annotated_task(*args, **kwargs, kind="negative")
 
 
 def _log_counts(what: str, paths: list[str], lengths: Mapping[str, int]) -> None:
@@ -171,18 +150,10 @@ def _log_counts(what: str, paths: list[str], lengths: Mapping[str, int]) -> None
         if not path.is_file():
             continue
         stats = json_files.read_json(path)
-        logging.info("%s: %d examples of %s, %d with something unwanted (%d tokens)",
-                     what, stats["examples"], folder, stats["examples_with_unwanted"],
-                     stats["unwanted_tokens"])  # fmt: skip
-        lost, limit = stats["truncation"], lengths.get("targets")
-        if limit and lost["feature_lengths"].get("targets") != limit:
-            logging.info(
-                "%s: `t5patches annotate --targets-length %d` counts what targets of "
-                "this length lose",
-                what,
-                limit,
-            )
-        elif limit and lost["dropped_unwanted_tokens"]:
+        logging.info("%s: counted when %s was annotated: %s", what, folder, stats)
+        lost = stats["truncation"]
+        limit = lost["feature_lengths"].get("targets")
+        if lost["dropped_unwanted_tokens"] and limit == lengths.get("targets"):
             logging.warning(
                 "%s: targets longer than %d lose %d of %d unwanted tokens; %d examples "
                 "lose all of theirs. Raise the length of targets in "

@@ -11,16 +11,16 @@ import seqio
 import tensorflow as tf
 
 from t5patches.errors import UserError
-from t5patches.interchange import records, shards
+from t5patches.interchange import records
+from t5patches.interchange.shards import Row
 from t5patches.interchange.tables import id_field, offsets_field, text_field
 
-from .annotated import end_inputs_with_eos
-from .registry import SHUFFLE_BUFFER_SIZE, plain, register
 from .sources import Files, FileSource
-from .tfds import TfdsSource
 
 # The one split of a source that holds all comments.
 ALL = "all"
+
+COMMENT = {"text": tf.string, "toxicity": tf.float32, "id_pretokenized": tf.string}
 
 # Tenths of all comments: their ids' hashes modulo 10.
 SPLITS = {"train": range(8), "validation": range(8, 9), "test": range(9, 10)}
@@ -43,23 +43,12 @@ class Limits:
     max_toxicity: float
 
 
-class CommentFiles(FileSource):
-    """Comments of files: `text`, `toxicity` and `id_pretokenized`."""
+def comment_source(
+    files: Files, text_key: str, toxicity_key: str | None, id_key: str
+) -> FileSource:
+    """Returns a source of comments: `text`, `toxicity` and `id_pretokenized`."""
 
-    dtypes = {
-        "text": tf.string,
-        "toxicity": tf.float32,
-        "id_pretokenized": tf.string,
-    }
-
-    def __init__(
-        self, files: Files, text_key: str, toxicity_key: str | None, id_key: str
-    ):
-        super().__init__(files)
-        self._keys = (text_key, toxicity_key, id_key)
-
-    def _columns_of(self, row: shards.Row, where: str) -> dict[str, Any]:
-        text_key, toxicity_key, id_key = self._keys
+    def columns_of(row: Row, where: str) -> dict[str, Any]:
         text = text_field(row, text_key, where)
         if toxicity_key and toxicity_key not in row:
             raise UserError(
@@ -75,14 +64,13 @@ class CommentFiles(FileSource):
             raise UserError(
                 f"{where}: field {toxicity_key!r} must be a number, not {toxicity!r}"
             ) from error
-        return {
-            "text": text,
-            "toxicity": toxicity,
-            "id_pretokenized": id_field(row, id_key, where),
-        }
+        ident = id_field(row, id_key, where)
+        return dict(zip(COMMENT, (text, toxicity, ident), strict=True))
+
+    return FileSource(files, COMMENT, columns_of)
 
 
-class CommentSource(seqio.DataSource):
+class SelectedComments(seqio.DataSource):
     """The comments within limits, in splits by a hash of their ids.
 
     Args:
@@ -135,8 +123,7 @@ class CommentSource(seqio.DataSource):
         ds = self._whole.get_dataset(
             ALL, shuffle=shuffle and not internal, seed=seed, shard_info=shard_info
         )
-        names = ("text", "toxicity", "id_pretokenized")
-        ds = ds.map(lambda example: {name: example[name] for name in names})
+        ds = ds.map(lambda example: {name: example[name] for name in COMMENT})
         # A batch at a time is twenty times as fast as a comment at a time.
         ds = ds.batch(1024).map(self._select(split), num_parallel_calls=4).unbatch()
         if shuffle and internal:
@@ -200,12 +187,10 @@ def cut_in_two(share: float) -> Callable[[tf.data.Dataset], tf.data.Dataset]:
 # ---- Comments with toxic spans marked by people ----
 
 
-class SpanFiles(FileSource):
-    """Comments and the offsets of their toxic characters, of files."""
+def span_source(files: Files) -> FileSource:
+    """Returns a source of comments and the offsets of their toxic characters."""
 
-    dtypes = {"text": tf.string, "spans": tf.int32, "id_pretokenized": tf.string}
-
-    def _columns_of(self, row: shards.Row, where: str) -> dict[str, Any]:
+    def columns_of(row: Row, where: str) -> dict[str, Any]:
         text = text_field(row, "text", where)
         return {
             "text": text,
@@ -213,39 +198,13 @@ class SpanFiles(FileSource):
             "id_pretokenized": id_field(row, "id", where),
         }
 
-
-def register_spans(
-    name: str, vocabulary: seqio.Vocabulary, files: Files | None, tfds_name: str
-) -> str:
-    """Registers comments with spans as a task; see `civil_comments_spans_task`."""
-    if files is None:
-        source: seqio.DataSource = TfdsSource(tfds_name, {s: s for s in SPLITS})
-    else:
-        source = SpanFiles(plain(files))
-    return register(
-        name,
-        ("spans", None if files is None else plain(files), tfds_name, vocabulary),
-        lambda split, lengths: None,
-        source=source,
-        preprocessors=[
-            _encode_spans(vocabulary),
-            seqio.CacheDatasetPlaceholder(),
-            end_inputs_with_eos,
-        ],
-        output_features={
-            "inputs": seqio.Feature(vocabulary),
-            "targets": seqio.Feature(vocabulary),
-            "target_annotations": seqio.Feature(
-                seqio.PassThroughVocabulary(2), add_eos=False
-            ),
-        },
-        shuffle_buffer_size=(
-            None if source.performs_internal_shuffling else SHUFFLE_BUFFER_SIZE
-        ),
-    )
+    dtypes = {"text": tf.string, "spans": tf.int32, "id_pretokenized": tf.string}
+    return FileSource(files, dtypes, columns_of)
 
 
-def _encode_spans(vocabulary: seqio.Vocabulary):
+def encode_spans(vocabulary: seqio.Vocabulary) -> Callable[..., tf.data.Dataset]:
+    """Returns a preprocessor: comments with offsets to ids with annotations."""
+
     def encode(text: bytes, offsets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         ids, marks = mark_offsets(text.decode(), offsets.tolist(), vocabulary)
         return np.array(ids, np.int32), np.array(marks, np.int32)

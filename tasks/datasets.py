@@ -15,8 +15,11 @@ from typing import Any
 import seqio
 import tensorflow as tf
 
-from . import comments, sources
-from .texts import register_text, text_task
+from . import comments
+from .annotated import MARKS, end_inputs_with_eos
+from .registry import SHUFFLE_BUFFER_SIZE, plain, register
+from .sources import Files
+from .texts import register_text, text_source
 from .tfds import TfdsSource
 
 XSUM_SIZES = {"train": 203_577, "validation": 11_305, "test": 11_301}
@@ -26,7 +29,7 @@ CIVIL_COMMENTS_SIZES = {"train": 175_754, "validation": 21_974, "test": 22_009}
 def xsum_task(
     name: str,
     vocabulary: seqio.Vocabulary,
-    files: sources.Files | None = None,
+    files: Files | None = None,
     tfds_name: str = "xsum:1.1.0",
     metric_fns: Sequence[Callable[..., Any]] = (),
 ) -> str:
@@ -43,22 +46,17 @@ def xsum_task(
       tfds_name: of that copy. Its examples have no id and are called `split:index`.
       metric_fns: SeqIO metric functions.
     """
-    if files is not None:
-        return text_task(
-            name,
-            files,
-            vocabulary,
-            "document",
-            "summary",
-            metric_fns=metric_fns,
-            paper_sizes=XSUM_SIZES,
-        )
+    if files is None:
+        source: seqio.DataSource = TfdsSource(tfds_name, {s: s for s in XSUM_SIZES})
+        first = [rekey(inputs="document", targets="summary")]
+    else:
+        source, first = text_source(plain(files), "document", "summary", "id"), []
     return register_text(
         name,
-        ("xsum", tfds_name),
-        TfdsSource(tfds_name, {split: split for split in XSUM_SIZES}),
+        ("xsum", files and plain(files), tfds_name),
+        source,
         vocabulary,
-        preprocessors=[rekey(inputs="document", targets="summary")],
+        preprocessors=first,
         metric_fns=metric_fns,
         paper_sizes=XSUM_SIZES,
     )
@@ -103,18 +101,16 @@ def civil_comments_task(
       metric_fns: SeqIO metric functions.
     """
     limits = comments.Limits(min_words, max_words, min_toxicity, max_toxicity)
+    keys = (text_key, toxicity_key, id_key)
     if files is None:
-        whole: seqio.DataSource = TfdsSource(
-            tfds_name, {comments.ALL: "train+validation+test"}
-        )
+        splits = {comments.ALL: "train+validation+test"}
+        whole: seqio.DataSource = TfdsSource(tfds_name, splits)
     else:
-        keys = (text_key, toxicity_key, id_key)
-        whole = comments.CommentFiles({comments.ALL: files}, *keys)
+        whole = comments.comment_source({comments.ALL: files}, *keys)
     return register_text(
         name,
-        ("comments", str(files), tfds_name, text_key, toxicity_key, id_key)
-        + (limits, prefix_share),
-        comments.CommentSource(whole, limits),
+        ("comments", str(files), tfds_name, keys, limits, prefix_share),
+        comments.SelectedComments(whole, limits),
         vocabulary,
         preprocessors=[comments.cut_in_two(prefix_share)],
         metric_fns=metric_fns,
@@ -125,7 +121,7 @@ def civil_comments_task(
 def civil_comments_spans_task(
     name: str,
     vocabulary: seqio.Vocabulary,
-    files: sources.Files | None = None,
+    files: Files | None = None,
     tfds_name: str = "civil_comments/CivilCommentsToxicSpans:1.2.4",
 ) -> str:
     """Registers comments whose toxic characters people have marked; returns the name.
@@ -140,7 +136,28 @@ def civil_comments_spans_task(
         writes it) and `text`, as SemEval-2021 task 5 has them; None reads TFDS's copy.
       tfds_name: of that copy.
     """
-    return comments.register_spans(name, vocabulary, files, tfds_name)
+    if files is None:
+        splits = {split: split for split in comments.SPLITS}
+        source: seqio.DataSource = TfdsSource(tfds_name, splits)
+    else:
+        source = comments.span_source(plain(files))
+    internal = source.performs_internal_shuffling
+    return register(
+        name,
+        ("spans", files and plain(files), tfds_name, vocabulary),
+        source=source,
+        preprocessors=[
+            comments.encode_spans(vocabulary),
+            seqio.CacheDatasetPlaceholder(),
+            end_inputs_with_eos,
+        ],
+        output_features={
+            "inputs": seqio.Feature(vocabulary),
+            "targets": seqio.Feature(vocabulary),
+            "target_annotations": MARKS,
+        },
+        shuffle_buffer_size=None if internal else SHUFFLE_BUFFER_SIZE,
+    )
 
 
 def rekey(**names: str) -> Callable[[tf.data.Dataset], tf.data.Dataset]:

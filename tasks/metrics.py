@@ -22,10 +22,7 @@ def rouge(targets: Sequence[str], predictions: Sequence[str]) -> Scores:
 
     names = ["rouge1", "rouge2", "rougeLsum"]
     scorer = rouge_scorer.RougeScorer(names, use_stemmer=True)
-    scores = [
-        scorer.score(reference, text)
-        for reference, text in zip(targets, predictions, strict=True)
-    ]
+    scores = [scorer.score(*pair) for pair in zip(targets, predictions, strict=True)]
     return {
         name: 100 * sum(score[name].fmeasure for score in scores) / max(len(scores), 1)
         for name in names
@@ -38,21 +35,19 @@ def exact_match(targets: Sequence[str], predictions: Sequence[str]) -> Scores:
     return {"exact_match": equal / max(len(targets), 1)}
 
 
-def phrase_prevalence(phrases: str) -> Callable[[Sequence[str], Sequence[str]], Scores]:
-    """Returns a metric: the share (0-1) of outputs with an unwanted phrase.
-
-    Args:
-      phrases: a text file, a phrase per line, as `t5patches annotate phrases` reads it.
-    """
-    from t5patches.annotate import phrases as phrase_lists
-
-    return prevalence(phrase_lists.load(phrases))
-
-
 def prevalence(
     annotator: Callable[[str, str], Sequence[object]],
 ) -> Callable[[Sequence[str], Sequence[str]], Scores]:
     """Returns a metric: the share (0-1) of outputs in which an annotator finds a span.
+
+    In a gin file, for the phrases of a list::
+
+        from t5patches.annotate import phrases
+        from t5patches.tasks import metrics
+
+        tasks.text_task.metric_fns = [@metrics.prevalence()]
+        metrics.prevalence.annotator = @phrases.load()
+        phrases.load.path = 'unwanted.txt'
 
     Args:
       annotator: `annotator(text, inputs)`, which must do without the inputs: SeqIO's

@@ -23,7 +23,9 @@ Check = Callable[[str, Mapping[str, int]], None]
 _registered: dict[str, tuple[Any, ...]] = {}
 
 
-def register(name: str, spec: tuple[Any, ...], check: Check, **task: Any) -> str:
+def register(
+    name: str, spec: tuple[Any, ...], check: Check | None = None, **task: Any
+) -> str:
     """Adds a task to SeqIO's registry; returns its name.
 
     Args:
@@ -51,7 +53,7 @@ def register(name: str, spec: tuple[Any, ...], check: Check, **task: Any) -> str
 class CheckedTask(seqio.Task):
     """A task that looks at its files first, and whose every epoch is shuffled anew."""
 
-    def __init__(self, name: str, *, check: Check, **kwargs: Any):
+    def __init__(self, name: str, *, check: Check | None, **kwargs: Any):
         super().__init__(name, **kwargs)
         self._check = check
 
@@ -68,7 +70,7 @@ class CheckedTask(seqio.Task):
             for feature in self.output_features:
                 lengths.setdefault(feature, lengths["targets"])
         # SeqIO's cache need not have the files beside it.
-        if split in self.splits and not use_cached:
+        if self._check and split in self.splits and not use_cached:
             self._check(split, lengths)
         # SeqIO's cache in memory would freeze the first shuffle.
         kwargs["try_in_mem_cache"] = False

@@ -9,20 +9,22 @@ import seqio
 import tensorflow as tf
 from absl import logging
 
-from . import sources
+from t5patches.interchange.shards import Row
+from t5patches.interchange.tables import id_field, text_field
+
 from .registry import SHUFFLE_BUFFER_SIZE, plain, register
+from .sources import Files, FileSource
 
 
 def text_task(
     name: str,
-    files: sources.Files,
+    files: Files,
     vocabulary: seqio.Vocabulary,
     inputs_key: str = "inputs",
     targets_key: str | None = "targets",
     id_key: str = "id",
     output_vocabulary: seqio.Vocabulary | None = None,
     metric_fns: Sequence[Callable[..., Any]] = (),
-    paper_sizes: Mapping[str, int] | None = None,
 ) -> str:
     """Registers text pairs of files as a task; returns its name.
 
@@ -41,18 +43,32 @@ def text_task(
       id_key: field of the id; a line without it is called `split:index`.
       output_vocabulary: of the targets, if it is another.
       metric_fns: SeqIO metric functions.
-      paper_sizes: examples by split, said in the log beside the number found.
     """
     files = plain(files)
     return register_text(
         name,
         ("text", files, inputs_key, targets_key, id_key),
-        sources.TextSource(files, inputs_key, targets_key, id_key),
+        text_source(files, inputs_key, targets_key, id_key),
         vocabulary,
         output_vocabulary,
         metric_fns=metric_fns,
-        paper_sizes=paper_sizes,
     )
+
+
+def text_source(
+    files: Files, inputs_key: str, targets_key: str | None, id_key: str
+) -> FileSource:
+    """Returns a source of `inputs`, `targets` and `id_pretokenized`, scalar texts."""
+
+    def columns_of(row: Row, where: str) -> dict[str, str]:
+        return {
+            "inputs": text_field(row, inputs_key, where),
+            "targets": text_field(row, targets_key, where) if targets_key else "",
+            "id_pretokenized": id_field(row, id_key, where),
+        }
+
+    names = ("inputs", "targets", "id_pretokenized")
+    return FileSource(files, dict.fromkeys(names, tf.string), columns_of)
 
 
 def register_text(
@@ -76,7 +92,7 @@ def register_text(
       output_vocabulary: of the targets, if it is another.
       preprocessors: run first.
       metric_fns: SeqIO metric functions.
-      paper_sizes: see `text_task`.
+      paper_sizes: examples by split, said in the log beside the number found.
     """
     sizes = dict(paper_sizes or {})
 

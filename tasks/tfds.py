@@ -10,6 +10,7 @@ import seqio
 import tensorflow as tf
 import tensorflow_datasets as tfds
 from absl import logging
+from tensorflow_datasets.core.download import downloader
 
 from t5patches.errors import UserError
 
@@ -34,7 +35,7 @@ class TfdsSource(seqio.TfdsDataSource):
                 f"{tfds_name}: a version is missing, as in {tfds_name}:1.0.0"
             )
         super().__init__(tfds_name, splits=dict(splits))
-        self._tfds_splits = dict(splits)
+        self._tfds_dataset = _Loader(tfds_name, split_map=dict(splits), read_only=True)
 
     def get_dataset(
         self,
@@ -44,61 +45,48 @@ class TfdsSource(seqio.TfdsDataSource):
         shard_info: seqio.ShardInfo | None = None,
         **unused: Any,
     ) -> tf.data.Dataset:
-        builder = self._prepared()
-        context = None
-        if shard_info:
-            context = tf.distribute.InputContext(
-                num_input_pipelines=shard_info.num_shards,
-                input_pipeline_id=shard_info.index,
-            )
+        loader = self._tfds_dataset
         try:
-            ds = builder.as_dataset(
-                split=self._tfds_splits[split],
-                shuffle_files=shuffle,
-                read_config=tfds.ReadConfig(
-                    add_tfds_id=True,
-                    shuffle_seed=seed,
-                    skip_prefetch=True,
-                    input_context=context,
-                ),
-            )
+            ds = loader.load(split, shuffle, seed, shard_info)
         except ValueError as error:  # An unknown split.
-            raise UserError(f"{self.tfds_dataset.name}: {error}") from error
-        if "id" in builder.info.features:
+            raise UserError(f"{loader.name}: {error}") from error
+        if "id" in loader.info.features:
             with_id = lambda example: {**example, "id_pretokenized": example["id"]}
         else:
-            with_id = _numbered(split, builder.info.splits[self._tfds_splits[split]])
+            with_id = _numbered(split, loader.info.splits[loader._map_split(split)])
         return ds.map(with_id, num_parallel_calls=tf.data.AUTOTUNE)
 
-    def list_shards(self, split: str) -> list[str]:
-        self._prepared()
-        return super().list_shards(split)
 
-    def num_input_examples(self, split: str) -> int | None:
-        self._prepared()
-        return super().num_input_examples(split)
+class _Loader(seqio.utils.LazyTfdsLoader):
+    """Prepares data when they are first needed, and gives examples their place."""
 
-    def _prepared(self) -> tfds.core.DatasetBuilder:
+    @property
+    def read_config(self) -> tfds.ReadConfig:
+        return tfds.ReadConfig(add_tfds_id=True)
+
+    def _get_builder(self, split: str | None = None) -> tfds.core.DatasetBuilder:
         """Returns the builder of data that are there, perhaps after a download.
 
         Raises:
           UserError: they are not, and cannot be had.
         """
-        name = self.tfds_dataset.name
         try:
-            builder = self.tfds_dataset.builder
+            builder = super()._get_builder(split)
             if not builder.is_prepared():
-                logging.info("Preparing %s in %s", name, builder.data_dir)
-                builder.download_and_prepare(
-                    # Its copies of prepared data are looked for minutes long offline.
-                    download_config=tfds.download.DownloadConfig(try_download_gcs=False)
-                )
+                logging.info("Preparing %s in %s", self.name, builder.data_dir)
+                # With TFDS's ten it takes minutes to say that there is no network, and
+                # its bucket of prepared data sets is looked for as long.
+                downloader.MAX_RETRIES = 3
+                config = tfds.download.DownloadConfig(try_download_gcs=False)
+                builder.download_and_prepare(download_config=config)
         except Exception as error:  # Of many libraries: network, archives, TFDS's own.
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise UserError(
-                f"TensorFlow Datasets has no {name} here and could not make it "
-                f"({reason}); say where its copy is with --tfds_data_dir, make one "
-                f"with `tfds build {name}`, or give files of your own"
+                f"TensorFlow Datasets has no {self.name} here and could not make it "
+                f"({reason}). Say where its copy is (in a command with "
+                "--tfds_data_dir FOLDER, in Python with "
+                "seqio.set_tfds_data_dir_override(FOLDER)), make one with `tfds build "
+                f"{self.name}`, or give files of your own"
             ) from error
         return builder
 
@@ -114,8 +102,7 @@ def _numbered(split: str, info: Any):
         shard, place = tf.unstack(
             tf.strings.to_number(tf.strings.split(parts), tf.int64), num=2
         )
-        index = first[shard] + place
-        text = tf.strings.join([split, ":", tf.strings.as_string(index)])
+        text = tf.strings.join([split, ":", tf.strings.as_string(first[shard] + place)])
         return {**example, "id_pretokenized": text}
 
     return with_id
