@@ -118,9 +118,7 @@ def test_a_data_set_that_tfds_does_not_have_and_cannot_reach(tmp_path):
     seqio.set_tfds_data_dir_override(str(tmp_path))
     name = tasks.xsum_task("d_xsum", VOCABULARY, tfds_name="unreachable:1.0.0")
     start = time.monotonic()
-    with pytest.raises(
-        UserError, match=r"has no unreachable:1.0.0 .*Max retries.*own"
-    ):
+    with pytest.raises(UserError, match=r"has no unreachable:1.0.0 .*Max retries.*own"):
         read(name)
     assert time.monotonic() - start < 30  # With TFDS's ten attempts, 204 s.
 
