@@ -8,7 +8,7 @@ An annotator says in its `settings` what tells it from others.
 """
 
 from t5patches.annotate.alignment import align
-from t5patches.annotate.annotator import Annotator, annotate_text, annotate_texts
+from t5patches.annotate.annotator import Annotator, annotate_texts
 from t5patches.annotate.job import annotate_files
 from t5patches.annotate.phrases import PhraseAnnotator
 
@@ -17,6 +17,5 @@ __all__ = [
     "PhraseAnnotator",
     "align",
     "annotate_files",
-    "annotate_text",
     "annotate_texts",
 ]

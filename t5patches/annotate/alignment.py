@@ -11,13 +11,9 @@ import codecs
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from t5patches.errors import UserError
+from t5patches.errors import UserError, shorten
 
 Span = tuple[int, int, str]
-
-
-class DecodingMismatch(UserError):
-    """The ids do not decode to the text that is said to be theirs."""
 
 
 def align(
@@ -46,7 +42,7 @@ def align(
       0 or 1 for each id.
 
     Raises:
-      DecodingMismatch: `ids` decode to another text.
+      UserError: `ids` decode to another text, or `vocabulary` is of another kind.
     """
     _is_byte_level(vocabulary)  # Refuses what cannot be aligned, also without spans.
     spans = list(spans)
@@ -55,9 +51,9 @@ def align(
     else:  # Most outputs are clean, and decoding alone is several times as fast.
         ranges, decoded = [(0, 0)] * len(ids), vocabulary.decode(ids)
     if decoded != text:
-        raise DecodingMismatch(
-            f"the ids decode to {_shorten(decoded)}, not to {_shorten(text)}; give the "
-            "vocabulary that the model generated with"
+        raise UserError(
+            f"field 'target_tokens': the ids decode to {shorten(decoded)}, not to "
+            f"{shorten(text)}; give the vocabulary that the model generated with"
         )
     unwanted = bytearray(len(text))
     for start, end, _ in spans:
@@ -155,7 +151,3 @@ def _byte_surfaces(ids: Sequence[int]) -> _Surfaces:
         width = len(surfaces[index].encode())
         shared.update(dict.fromkeys(bytes_at[-width:-1] if width else [], index))
     return surfaces, shared
-
-
-def _shorten(text: str, length: int = 80) -> str:
-    return repr(text if len(text) <= length else text[:length] + "…")

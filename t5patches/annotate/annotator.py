@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import operator
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from t5patches.annotate.alignment import Span
@@ -45,66 +46,43 @@ def settings_of(
     return {**(own or {}), **(more or {})}
 
 
-def annotate_text(annotator: Annotator, text: str, inputs: str) -> list[Span]:
-    """Returns the unwanted spans of one text.
-
-    Raises:
-      UserError: the annotator raises, or returns what is no list of spans of the text.
-    """
-    try:
-        found = annotator(text, inputs)
-    except UserError:
-        raise
-    except RAISED as error:
-        raise _raised(error, annotator) from error
-    return check_spans(found, text, annotator)
-
-
 def annotate_texts(
     annotator: Annotator, pairs: Sequence[tuple[str, str]]
 ) -> list[Found]:
-    """Returns for each (text, inputs) its spans, or what went wrong with it."""
+    """Returns for each (text, inputs) its spans, or what went wrong with it.
+
+    That is an error of the annotator, or something returned that is no list of spans of
+    the text.
+    """
     if hasattr(annotator, "pipe") and len(pairs) > 1:
         try:
-            found = list(annotator.pipe(pairs))
+            several = list(annotator.pipe(pairs))
         except RAISED:  # One by one, to find the text that it comes from.
-            found = []
-        if len(found) == len(pairs):
+            several = []
+        if len(several) == len(pairs):
             return [
-                _or_error(check_spans, spans, text, annotator)
-                for spans, (text, _) in zip(found, pairs, strict=True)
+                _check(annotator, text, lambda spans=spans: spans)
+                for spans, (text, _) in zip(several, pairs, strict=True)
             ]
-    return [_or_error(annotate_text, annotator, *pair) for pair in pairs]
+    return [
+        _check(annotator, text, functools.partial(annotator, text, inputs))
+        for text, inputs in pairs
+    ]
 
 
-def _or_error(function: Callable[..., list[Span]], *args: Any) -> Any:
+def _check(annotator: Annotator, text: str, find: Callable[[], Any]) -> Found:
     try:
-        return function(*args)
+        found = find()
+        if not isinstance(found, Iterable):
+            return UserError(
+                f"the annotator returned {shorten(found)}, not a list of "
+                "(start, end, label)"
+            )
+        return [_check_span(span, text) for span in found]
     except UserError as error:
         return error
-
-
-def check_spans(found: Any, text: str, annotator: Any = None) -> list[Span]:
-    """Returns what an annotator returned for `text` as a list of spans.
-
-    Raises:
-      UserError: it is no list of (start, end, label) in the text, or a generator that
-        raises.
-    """
-    try:
-        spans = iter(found)
-    except TypeError as error:
-        raise UserError(
-            f"the annotator returned {shorten(found)}, not a list of "
-            "(start, end, label)"
-        ) from error
-    try:  # Here a generator begins to work.
-        listed = list(spans)
-    except UserError:
-        raise
     except RAISED as error:
-        raise _raised(error, annotator) from error
-    return [_check_span(span, text) for span in listed]
+        return _raised(error, annotator)
 
 
 def _check_span(span: Any, text: str) -> Span:

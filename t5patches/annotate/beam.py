@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from etils import epath
+from absl import logging
 
 from t5patches.annotate.annotator import Annotator
 from t5patches.annotate.job import Job
@@ -38,51 +38,35 @@ def annotate_files(
     """Annotates predictions as `job.annotate_files` does, on a Beam runner.
 
     Args:
-      predictions, annotator, output_dir, vocabulary: as there; the annotator and the
-        vocabulary must be picklable.
+      predictions, annotator, output_dir, vocabulary: as `Job` takes them; the annotator
+        and the vocabulary must be picklable.
       flags: Beam's, e.g. ['--runner=DataflowRunner', '--project=p', '--region=r'].
-      **options: `settings`, `only_annotated`, `feature_lengths`, `on_error` as there.
+      **options: `settings`, `only_annotated`, `feature_lengths`, `on_error` of `Job`.
 
     Raises:
       UserError: as there. The files without a wrong line are done by then.
     """
-    job = Job.start(predictions, annotator, output_dir, vocabulary, **options)
+    job = Job(predictions, annotator, output_dir, vocabulary, **options)
     beam_options = pipeline_options.PipelineOptions(list(flags))
     with apache_beam.Pipeline(options=beam_options) as pipeline:
         indices = pipeline | "Files" >> apache_beam.Create(range(len(job.paths)))
         spread = indices | "Spread" >> apache_beam.Reshuffle()
         _ = spread | "Annotate" >> apache_beam.ParDo(_AnnotateShard(job))
-    errors = [error for index in range(len(job.paths)) if (error := _error(job, index))]
-    if errors:
-        raise UserError(errors[0])
-    return job.finish()
+    return job.run()
 
 
 class _AnnotateShard(apache_beam.DoFn):
-    """Annotates a file. A user's error must not be tried again, so it is written."""
+    """Annotates a file; one with a wrong line is left for the end.
+
+    Beam would try it again and again. It is not done, so `Job.run` meets the wrong line
+    anew, where its error reaches the user.
+    """
 
     def __init__(self, job: Job):
         self._job = job
 
     def process(self, index: int) -> None:
-        _error(self._job, index)  # Of an earlier call that ended before it was told.
         try:
             self._job.run_shard(index)
         except UserError as error:
-            with shards.atomic_write(_error_path(self._job, index)) as file:
-                file.write(str(error))
-
-
-def _error_path(job: Job, index: int) -> epath.Path:
-    return epath.Path(job.folder) / f".error-{index:05d}"
-
-
-def _error(job: Job, index: int) -> str:
-    """Returns the error of a file, if it had one, and takes it away."""
-    path = _error_path(job, index)
-    if not path.is_file():
-        return ""
-    text = path.read_text()
-    path.unlink()
-    epath.Path(shards.completion_marker(path)).unlink(missing_ok=True)
-    return text
+            logging.error("%s", error)

@@ -11,7 +11,7 @@ from etils import epath
 
 from t5patches import progress
 from t5patches.annotate import workers
-from t5patches.annotate.alignment import DecodingMismatch, align
+from t5patches.annotate.alignment import align
 from t5patches.annotate.annotator import Annotator, Found, settings_of
 from t5patches.annotate.statistics import SKIPPED, Statistics
 from t5patches.errors import UserError
@@ -56,10 +56,7 @@ def annotate_files(
         holds another job's results.
     """
     job = Job(predictions, annotator, output_dir, vocabulary, **options)
-    with workers.several(annotator, processes) as team:
-        for index in range(len(job.paths)):
-            job.run_shard(index, team)
-    return job.finish()
+    return job.run(processes)
 
 
 class Job:
@@ -131,21 +128,20 @@ class Job:
         self._claim()
 
     def _find_sources(self) -> list[dict[str, Any]]:
-        lines = [_line_count(path) for path in self.paths]
-        if not any(lines):
-            raise UserError(f"{', '.join(self.paths)}: no predictions to annotate")
-        for path, count in zip(self.paths, lines, strict=True):
+        sources, before = [], 0
+        made_by = claims.fingerprint(self.settings)
+        for path in self.paths:
+            digest = claims.file_digest(path)
+            sources.append(
+                {"digest": digest, "lines_before": before, "settings": made_by}
+            )
+            count = _line_count(path)
+            before += count
             if not count:
                 logging.warning("%s: empty, there are no predictions in it", path)
-        made_by = claims.fingerprint(self.settings)
-        return [
-            {
-                "digest": claims.file_digest(path),
-                "lines_before": sum(lines[:index]),
-                "settings": made_by,
-            }
-            for index, path in enumerate(self.paths)
-        ]
+        if not before:
+            raise UserError(f"{', '.join(self.paths)}: no predictions to annotate")
+        return sources
 
     def _claim(self) -> None:
         indices = range(len(self.paths))
@@ -187,6 +183,13 @@ class Job:
         # What an earlier call skipped must be an error now, if errors are asked for.
         return self._skips or not found["skipped"]
 
+    def run(self, processes: int = 1) -> dict[str, Any]:
+        """Annotates the files that are not done; returns the statistics of all."""
+        with workers.several(self._annotator, processes) as team:
+            for index in range(len(self.paths)):
+                self.run_shard(index, team)
+        return self.finish()
+
     def run_shard(self, index: int, team: workers.Workers | None = None) -> None:
         """Annotates one file, unless it is done.
 
@@ -215,8 +218,8 @@ class Job:
     ) -> Iterator[AnnotatedPrediction]:
         path, before = self.paths[index], self.sources[index]["lines_before"]
         rows = _predictions(path, before, self._vocabulary, on_error)
-        name = f"annotate {epath.Path(path).name}"
-        for where, row, found in progress.track(workers.find(rows, team), name):
+        rows = progress.track(rows, f"annotate {epath.Path(path).name}")
+        for (where, row), found in workers.find(rows, team):
             try:
                 annotated = _with_spans(row, found, self._vocabulary)
             except UserError as error:
@@ -276,10 +279,8 @@ class Job:
                 for path in self._files(index):
                     _remove(path)
             raise UserError(
-                f"all {report['skipped']} lines are wrong; the first: "
+                f"no line is right (wrong: {report['skipped']}); the first: "
                 f"{totals.skipped[0]}"
-                if report["skipped"] > 1
-                else f"the only line is wrong: {totals.skipped[0]}"
             )
         json_files.write_json(epath.Path(self._folder) / STATISTICS, report)
         for warning in totals.warnings():
@@ -291,10 +292,7 @@ def _with_spans(row: Prediction, found: Found, vocabulary: Any) -> AnnotatedPred
     if isinstance(found, UserError):
         raise found
     ids = row.get("target_tokens", [])  # They are there: the vocabulary is known.
-    try:
-        marks = align(ids, row["prediction"], found, vocabulary)
-    except DecodingMismatch as error:
-        raise DecodingMismatch(f"field 'target_tokens': {error}") from error
+    marks = align(ids, row["prediction"], found, vocabulary)
     spans = [Annotation(start=a, end=b, label=label) for a, b, label in found]
     return {
         **row,

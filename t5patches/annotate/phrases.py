@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import os
 import re
 import unicodedata
@@ -155,13 +156,10 @@ def _marks() -> str:
         for point in range(0x300, 0x20000)
         if not 0xFE00 <= point < 0xFE10 and unicodedata.category(chr(point))[0] == "M"
     ]
-    ranges: list[list[int]] = []
-    for point in points:
-        if ranges and point == ranges[-1][1] + 1:
-            ranges[-1][1] = point
-        else:
-            ranges.append([point, point])
-    return "".join(f"{chr(first)}-{chr(last)}" for first, last in ranges)
+    # Neighbours have the same distance to their places in the list.
+    runs = itertools.groupby(enumerate(points), lambda pair: pair[1] - pair[0])
+    ranges = [[point for _, point in run] for _, run in runs]
+    return "".join(f"{chr(run[0])}-{chr(run[-1])}" for run in ranges)
 
 
 def read_phrases(path: str | os.PathLike) -> list[str]:

@@ -90,23 +90,15 @@ def _find(pairs: list[Pair]) -> list[Found]:
     return annotate_texts(annotator, pairs)
 
 
-def find(
-    rows: Iterator[Located], workers: Workers
-) -> Iterator[tuple[str, Prediction, Found]]:
-    """Yields every prediction with its place and what is found in it, in order."""
+def find(rows: Iterator[Located], workers: Workers) -> Iterator[tuple[Located, Found]]:
+    """Yields every prediction, in order, with what is found in it."""
     pending: collections.deque[tuple[list[Located], Callable[[], list[Found]]]]
     pending = collections.deque()
     while chunk := list(itertools.islice(rows, CHUNK)):
         pairs = [(row["prediction"], row["inputs"]) for _, row in chunk]
         pending.append((chunk, workers.start(pairs)))
         if len(pending) > workers.ahead:
-            yield from _wait(*pending.popleft())
-    while pending:
-        yield from _wait(*pending.popleft())
-
-
-def _wait(
-    chunk: list[Located], result: Callable[[], list[Found]]
-) -> Iterator[tuple[str, Prediction, Found]]:
-    for (where, row), found in zip(chunk, result(), strict=True):
-        yield where, row, found
+            first, result = pending.popleft()
+            yield from zip(first, result(), strict=True)
+    for first, result in pending:
+        yield from zip(first, result(), strict=True)

@@ -5,7 +5,7 @@ import pickle
 import numpy as np
 import pytest
 
-from t5patches.annotate import annotate_text, annotate_texts, custom
+from t5patches.annotate import annotate_texts, custom
 from t5patches.errors import UserError
 
 SHOUTING = """\
@@ -28,6 +28,13 @@ class Loaded:
 
 number = 3
 """
+
+
+def annotate_text(annotator, text, inputs):
+    (found,) = annotate_texts(annotator, [(text, inputs)])
+    if isinstance(found, UserError):
+        raise found
+    return found
 
 
 @pytest.fixture

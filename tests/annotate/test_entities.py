@@ -5,7 +5,7 @@ import pickle
 import pytest
 import spacy
 
-from t5patches.annotate import annotate_text, annotate_texts, entities
+from t5patches.annotate import annotate_texts, entities
 from t5patches.errors import UserError
 
 PATTERNS = [
@@ -79,7 +79,7 @@ def test_labels_are_an_option():
 def test_batches_give_what_single_calls_give():
     annotator = entities.EntityAnnotator(ruler_pipeline(), batch_size=3)
     pairs = [("Smith in Paris" * (i % 3), "Paris" * (i % 2)) for i in range(10)]
-    expected = [annotate_text(annotator, *pair) for pair in pairs]
+    expected = [annotator(*pair) for pair in pairs]
     assert annotate_texts(annotator, pairs) == expected
 
 

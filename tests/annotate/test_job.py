@@ -212,7 +212,9 @@ def test_what_was_skipped_is_an_error_when_errors_are_asked_for(tmp_path):
 
 def test_nothing_but_wrong_lines(tmp_path):
     (tmp_path / "old.jsonl").write_bytes(b"{\n{")
-    with pytest.raises(UserError, match=r"all 2 lines are wrong; .*old\.jsonl:1"):
+    with pytest.raises(
+        UserError, match=r"no line is right \(wrong: 2\); .*old\.jsonl:1"
+    ):
         run(tmp_path / "old.jsonl", tmp_path / "out", on_error="skip")
     assert sorted(os.listdir(tmp_path / "out")) == ["settings.json", "skipped.txt"]
     # Nothing is kept, so other settings are as good as these.
