@@ -32,14 +32,9 @@ from t5patches import network
 VOCABULARY_PATH = '{VOCABULARY.sentencepiece_model_file}'
 VOCABULARY_SIZE = 384
 TASK_FEATURE_LENGTHS = {{'inputs': 128, 'targets': 8}}
-FILES = {{split: '{folder}/rows.jsonl' for split in ()}}
+FILES = {dict.fromkeys(("train", "validation", "test"), f"{folder}/rows.jsonl")}
 BATCH_SIZE = 4
-""".replace(
-            "{split: '" + str(folder) + "/rows.jsonl' for split in ()}",
-            repr(
-                dict.fromkeys(("train", "validation", "test"), f"{folder}/rows.jsonl")
-            ),
-        )
+"""
         + "".join(f"network.T5Config.{k} = {v}\n" for k, v in sizes.items())
     )
     run(
@@ -52,6 +47,12 @@ BATCH_SIZE = 4
         LEARNING_RATE=0.1,
     )
     return folder
+
+
+@pytest.fixture(scope="module")
+def greedy(job):
+    """The predictions in the folder `greedy`, by id."""
+    return generate(job, "greedy")
 
 
 def run(folder, script, run_file, *more, **macros):
@@ -75,24 +76,22 @@ def generate(job, name, *more, run_file="runs/generate.gin", step=2, **macros):
     return {row["id"]: row for row in rows}
 
 
-def test_shards_and_buckets_change_nothing(job):
-    whole = generate(job, "whole")
+def test_shards_and_buckets_change_nothing(job, greedy):
     # In the order of the data, though batches are by length.
-    assert list(whole) == [row["id"] for row in ROWS]
-    assert [row["inputs"] for row in whole.values()] == [row["inputs"] for row in ROWS]
+    assert list(greedy) == [row["id"] for row in ROWS]
+    assert [row["inputs"] for row in greedy.values()] == [row["inputs"] for row in ROWS]
     generate(job, "parts", "--shard_id=0", NUM_SHARDS=2)
     parts = generate(job, "parts", SHARD_ID=1, NUM_SHARDS=2, BATCH_SIZE=3)
     names = [path.name for path in (job / "parts").glob("*.jsonl")]
     assert sorted(names) == [f"text-predict-0000{i}-of-00002.jsonl" for i in range(2)]
-    assert parts == whole
+    assert parts == greedy
     # Asked again, a complete shard is not made again.
     before = (job / "parts" / names[0]).stat().st_mtime_ns
     generate(job, "parts", SHARD_ID=0, NUM_SHARDS=2)
     assert (job / "parts" / names[0]).stat().st_mtime_ns == before
 
 
-def test_ways_to_decode(job):
-    greedy = generate(job, "greedy")
+def test_ways_to_decode(job, greedy):
     assert generate(job, "top_1", TEMPERATURE=1.0, TOP_K=1) == greedy
     nucleus = generate(job, "nucleus", TEMPERATURE=2.0, TOP_P=0.9)
     beams = generate(job, "beams", run_file="runs/generate_beam.gin")
@@ -100,8 +99,7 @@ def test_ways_to_decode(job):
     assert nucleus != greedy and beams != greedy
 
 
-def test_results_of_another_inference_are_refused(job):
-    greedy = generate(job, "claimed")
+def test_results_of_another_inference_are_refused(job, greedy):
     for change, named in (
         (dict(step=0), "checkpoint was 'checkpoint_2:"),
         (dict(TEMPERATURE=1.0), "TEMPERATURE was '0.0', now '1.0'"),
@@ -110,26 +108,25 @@ def test_results_of_another_inference_are_refused(job):
         (dict(run_file="runs/generate_beam.gin"), "DECODE_FN was"),
     ):
         with pytest.raises(UserError, match=f"other settings .*{named}"):
-            generate(job, "claimed", **change)
+            generate(job, "greedy", **change)
     # What does not change the results may change.
-    assert generate(job, "claimed", BATCH_SIZE=2) == greedy
+    assert generate(job, "greedy", BATCH_SIZE=2) == greedy
     # A file that was removed is made again.
-    (prediction,) = (job / "claimed").glob("text-predict-*.jsonl")
+    (prediction,) = (job / "greedy").glob("text-predict-*.jsonl")
     prediction.unlink()
-    assert generate(job, "claimed") == greedy
+    assert generate(job, "greedy") == greedy
     rows = [*ROWS, {**ROWS[0], "id": "new"}]
     before = (job / "rows.jsonl").read_bytes()
     json_files.write_jsonl(job / "rows.jsonl", rows)
     try:
         with pytest.raises(UserError, match="data was"):
-            generate(job, "claimed")
+            generate(job, "greedy")
     finally:
         (job / "rows.jsonl").write_bytes(before)
 
 
-def test_the_files_of_t5x_can_be_annotated(job):
+def test_the_files_of_t5x_can_be_annotated(job, greedy):
     """T5X's own writer, with the generated ids and without."""
-    greedy = generate(job, "ids")
     for name, given in (("with", True), ("without", False)):
         run(
             *(job, "infer", "runs/infer.gin"),
@@ -160,6 +157,9 @@ def test_a_stopped_inference_goes_on(job, monkeypatch):
             generate(job, "stopped", CHUNK_BATCHES=1)
         monkeypatch.setattr(json_files, "write_jsonl", write)
 
+    with pytest.raises(UserError, match="another architecture"):
+        generate(job, "stopped", VOCABULARY_SIZE=512)
+    # The settings of a run that made nothing do not bind.
     stop_at(2)
     with pytest.raises(UserError, match="checkpoint was"):
         generate(job, "stopped", step=0, CHUNK_BATCHES=1)
@@ -169,13 +169,7 @@ def test_a_stopped_inference_goes_on(job, monkeypatch):
     ]
 
 
-def test_settings_of_a_run_that_made_nothing_do_not_bind(job):
-    with pytest.raises(UserError, match="another architecture"):
-        generate(job, "failed", VOCABULARY_SIZE=512)
-    assert generate(job, "failed")
-
-
-def test_the_metrics_of_a_task(job):
+def test_the_metrics_of_a_task(job, greedy):
     macros = {
         "CHECKPOINT_PATH": str(job / "model" / "checkpoint_2"),
         "EVAL_OUTPUT_DIR": str(job / "metrics"),
@@ -188,6 +182,5 @@ def test_the_metrics_of_a_task(job):
     run(job, "eval", "runs/eval.gin", f"--gin_file={job}/metrics.gin", **macros)
     (written,) = (job / "metrics").glob("**/text-metrics.jsonl")
     found = [row for _, row in json_files.read_jsonl(written)]
-    greedy = generate(job, "for_metrics")
     same = [greedy[row["id"]]["prediction"] == row["targets"] for row in ROWS]
     assert found[-1]["exact_match"] == pytest.approx(sum(same) / len(ROWS))

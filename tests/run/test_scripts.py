@@ -1,6 +1,8 @@
 """The scripts, on whichever engine is there: runs, replays and mistakes."""
 
 import json
+import logging
+import logging.handlers
 import pathlib
 import re
 import sys
@@ -61,52 +63,71 @@ def test_a_run_leaves_gin_and_main_as_they_were(run):
     assert gin.config._LOCATION_PREFIXES == [""]
 
 
-def test_the_written_configuration_replays_with_the_same_name(run, tmp_path):
-    text = (run / "config.gin").read_text()
-    assert "t5x_embedded" not in text
-    assert "train_script.train.total_steps = %TRAIN_STEPS" in text
-    scripts.run(
-        "train",
-        [
-            f"--gin_file={run}/config.gin",
-            f"--gin.MODEL_DIR='{tmp_path}'",
-            "--gin.TRAIN_STEPS=1",
-        ],
-    )
-    replayed = (tmp_path / "config.gin").read_text()
-    # Gin breaks lines that long paths make too long.
-    replayed, text = (s.replace("\\\n    ", "") for s in (replayed, text))
-    assert replayed.replace(str(tmp_path), str(run)) == text.replace(
-        "TRAIN_STEPS = 3", "TRAIN_STEPS = 1"
-    )
+@pytest.fixture(scope="module")
+def inference(run, tmp_path_factory):
+    """One inference, in a folder of a user's, with all that may be said to it.
 
-
-def test_inference_counts_examples(run, tmp_path, monkeypatch):
-    counted = []
+    Its paths are relative, `--checkpoint` chooses, a module of the working folder
+    registers the task (as with `python -m`), and a macro has no reader. Yields the
+    folder, the log's lines and what the progress bar counted.
+    """
+    folder = tmp_path_factory.mktemp("inference")
+    (folder / "model").symlink_to(run)
+    (folder / "my_tasks.py").write_text(
+        "from tests import engine_toy\nengine_toy.register()\n"
+    )
+    counted, lines = [], logging.handlers.BufferingHandler(10**6)
 
     class Watched(progress.Bar):
         def add(self, count=1):
             super().add(count)
             counted.append((self._what, count))
 
-    monkeypatch.setattr(progress, "Bar", Watched)
-    arguments = infer_arguments(run, tmp_path, "--checkpoint=3")
-    scripts.run("infer", arguments, description="predicting")
-    rows = (tmp_path / f"{engine_toy.TASK}-predict.jsonl-00000-of-00001").read_text()
-    assert len(rows.splitlines()) == 20
-    assert "prediction" in json.loads(rows.splitlines()[0])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setattr(sys, "path", list(sys.path))
+        patch.setattr(progress, "Bar", Watched)
+        module = "--gin.utils.DatasetConfig.module='my_tasks'"
+        more = ("--checkpoint=3", module, "--gin.COLOUR='red'")
+        logging.getLogger().addHandler(lines)
+        try:
+            arguments = infer_arguments("model", "out", *more)
+            scripts.run("infer", arguments, description="predicting")
+        finally:
+            logging.getLogger().removeHandler(lines)
+        yield folder, [line.getMessage() for line in lines.buffer], counted
+
+
+def test_an_inference(inference):
+    folder, log, counted = inference
+    (path,) = (folder / "out").glob("*-predict.jsonl-00000-of-00001")
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    assert path.name.startswith(engine_toy.TASK)
+    assert len(rows) == 20 and all("prediction" in row for row in rows)
     assert {what for what, _ in counted} == {"predicting"}
     assert sum(count for _, count in counted) == 20
+    assert any("--gin.COLOUR changes nothing" in line for line in log)
 
 
-def test_paths_may_be_relative(run, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "model").symlink_to(run)
-    scripts.run("infer", infer_arguments("model/checkpoint_3", "out"))
-    assert any((tmp_path / "out").glob("*-predict.jsonl-00000-of-00001"))
-    initial = "--gin.INITIAL_CHECKPOINT_PATH='model/checkpoint_3'"
-    scripts.run("train", train_arguments("more", "--gin.TRAIN_STEPS=4", initial))
-    assert (tmp_path / "more" / "checkpoint_4").is_dir()
+def test_the_written_configuration_replays_with_the_same_name(run, inference):
+    text = (run / "config.gin").read_text()
+    assert "t5x_embedded" not in text
+    assert "train_script.train.total_steps = %TRAIN_STEPS" in text
+    changes = {
+        "MODEL_DIR": (f"'{run}'", "'more'"),
+        "TRAIN_STEPS": ("3", "4"),
+        "INITIAL_CHECKPOINT_PATH": ("None", "'model/checkpoint_3'"),
+    }
+    bindings = [f"--gin.{name}={new}" for name, (_, new) in changes.items()]
+    scripts.run("train", [f"--gin_file={run}/config.gin", *bindings])
+    folder = inference[0] / "more"
+    assert (folder / "checkpoint_4").is_dir()
+    replayed = (folder / "config.gin").read_text()
+    # Gin breaks lines that long paths make too long.
+    replayed, text = (s.replace("\\\n    ", "") for s in (replayed, text))
+    for name, (old, new) in changes.items():
+        replayed = replayed.replace(f"{name} = {new}\n", f"{name} = {old}\n")
+    assert replayed == text
 
 
 def test_the_checkpoint_of_a_folder_can_be_chosen(run, tmp_path):
@@ -224,33 +245,15 @@ def test_tasks_and_splits(tmp_path):
     assert engine_toy.TASK in seqio.TaskRegistry.names()
 
 
-def test_macros_that_nothing_reads(run, tmp_path, caplog):
+def test_macros_and_modules_that_are_misspelt(run, tmp_path):
     fails(
         "train",
         train_arguments(tmp_path, "--gin.TRAIN_STEP=1"),
         "--gin.TRAIN_STEP: no gin file has this macro; did you mean TRAIN_STEPS?",
     )
-    path = run / "checkpoint_3"
-    scripts.run("infer", infer_arguments(path, tmp_path, "--gin.COLOUR='red'"))
-    assert "--gin.COLOUR changes nothing" in caplog.text
-
-
-def test_a_module_of_the_current_folder(run, tmp_path, monkeypatch):
-    """As with `python -m`; what it registers stands for any user's task."""
-    (tmp_path / "my_tasks.py").write_text(
-        "from tests import engine_toy\nengine_toy.register()\n"
-    )
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", list(sys.path))
-    module = "--gin.utils.DatasetConfig.module"
-    path = run / "checkpoint_3"
-    scripts.run("infer", infer_arguments(path, "out", f"{module}='my_tasks'"))
-    assert list((tmp_path / "out").glob("toy_copy*-predict*"))
-    fails(
-        "infer",
-        infer_arguments(path, "other", f"{module}='my_taks'"),
-        "there is no module 'my_taks'",
-    )
+    module = "--gin.utils.DatasetConfig.module='my_taks'"
+    arguments = infer_arguments(run / "checkpoint_3", tmp_path, module)
+    fails("infer", arguments, "there is no module 'my_taks'")
 
 
 def test_a_model_folder_past_the_last_step(run):
