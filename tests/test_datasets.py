@@ -3,6 +3,7 @@
 import importlib
 import json
 import time
+import types
 
 import numpy as np
 import pytest
@@ -10,11 +11,12 @@ import seqio
 import tensorflow as tf
 import tensorflow_datasets as tfds
 from small_vocabulary import small_vocabulary
+from t5x import utils
 
 from t5patches import tasks
 from t5patches.annotate import phrases
 from t5patches.errors import UserError
-from t5patches.interchange import json_files, records, tables, tfrecords
+from t5patches.interchange import json_files, records, tables, tfrecords, vocabularies
 from t5patches.tasks import comments, metrics
 
 VOCABULARY = small_vocabulary()
@@ -534,6 +536,25 @@ def test_names_for_t5x_mixture_or_task_module():
     )
     features = seqio.get_mixture_or_task("xsum").output_features
     assert features["inputs"].vocabulary == module.VOCABULARY
+
+
+def test_a_vocabulary_is_its_pieces_not_its_path(tmp_path):
+    """A task of one's own module may spell the path of the model's file otherwise."""
+    copy = tmp_path / "copy.model"
+    copy.write_bytes(VOCABULARY.sp_model)
+    mine = vocabularies.SentencePieceVocabulary(str(copy))
+    json_files.write_jsonl(tmp_path / "a.jsonl", [{"inputs": "a", "targets": "b"}])
+    name = tasks.text_task("d_own", {"train": str(tmp_path / "a.jsonl")}, VOCABULARY)
+    cfg = utils.DatasetConfig(name, LENGTHS, "train", 1, False, None)
+    model = types.SimpleNamespace(input_vocabulary=mine, output_vocabulary=mine)
+    utils.verify_matching_vocabs(cfg, model)
+    other = vocabularies.SentencePieceVocabulary(
+        small_vocabulary(byte_fallback=False).sentencepiece_model_file
+    )
+    model = types.SimpleNamespace(input_vocabulary=mine, output_vocabulary=other)
+    with pytest.raises(ValueError, match="vocabularies"):
+        utils.verify_matching_vocabs(cfg, model)
+    assert mine != seqio.ByteVocabulary()
 
 
 def test_metrics(tmp_path):
