@@ -31,6 +31,7 @@ setuptools.setup(
     package_data={
         "t5patches.annotate.tagger": ["training.cfg"],
         "t5patches.gin": ["**/*.gin"],
+        "t5patches.quickstart": ["data/*"],
         "t5patches.report": ["templates/*"],
         "t5x_embedded": ["README.md"],
     },

@@ -8,7 +8,7 @@ import subprocess
 import sys
 
 from t5patches.interchange import json_files
-from t5patches.quickstart import corpus, vocabulary
+from t5patches.quickstart import comments, vocabulary
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 SMALLER = {
@@ -34,7 +34,7 @@ def block_with(text):
 
 
 def test_a_job_on_ones_own_model(tmp_path):
-    splits = corpus.make(0, {"train": 64, "validation": 32, "test": 32})
+    splits = comments.make(0, {"train": 64, "validation": 32, "test": 32})
     for split, rows in splits.items():
         json_files.write_jsonl(tmp_path / f"{split}.jsonl", rows)
     texts = [text for row in splits["train"] for text in row.values()]

@@ -113,14 +113,9 @@ def _tagger(argv: list[str]) -> None:
 
 
 def _quickstart(argv: list[str]) -> None:
-    from t5patches import quickstart
-    from t5patches.cli import starting
+    from t5patches.cli import quickstart
 
-    parser = starting.parser("quickstart", quickstart.DESCRIPTION)
-    quickstart.add_arguments(parser)
-    args = parser.parse_args(argv)
-    starting.start_logging()
-    quickstart.main(args, prepare=starting.import_tensorflow)
+    quickstart.quickstart(argv)
 
 
 COMMANDS: dict[str, tuple[Command, str]] = {

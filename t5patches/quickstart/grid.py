@@ -13,7 +13,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from t5patches.quickstart import baselines
+from t5patches.quickstart import job
 
 # (alpha, learning rate)
 FAMILY = (
@@ -42,40 +42,40 @@ class Point:
 
     @property
     def name(self) -> str:
-        """Of its folder and its record."""
+        """The name of its folder and its mark."""
         alpha = "" if self.alpha is None else f"-alpha{self.alpha:g}"
         return f"{self.method}{alpha}-lr{self.learning_rate:g}"
 
     @property
     def label(self) -> str:
-        """For the reader."""
+        """What the reader sees."""
         alpha = "" if self.alpha is None else f"alpha {self.alpha:g}, "
         return f"{title(self.method)}, {alpha}learning rate {self.learning_rate:g}"
 
     def macros(self) -> dict[str, float]:
-        """What of the gin files it sets."""
+        """Returns the macros of the gin files that it sets."""
         found = {"LEARNING_RATE": self.learning_rate}
         return found if self.alpha is None else {**found, "ALPHA": self.alpha}
 
 
 def title(method: str) -> str:
-    """A method's name for the reader: the paper's abbreviation, or words."""
-    if method in baselines.BASELINES:
+    """Returns a method's name for the reader: the paper's abbreviation, or words."""
+    if method in job.BASELINES:
         return method.replace("_", " ")
     return method.upper()
 
 
 def points(methods: Iterable[str]) -> list[Point]:
-    """The grid of some methods, method by method."""
+    """Returns the grid of some methods, method by method."""
     return [
         Point(method, alpha, rate)
         for method in methods
-        for alpha, rate in (BASELINES if method in baselines.BASELINES else FAMILY)
+        for alpha, rate in (BASELINES if method in job.BASELINES else FAMILY)
     ]
 
 
 def distance(scores: Mapping[str, Any]) -> float:
-    """How far an update is from the ideal, 0 at it.
+    """Returns how far an update is from the ideal, 0 at it.
 
     Args:
       scores: what `evaluate.compare` returns.
@@ -92,7 +92,9 @@ def distance(scores: Mapping[str, Any]) -> float:
 
 
 def choose(rows: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
-    """The row whose `validation` scores are nearest to the ideal, of equals the first.
+    """Returns the row with the `validation` scores nearest to the ideal.
+
+    Of equals it is the first.
 
     Args:
       rows: points of one method, at least one, with their scores by split.
@@ -101,7 +103,7 @@ def choose(rows: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
 
 
 def beats(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-    """Whether scores are as good in both respects as others, and better in one.
+    """Returns whether scores are as good in both respects as others, and better in one.
 
     The respects are the share of unwanted outputs and that of clean outputs that stayed
     word for word.
@@ -114,7 +116,7 @@ def beats(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
 
 
 def beaten_by(scores: Mapping[str, Mapping[str, Any]]) -> dict[str, list[str]]:
-    """Name -> the names that beat it; those with none are the Pareto front.
+    """Returns name -> the names that beat it; those with none are the Pareto front.
 
     Args:
       scores: name -> what `evaluate.compare` returns.

@@ -1,12 +1,11 @@
 """Several methods on one job: an update for each point of the grid, and who is better.
 
 The corpus, the fine-tuned model, its generations and their annotations are made once.
-Beside the files of `pipeline.py`:
+Beside the files that `run_folder.py` lists:
 
     RUN/points/POINT/model/          the updated model
     RUN/points/POINT/SPLIT/          its generations, validation and test
-    RUN/stages/points/POINT.json     a point that is done: its scores
-    RUN/results.json, report.html, report.png
+    RUN/points/POINT.done.json       a point that is done: its scores
 
 All in one process, so that programs that points share (all but the training step, in
 which alpha and the learning rate are constants: four seconds of a point) are compiled
@@ -25,8 +24,8 @@ from etils import epath
 
 from t5patches.errors import UserError
 from t5patches.interchange import claims, json_files
-from t5patches.quickstart import baselines, grid, pipeline, stages
-from t5patches.quickstart.pipeline import Run
+from t5patches.quickstart import grid, job, run_folder, use_cases
+from t5patches.quickstart.run_folder import Record, Run
 
 SPLITS = ("validation", "test")
 # A point is done again from its start: one checkpoint, of the end, is enough.
@@ -34,30 +33,21 @@ _MACROS = {"SAVE_PERIOD": 400, "EVAL_PERIOD": 400, "KEEP_CHECKPOINTS": 1}
 
 
 def methods_of(text: str) -> list[str]:
-    """The methods that `--methods` names: 'all', or some, separated by commas.
+    """Returns the methods that `--methods` names: 'all', or some, separated by commas.
 
     Raises:
       UserError: one of them is none, or none is given.
     """
     if text == "all":
-        return list(pipeline.METHODS)
+        return list(job.METHODS)
     names = [name.strip() for name in text.split(",") if name.strip()]
     for name in names or [text]:
-        if name not in pipeline.METHODS:
+        if name not in job.METHODS:
             raise UserError(
                 f"--methods {text}: no method {name!r}; there is "
-                f"{', '.join(pipeline.METHODS)}, or all"
+                f"{', '.join(job.METHODS)}, or all"
             )
     return list(dict.fromkeys(names))
-
-
-def settings(run: Run) -> dict[str, Any]:
-    """What decides the results, for the plan: not which methods were asked for."""
-    return {
-        **run.settings(),
-        "method": "several",
-        "gin files": claims.file_digest(run.gin_files("*")),
-    }
 
 
 def do_point(run: Run, point: grid.Point) -> dict[str, Any]:
@@ -70,17 +60,17 @@ def do_point(run: Run, point: grid.Point) -> dict[str, Any]:
     folder = f"points/{point.name}"
     found: dict[str, Any] = {"name": point.name, **dataclasses.asdict(point)}
     try:
-        pipeline.update_model(_with_macros(run, point), point.method, f"{folder}/model")
+        job.update_model(_with_macros(run, point), point.method, f"{folder}/model")
     except UserError as error:
         # The trainer leaves the batch; any other mistake is not the point's own.
         model = epath.Path(run.path(folder, "model"))
         diverged = any(model.glob("bad_batch_*"))
-        if not diverged and not isinstance(error, baselines.NothingLeftError):
+        if not diverged and not isinstance(error, job.NothingLeftError):
             raise
         return {**found, "failed": str(error).splitlines()[0]}
     for split in SPLITS:
-        pipeline.generate(run, f"{folder}/model", folder, split)
-        found[split], _ = pipeline.compare(run, folder, split)
+        job.generate(run, f"{folder}/model", folder, split)
+        found[split], _ = job.compare(run, folder, split)
     # Programs and data sets of this point; what others share is cached on disk.
     jax.clear_caches()
     gc.collect()
@@ -88,29 +78,27 @@ def do_point(run: Run, point: grid.Point) -> dict[str, Any]:
 
 
 def _with_macros(run: Run, point: grid.Point) -> Run:
-    """The run whose updates are at a point of the grid."""
+    """Returns the run whose updates are at a point of the grid."""
     own = run.macros.get("update", {})
     macros = {**_MACROS, **own, **point.macros()}
     return dataclasses.replace(run, macros={**run.macros, "update": macros})
 
 
-def _do_points(run: Run, points: Sequence[grid.Point]) -> list[stages.Record]:
-    done: list[stages.Record] = []
+def _do_points(run: Run, points: Sequence[grid.Point]) -> list[Record]:
+    done: list[Record] = []
     for number, point in enumerate(points, start=1):
-        left = len(points) - number
-        record = stages.do(
-            run.folder,
-            f"points/{point.name}",
+        record = run_folder.do_stage(
+            run.path("points", point.name),
             f"[{number}/{len(points)}] {point.label}",
             functools.partial(do_point, run, point),
-            hint=lambda seconds, left=left: _to_go(done, seconds, left),
+            functools.partial(_to_go, done, left=len(points) - number),
         )
         done.append(record)
     return done
 
 
-def _to_go(done: Sequence[stages.Record], seconds: float, left: int) -> str:
-    """How long the points that are left will take, by the mean of those done."""
+def _to_go(done: Sequence[Record], seconds: float, left: int) -> str:
+    """Says how long the points that are left will take, by the mean of those done."""
     if not left:
         return ""
     known = [record["seconds"] for record in done] + [seconds]
@@ -118,9 +106,9 @@ def _to_go(done: Sequence[stages.Record], seconds: float, left: int) -> str:
 
 
 def results_of(
-    run: Run, shared: dict[str, stages.Record], points: Sequence[stages.Record]
+    run: Run, shared: dict[str, Record], points: Sequence[Record]
 ) -> dict[str, Any]:
-    """What `results.json` says, from the stages' records.
+    """Returns what `results.json` says, from the stages' records.
 
     `points` has every point with its scores and its distance from the ideal by split,
     but for the `failed`; `chosen` each method's point by
@@ -142,9 +130,8 @@ def results_of(
     test = {method: point["test"] for method, point in chosen.items()}
     beaten_by = grid.beaten_by(test)
     front = [method for method in methods if not beaten_by[method]]
-    everything = [*shared.values(), *points]
     return {
-        "use_case": run.job.name,
+        "use_case": use_cases.find(run.use_case, run.data).name,
         "seed": run.seed,
         "methods": methods,
         "rule": grid.RULE,
@@ -153,9 +140,7 @@ def results_of(
         "beaten_by": beaten_by,
         "points": done,
         "failed": [point for point in points if "failed" in point],
-        "seconds": sum(record["seconds"] for record in everything),
-        "cpu_seconds": sum(record["cpu_seconds"] for record in everything),
-        "peak_memory_gb": max(record["peak_memory_gb"] for record in everything),
+        **run_folder.total_costs([*shared.values(), *points]),
         "stage_seconds": {name: record["seconds"] for name, record in shared.items()},
         "share_with_unwanted": shared["annotate"]["share_with_unwanted"],
     }
@@ -166,7 +151,7 @@ def run_all(run: Run, methods: Sequence[str]) -> dict[str, Any]:
 
     Args:
       run: the run; its `method` does not matter.
-      methods: some of `pipeline.METHODS`.
+      methods: some of `job.METHODS`.
 
     Returns:
       The results, as in `results.json`.
@@ -177,20 +162,14 @@ def run_all(run: Run, methods: Sequence[str]) -> dict[str, Any]:
     """
     from t5patches import report
 
-    stages.claim(run.folder, settings(run))
-    with stages.quiet():
-        shared = {}
-        for stage in pipeline.SHARED_STAGES:
-            work = functools.partial(stage.work, run)
-            shared[stage.name] = stages.do(run.folder, stage.name, stage.what, work)
+    asked = job.settings(run, methods="*")
+    claims.claim(run.folder, asked)
+    with run_folder.quiet():
+        shared = job.do_stages(run, job.SHARED_STAGES, "{what}")
         points = _do_points(run, grid.points(methods))
         results = results_of(run, shared, points)
         json_files.write_json(run.path("results.json"), results)
-        table = report.write_comparison(
-            run.folder,
-            results,
-            titles={method: grid.title(method) for method in pipeline.METHODS},
-            settings=settings(run),
-        )
+        titles = {method: grid.title(method) for method in job.METHODS}
+        table = report.write_comparison(run.folder, results, titles, asked)
     print(f"\n{table}\n\nThe report is {run.path('report.html')}", flush=True)
     return results

@@ -2,7 +2,9 @@
 
 import pytest
 
-from t5patches.quickstart import pipeline
+from t5patches.interchange import json_files
+from t5patches.quickstart import comments, job
+from t5patches.quickstart.run_folder import Run
 
 MACROS = {
     "finetune": {"TRAIN_STEPS_RELATIVE": 12, "EVAL_PERIOD": 12, "SAVE_PERIOD": 4},
@@ -18,13 +20,10 @@ PHRASES = ["the", "it", "a", "what", "this"]
 @pytest.fixture(scope="session")
 def options(tmp_path_factory):
     """What every run here is asked for, but for the folder."""
-    from t5patches.interchange import json_files
-    from t5patches.quickstart import corpus
-
     folder = tmp_path_factory.mktemp("own")
-    rows = corpus.make(0, {"train": 260})["train"]
+    rows = comments.make(0, {"train": 260})["train"]
     json_files.write_jsonl(folder / "data.jsonl", rows)
-    (folder / "phrases.txt").write_text("\n".join([*PHRASES, *corpus.rude_words()]))
+    (folder / "phrases.txt").write_text("\n".join([*PHRASES, *comments.rude_words()]))
     return {
         "data": str(folder / "data.jsonl"),
         "phrases": str(folder / "phrases.txt"),
@@ -36,6 +35,6 @@ def options(tmp_path_factory):
 @pytest.fixture(scope="session")
 def whole(options, tmp_path_factory):
     """A run that nobody disturbs."""
-    run = pipeline.Run(folder=str(tmp_path_factory.mktemp("whole")), **options)
-    pipeline.run_all(run)
+    run = Run(folder=str(tmp_path_factory.mktemp("whole")), **options)
+    job.run_all(run)
     return run

@@ -6,10 +6,13 @@ import pathlib
 import shutil
 
 import pytest
+import seqio
 
+from t5patches import tasks
 from t5patches.errors import UserError
-from t5patches.interchange import json_files, records
-from t5patches.quickstart import baselines, grid, pipeline, stages, sweep
+from t5patches.interchange import claims, json_files, records
+from t5patches.quickstart import grid, job, sweep, use_cases
+from t5patches.quickstart.run_folder import Run
 
 SHARED = ("corpus", "finetuned", "before", "annotated")
 
@@ -26,14 +29,12 @@ def small_grid():
 def run(whole, options, tmp_path_factory):
     """A comparison whose fine-tuned model and annotations are those of `whole`."""
     folder = tmp_path_factory.mktemp("sweep") / "run"
-    run = pipeline.Run(folder=str(folder), **options)
-    stages.claim(run.folder, sweep.settings(run))
+    run = Run(folder=str(folder), **options)
+    claims.claim(run.folder, job.settings(run, methods="*"))
     for name in SHARED:
         shutil.copytree(whole.path(name), folder / name)
-    for stage in pipeline.SHARED_STAGES:
-        path = stages.record_path(run.folder, stage.name)
-        path.parent.mkdir(exist_ok=True)
-        shutil.copy(stages.record_path(whole.folder, stage.name), path)
+    for name in job.SHARED_STAGES:
+        claims.mark_done(run.path(name), claims.findings(whole.path(name)))
     return run
 
 
@@ -73,34 +74,46 @@ def test_more_methods_later(run, first, capsys):
     assert set(results["front"]) <= {"tnff", "corrective"} != set()
 
 
+def training_texts(run, method, split="train"):
+    """Returns the texts that a baseline's task trains on: inputs -> targets."""
+    vocabulary = records.load_vocabulary(run.vocabulary_path)
+    files = {split: job.training_files(run, method, split)}
+    kind = job.BASELINES[method]
+    name = tasks.annotated_task(f"{method}_texts", files, vocabulary, kind=kind)
+    examples = seqio.get_mixture_or_task(name).get_dataset(None, split, shuffle=False)
+    return {
+        vocabulary.decode(row["inputs"].tolist()): vocabulary.decode(
+            row["targets"].tolist()
+        )
+        for row in examples.as_numpy_iterator()
+    }
+
+
 def test_what_the_baselines_are_trained_on(run):
-    annotator = run.job.annotator(run)
+    annotator = use_cases.find(run.use_case, run.data).annotator(run)
     annotated = list(records.read_annotated(run.annotated("train")))
-    marked = [row for row in annotated if row["annotations"]]
-    found = {}
-    for method in ("filtered", "corrective"):
-        path = baselines.write(run, method)["train"]
-        found[method] = {row["id"]: row for _, row in json_files.read_jsonl(path)}
-        for row in found[method].values():
-            assert not annotator(row["targets"], row["inputs"])
-    assert len(found["filtered"]) == len(annotated) - len(marked)
-    for row in annotated:
-        if not row["annotations"]:
-            assert found["filtered"][row["id"]]["targets"] == row["prediction"]
-            assert found["corrective"][row["id"]]["targets"] == row["prediction"]
+    clean = {r["inputs"]: r["prediction"] for r in annotated if not r["annotations"]}
+    found = {m: training_texts(run, m) for m in ("filtered", "corrective")}
+    for texts in found.values():
+        assert not any(annotator(target, "") for target in texts.values())
+        assert clean.items() <= texts.items()
+    assert found["filtered"] == clean != found["corrective"]
 
 
 def test_original_data_without_what_is_unwanted(tmp_path):
     sizes = {"train": 300, "validation": 30, "test": 30}
-    run = pipeline.Run(folder=str(tmp_path), sizes=sizes, pieces=700)
-    pipeline.make_corpus(run)
-    annotator = run.job.annotator(run)
-    files = baselines.write(run, "filtered_original")
-    for split, path in files.items():
-        kept = [row for _, row in json_files.read_jsonl(path)]
+    run = Run(folder=str(tmp_path), sizes=sizes, pieces=700)
+    job.make_corpus(run)
+    annotator = use_cases.find(run.use_case, run.data).annotator(run)
+    for split in ("train", "validation"):
         original = [row for _, row in json_files.read_jsonl(run.corpus_files()[split])]
-        assert kept == [r for r in original if not annotator(r["targets"], "")]
-        assert 0 < len(kept) < len(original)
+        clean = {
+            row["inputs"]: row["targets"]
+            for row in original
+            if not annotator(row["targets"], "")
+        }
+        assert training_texts(run, "filtered_original", split) == clean
+        assert 0 < len(clean) < len(original)
 
 
 def test_a_baseline_without_data_ends_its_point_only(run, first):
@@ -116,7 +129,7 @@ def test_a_loss_that_is_nan_ends_its_point_only(run, first, monkeypatch):
         pathlib.Path(run.path(model, "bad_batch_7-00000-of-00001.jsonl")).touch()
         raise UserError("the loss is NaN at step 7\nand more")
 
-    monkeypatch.setattr(pipeline, "update_model", diverges)
+    monkeypatch.setattr(job, "update_model", diverges)
     results = sweep.run_all(run, ["tnff", "ul"])
     assert results["methods"] == ["tnff"]
     assert [p["failed"] for p in results["failed"]] == ["the loss is NaN at step 7"]
@@ -129,7 +142,7 @@ def test_other_mistakes_stop_the_run(run, first, monkeypatch):
     def refuses(*args):
         raise UserError("no such file")
 
-    monkeypatch.setattr(pipeline, "update_model", refuses)
+    monkeypatch.setattr(job, "update_model", refuses)
     with pytest.raises(UserError, match="no such file"):
         sweep.run_all(run, ["nl"])
 
@@ -142,7 +155,7 @@ def test_the_grid_goes_before_the_settings_of_the_job(run):
 
 
 def test_names_of_methods():
-    assert sweep.methods_of("all") == list(pipeline.METHODS)
+    assert sweep.methods_of("all") == list(job.METHODS)
     assert sweep.methods_of("ul, tnff,ul") == ["ul", "tnff"]
 
 

@@ -1,0 +1,349 @@
+"""The whole job in one run folder, stage by stage.
+
+Each stage is what a user's own job runs: T5X's train and infer functions with the gin
+files of `experiments/quickstart`, the annotator, the evaluation, the report.
+
+Within a stage that was stopped, training goes on from its last checkpoint and
+generation after its last chunk; every random number is a function of the seed and the
+step, so the end is the same, bit for bit.
+"""
+
+import functools
+import os
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from etils import epath
+
+from t5patches import losses
+from t5patches.errors import UserError
+from t5patches.interchange import claims, json_files, records
+from t5patches.quickstart import run_folder, use_cases, vocabulary
+from t5patches.quickstart.run_folder import SPLITS, Record, Run
+
+GIN = "experiments/quickstart"
+
+# What the methods are compared with, plain training on other texts, and its file of
+# gin/methods:
+#   filtered           the model's own outputs in which nothing is unwanted
+#   filtered_original  the original data, left out where its target is unwanted
+#   corrective         the model's own outputs, corrected where something is unwanted
+BASELINES = {
+    "filtered": "filtered",
+    "filtered_original": "filtered",
+    "corrective": "corrective",
+}
+# The family, each method a file of gin/methods, and the baselines.
+METHODS = (*losses.METHODS, *BASELINES)
+
+
+class NothingLeftError(UserError):
+    """A baseline has nothing to be trained on."""
+
+
+def settings(run: Run, methods: str | None = None) -> dict[str, Any]:
+    """Returns what decides the results, for the folder's claim.
+
+    Args:
+      run: the run.
+      methods: pattern of the files of gin/methods that the run may use, if it is not
+        for its method alone.
+    """
+    from t5patches.run import scripts
+
+    root = epath.Path(scripts.gin_root())
+    methods_of_run = methods or BASELINES.get(run.method, run.method)
+    folders = (f"{GIN}/*", "runs/*", "tasks/*", "models/*", f"methods/{methods_of_run}")
+    files = [path for part in folders for path in sorted(root.glob(f"{part}.gin"))]
+    return {
+        "step": "quickstart",
+        "seed": run.seed,
+        "method": "several" if methods else run.method,
+        "use case": use_cases.find(run.use_case, run.data).name,
+        "data": run.data and claims.file_digest(run.data),
+        "phrases": run.phrases and claims.file_digest(run.phrases),
+        "sizes": None if run.data else dict(run.sizes),
+        "pieces": run.pieces,
+        "macros": {stage: dict(values) for stage, values in run.macros.items()},
+        "gin files": claims.file_digest(files),
+    }
+
+
+# ------------------------------------------------------------------------- the stages
+
+
+def make_corpus(run: Run) -> Record:
+    """Writes the splits, the vocabulary and what the annotator needs."""
+    use_case = use_cases.find(run.use_case, run.data)
+    splits = use_case.make(run)
+    for split, path in run.corpus_files().items():
+        numbered = enumerate(splits[split])
+        rows = ({"id": f"{split}-{index}", **example} for index, example in numbered)
+        json_files.write_jsonl(path, rows)
+    texts = (text for e in splits["train"] for text in (e["inputs"], e["targets"]))
+    pieces = vocabulary.train(texts, run.vocabulary_path, run.pieces)
+    return {
+        "examples": {split: len(splits[split]) for split in SPLITS},
+        "vocabulary": pieces,
+        **use_case.prepare(run),
+    }
+
+
+def _script(run: Run, script: str, stage: str, files: list[str], **macros: Any) -> None:
+    """Runs one of T5X's scripts with gin files and macros."""
+    from t5patches.run import scripts
+
+    macros = {
+        "VOCABULARY_PATH": run.vocabulary_path,
+        # Rows of the embedding table come in multiples of 128.
+        "VOCABULARY_SIZE": -(-run.pieces // 128) * 128,
+        **macros,
+        **run.macros.get("shared", {}),
+        **run.macros.get(stage, {}),
+    }
+    argv = [f"--gin_file={file}" for file in files]
+    argv += [f"--gin.{name}={value!r}" for name, value in macros.items()]
+    scripts.run(script, argv, description=stage)
+
+
+def finetune(run: Run) -> Record:
+    """Trains the model that has the unwanted behaviour."""
+    _script(
+        run,
+        "train",
+        "finetune",
+        [f"{GIN}/finetune.gin"],
+        MODEL_DIR=run.path("finetuned"),
+        FILES=run.corpus_files(),
+        RANDOM_SEED=run.seed,
+        DATA_SEED=run.seed,
+    )
+    return {"checkpoint": os.path.relpath(run.checkpoint("finetuned"), run.folder)}
+
+
+def generate(run: Run, model: str, when: str, split: str) -> int:
+    """Generates with a model's last checkpoint; returns how many outputs.
+
+    Args:
+      run: the run.
+      model: the model's folder, in the run folder.
+      when: the folder for the outputs, there too.
+      split: whose inputs.
+    """
+    output = run.predictions(when, split)
+    _script(
+        run,
+        "infer",
+        "generate",
+        [f"{GIN}/generate.gin"],
+        CHECKPOINT_PATH=run.checkpoint(model),
+        INFER_OUTPUT_DIR=os.path.dirname(output),
+        FILES=run.corpus_files(),
+        SPLIT=split,
+    )
+    return sum(1 for _ in records.read_predictions(output))
+
+
+def generate_before(run: Run) -> Record:
+    """Generates with the fine-tuned model for every split."""
+    counts = {split: generate(run, "finetuned", "before", split) for split in SPLITS}
+    return {"generations": counts}
+
+
+def _annotate(run: Run, predictions: str, folder: str) -> float:
+    """Annotates predictions; returns the share of them with something unwanted."""
+    from t5patches.annotate import annotate_files
+
+    vocab = records.load_vocabulary(run.vocabulary_path)
+    annotator = use_cases.find(run.use_case, run.data).annotator(run)
+    stats = annotate_files(predictions, annotator, folder, vocab)
+    return stats["share_with_unwanted"]
+
+
+def annotate(run: Run) -> Record:
+    """Marks what is unwanted in the generations; makes the update's training data."""
+    shares = {
+        split: _annotate(
+            run, run.predictions("before", split), run.path("annotated", split)
+        )
+        for split in SPLITS
+    }
+    if not shares["train"]:
+        raise UserError(
+            "nothing unwanted is in what the fine-tuned model says: there is nothing "
+            f"to update. The generations are in {run.path('before')}"
+        )
+    return {"share_with_unwanted": shares}
+
+
+def training_files(run: Run, method: str, split: str) -> str:
+    """Returns the annotated TFRecords that a method is trained on, made where needed.
+
+    Args:
+      run: a run whose generations are annotated.
+      method: one of METHODS.
+      split: 'train' or 'validation'.
+
+    Raises:
+      NothingLeftError: a baseline leaves no example of the split.
+    """
+    if method not in BASELINES:
+        return f"{run.annotated(split)}-*.tfrecord"
+    folder, predictions = run.path("annotated", split), run.predictions("before", split)
+    examples = 1
+    if method != "filtered":
+        folder = run.path("baselines", method, split)
+        predictions = f"{folder}.jsonl"
+        rows = _rows_to_annotate(run, method, split)
+        examples = json_files.write_jsonl(predictions, rows)
+    # A filtered task leaves out what has something unwanted, which may be all.
+    share = _annotate(run, predictions, folder) if examples else 0.0
+    if not examples or (share == 1 and BASELINES[method] == "filtered"):
+        raise NothingLeftError(
+            f"{folder}: {method} leaves nothing of the {split} split; there is too "
+            "little without anything unwanted"
+        )
+    return os.path.join(folder, "annotated-*.tfrecord")
+
+
+def _rows_to_annotate(run: Run, method: str, split: str) -> Iterable[Mapping[str, Any]]:
+    if method == "filtered_original":
+        from t5patches.tasks import references
+
+        yield from references.predictions(
+            [run.corpus_files()[split]], "inputs", "targets", "id"
+        )
+        return
+    use_case = use_cases.find(run.use_case, run.data)
+    for row in records.read_annotated(run.annotated(split)):
+        spans = [(s["start"], s["end"], s["label"]) for s in row["annotations"]]
+        if corrected := use_case.correct(row["prediction"], spans):
+            yield {**row, "corrected": corrected}
+
+
+def update_model(run: Run, method: str, model: str) -> str:
+    """Updates the fine-tuned model; returns the checkpoint, relative to the folder.
+
+    Args:
+      run: the run.
+      method: one of METHODS.
+      model: the new model's folder, in the run folder.
+    """
+    kind = BASELINES.get(method, method)
+    _script(
+        run,
+        "train",
+        "update",
+        ["models/t5_1_1_tiny.gin", f"methods/{kind}.gin", f"{GIN}/update.gin"],
+        MODEL_DIR=run.path(model),
+        INITIAL_CHECKPOINT_PATH=run.checkpoint("finetuned"),
+        FILES={s: training_files(run, method, s) for s in ("train", "validation")},
+        RANDOM_SEED=run.seed,
+        DATA_SEED=run.seed,
+    )
+    return os.path.relpath(run.checkpoint(model), run.folder)
+
+
+def update(run: Run) -> Record:
+    """Updates the fine-tuned model on its own annotated generations."""
+    return {"checkpoint": update_model(run, run.method, "updated")}
+
+
+def generate_after(run: Run) -> Record:
+    """Generates with the updated model for the test inputs."""
+    return {"generations": {"test": generate(run, "updated", "after", "test")}}
+
+
+def compare(
+    run: Run, when: str, split: str
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Compares the generations in the folder `when` with the fine-tuned model's.
+
+    Returns:
+      The results of `evaluate.compare` and the examples of `evaluate.pick_examples`.
+    """
+    from t5patches import evaluate as evaluation
+
+    return evaluation.evaluate_files(
+        run.predictions("before", split),
+        run.predictions(when, split),
+        use_cases.find(run.use_case, run.data).annotator(run),
+        references=run.corpus_files()[split],
+    )
+
+
+def evaluate(run: Run) -> Record:
+    """Compares the generations of the two models on the test inputs."""
+    scores, examples = compare(run, "after", "test")
+    return {"scores": scores, "examples_to_show": examples}
+
+
+# Stage -> (what it does, said to the user; the function that does it).
+STAGES: dict[str, tuple[str, Callable[[Run], Record]]] = {
+    "corpus": ("corpus and vocabulary", make_corpus),
+    "finetune": ("fine-tune a small T5", finetune),
+    "generate_before": ("generate with it", generate_before),
+    "annotate": ("mark what is unwanted", annotate),
+    "update": ("update the model", update),
+    "generate_after": ("generate again", generate_after),
+    "evaluate": ("compare", evaluate),
+}
+# What comes before the update, whatever its method.
+SHARED_STAGES = [*STAGES][:4]
+
+
+# --------------------------------------------------------------------------- the run
+
+
+def do_stages(run: Run, names: Iterable[str], label: str) -> dict[str, Record]:
+    """Does stages, or reads the records of those that are done.
+
+    Args:
+      run: the run.
+      names: keys of STAGES, in order.
+      label: what is said to the user, with `{what}` and the stage's `{number}`.
+
+    Returns:
+      Name -> record.
+    """
+    records_by_name = {}
+    for number, name in enumerate(names, start=1):
+        what, work = STAGES[name]
+        records_by_name[name] = run_folder.do_stage(
+            run.path(name),
+            label.format(number=number, what=what),
+            functools.partial(work, run),
+        )
+    return records_by_name
+
+
+def run_all(run: Run) -> dict[str, Any]:
+    """Does the whole job, or what of it is not done yet.
+
+    Returns:
+      The results, as in `results.json`.
+
+    Raises:
+      UserError: the folder was made with other settings, or the data are wrong.
+    """
+    from t5patches import report
+
+    asked = settings(run)
+    claims.claim(run.folder, asked)
+    with run_folder.quiet():
+        done = do_stages(run, STAGES, f"[{{number}}/{len(STAGES)}] {{what}}")
+        results = {
+            "method": run.method,
+            "use_case": asked["use case"],
+            "seed": run.seed,
+            **done["evaluate"]["scores"],
+            **run_folder.total_costs([*done.values()]),
+            "stage_seconds": {name: record["seconds"] for name, record in done.items()},
+            "corpus_examples": done["corpus"]["examples"],
+            "share_with_unwanted": done["annotate"]["share_with_unwanted"],
+        }
+        json_files.write_json(run.path("results.json"), results)
+        examples = done["evaluate"]["examples_to_show"]
+        table = report.write_report(run.folder, results, examples, asked)
+    print(f"\n{table}\n\nThe report is {run.path('report.html')}", flush=True)
+    return results
