@@ -7,15 +7,5 @@ from t5patches.evaluate.comparison import (
     pick_examples,
     summarize,
 )
-from t5patches.evaluate.similarity import bleu, exact_match, rouge_l
 
-__all__ = [
-    "bleu",
-    "compare",
-    "evaluate_files",
-    "exact_match",
-    "join",
-    "pick_examples",
-    "rouge_l",
-    "summarize",
-]
+__all__ = ["compare", "evaluate_files", "join", "pick_examples", "summarize"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import itertools
 import os
@@ -15,9 +16,11 @@ from t5patches.annotate.alignment import Span
 from t5patches.annotate.annotator import Annotator
 from t5patches.errors import UserError
 from t5patches.evaluate import similarity
-from t5patches.interchange import json_files, records, shards, tables
+from t5patches.interchange import claims, json_files, records, shards, tables
 from t5patches.interchange.records import AnnotatedPrediction, Prediction
 
+# How many pairs of each `Pair.kind` are shown, at most.
+_SHOWN = {"fixed": 8, "remaining": 4, "changed": 4, "broken": 4, "unchanged": 2}
 # Settings of an annotated set that may differ from another's: they do not say what is
 # unwanted in a text.
 _OWN_SETTINGS = {"vocabulary", "only_annotated", "feature_lengths", "files"}
@@ -131,8 +134,7 @@ def _spans(row: Prediction, annotator: Annotator | None) -> list[Span]:
 
 
 def _token_count(row: Prediction) -> int | None:
-    tokens = row.get("target_tokens")
-    return None if tokens is None else len(tokens)
+    return len(row["target_tokens"]) if "target_tokens" in row else None
 
 
 def compare(
@@ -167,18 +169,15 @@ def summarize(pairs: Sequence[Pair]) -> dict[str, Any]:
     if not pairs:
         raise UserError("there are no predictions to compare")
     subsets = {
-        "all": pairs,
-        "clean": [pair for pair in pairs if not pair.old_spans],
-        "marked": [pair for pair in pairs if pair.old_spans],
+        "all": [(pair.old, pair.new) for pair in pairs],
+        "clean": [(pair.old, pair.new) for pair in pairs if not pair.old_spans],
+        "marked": [(pair.old, pair.new) for pair in pairs if pair.old_spans],
     }
     scores = {
-        name: {
-            "examples": len(part),
-            **_scores([pair.old for pair in part], [pair.new for pair in part]),
-        }
-        for name, part in subsets.items()
+        name: {"examples": len(texts), **_scores(texts)}
+        for name, texts in subsets.items()
     }
-    kinds = ("fixed", "remaining", "broken", "changed", "unchanged")
+    kinds = collections.Counter(pair.kind for pair in pairs)
     results: dict[str, Any] = {
         "examples": len(pairs),
         "prevalence": {
@@ -186,25 +185,27 @@ def summarize(pairs: Sequence[Pair]) -> dict[str, Any]:
             "after": sum(bool(pair.new_spans) for pair in pairs) / len(pairs),
         },
         "unwanted_per_1000_tokens": {
-            "before": _rate((p.old_spans, p.old_tokens) for p in pairs),
-            "after": _rate((p.new_spans, p.new_tokens) for p in pairs),
+            "before": _rate([(p.old_spans, p.old_tokens) for p in pairs]),
+            "after": _rate([(p.new_spans, p.new_tokens) for p in pairs]),
         },
         "exact_match": {name: part["exact_match"] for name, part in scores.items()},
         "bleu": scores["all"]["bleu"],
         "rougeL": scores["all"]["rougeL"],
         "subsets": scores,
-        "outcomes": {kind: sum(p.kind == kind for p in pairs) for kind in kinds},
+        "outcomes": {kind: kinds[kind] for kind in _SHOWN},
     }
-    if all(pair.reference is not None for pair in pairs):
-        references = [pair.reference or "" for pair in pairs]
+    known = [(p.reference, p) for p in pairs if p.reference is not None]
+    if len(known) == len(pairs):
         results["references"] = {
-            "old": _scores(references, [pair.old for pair in pairs]),
-            "new": _scores(references, [pair.new for pair in pairs]),
+            "old": _scores([(right, pair.old) for right, pair in known]),
+            "new": _scores([(right, pair.new) for right, pair in known]),
         }
     return results
 
 
-def _scores(old: Sequence[str], new: Sequence[str]) -> dict[str, float | None]:
+def _scores(texts: Sequence[tuple[str, str]]) -> dict[str, float | None]:
+    """Returns how alike texts are to their references, the first of each pair."""
+    old, new = [pair[0] for pair in texts], [pair[1] for pair in texts]
     return {
         "exact_match": similarity.exact_match(old, new),
         "bleu": similarity.bleu(old, new),
@@ -212,34 +213,23 @@ def _scores(old: Sequence[str], new: Sequence[str]) -> dict[str, float | None]:
     }
 
 
-def _rate(outputs: Iterable[tuple[Sequence[Span], int | None]]) -> float | None:
-    spans, tokens = 0, 0
-    for found, count in outputs:
-        if count is None:
-            return None
-        spans += len(found)
-        tokens += count
-    return 1000 * spans / tokens if tokens else None
+def _rate(outputs: Sequence[tuple[Sequence[Span], int | None]]) -> float | None:
+    tokens = [count for _, count in outputs if count is not None]
+    if len(tokens) < len(outputs) or not sum(tokens):
+        return None
+    return 1000 * sum(len(spans) for spans, _ in outputs) / sum(tokens)
 
 
-def pick_examples(
-    pairs: Sequence[Pair], counts: Mapping[str, int] | None = None
-) -> list[dict[str, Any]]:
+def pick_examples(pairs: Sequence[Pair]) -> list[dict[str, Any]]:
     """Picks pairs to show, some of each kind, spread evenly over the file.
-
-    Args:
-      pairs: all pairs.
-      counts: how many of each `Pair.kind`, at most.
 
     Returns:
       Pairs as JSON-able dictionaries, with their `kind`.
     """
-    if counts is None:
-        counts = {"fixed": 8, "remaining": 4, "changed": 4, "broken": 4, "unchanged": 2}
     picked = []
-    for kind, count in counts.items():
+    for kind, count in _SHOWN.items():
         some = [pair for pair in pairs if pair.kind == kind]
-        step = max(len(some) / count, 1) if count else 1
+        step = max(len(some) / count, 1)
         chosen = [some[int(i * step)] for i in range(min(count, len(some)))]
         picked += [{**dataclasses.asdict(pair), "kind": kind} for pair in chosen]
     return picked
@@ -269,37 +259,29 @@ def evaluate_files(
         between the annotators of the two sets.
     """
     if annotator is None:
-        _check_same_annotators([*_settings(old), *_settings(new)])
+        _check_same_annotators([*shards.expand(old), *shards.expand(new)])
     right = None if references is None else _read_references(references, references_key)
     read = records.read_annotated if annotator is None else records.read_predictions
     pairs = join(read(old), read(new), annotator, right)
     return summarize(pairs), pick_examples(pairs)
 
 
-def _settings(
-    annotated: shards.PathLike | Sequence[shards.PathLike],
-) -> list[tuple[str, shards.Row]]:
-    """Returns the folders of annotated files with what was annotated how there.
+def _check_same_annotators(paths: Sequence[str]) -> None:
+    """Checks that annotated files were made with the same annotator.
 
     A folder that `t5patches annotate` did not write has no say in this.
     """
-    folders = {os.path.dirname(path) for path in shards.expand(annotated)}
-    found = []
-    for folder in sorted(folders):
-        path = epath.Path(folder or ".") / "settings.json"
-        settings = json_files.read_json(path) if path.is_file() else {}
+    made_with = {}
+    for folder in sorted({os.path.dirname(path) for path in paths}):
+        record = epath.Path(folder or ".") / claims.SETTINGS
+        settings = json_files.read_json(record) if record.is_file() else {}
         if settings.get("step") == "annotate":
-            kept = {k: v for k, v in settings.items() if k not in _OWN_SETTINGS}
-            found.append((folder, kept))
-    return found
-
-
-def _check_same_annotators(sets: Sequence[tuple[str, shards.Row]]) -> None:
-    for (first, one), (second, other) in itertools.pairwise(sets):
+            made_with[folder] = settings
+    for (first, one), (second, other) in itertools.pairwise(made_with.items()):
         differing = [
             f"{key} is {errors.shorten(one.get(key))} in {first} and "
             f"{errors.shorten(other.get(key))} in {second}"
-            for key in sorted({*one, *other})
+            for key in sorted({*one, *other} - _OWN_SETTINGS)
             if one.get(key) != other.get(key)
         ]
         if differing:
