@@ -10,7 +10,7 @@ import spacy
 
 from t5patches import cli, evaluate
 from t5patches.interchange import json_files, records
-from t5patches.quickstart import pipeline
+from t5patches.quickstart import job, run_folder
 
 VOCABULARY = seqio.ByteVocabulary()
 TEXT = "Smith met John Doe in Paris"
@@ -96,15 +96,15 @@ def test_wrong_use(folder, words, message, capsys):
 
 def test_the_command_and_the_quickstart_annotate_alike(folder, monkeypatch):
     """A list of phrases has one identity, whoever runs it."""
-    run = pipeline.Run(folder=str(folder / "run"), phrases="rude.txt", data="mine")
-    for split in pipeline.SPLITS:
+    run = run_folder.Run(folder=str(folder / "run"), phrases="rude.txt", data="mine")
+    for split in run_folder.SPLITS:
         path = pathlib.Path(run.predictions("before", split) + "-00000-of-00001.jsonl")
         path.parent.mkdir(parents=True)
         path.write_bytes((folder / "old.jsonl").read_bytes())
     (folder / "run/corpus").mkdir()
     (folder / "run/corpus/phrases.txt").write_text("# a comment\ndoe\n")
-    monkeypatch.setattr(pipeline.records, "load_vocabulary", lambda *_: VOCABULARY)
-    pipeline.annotate(run)
+    monkeypatch.setattr(job.records, "load_vocabulary", lambda *_: VOCABULARY)
+    job.annotate(run)
     assert annotate("phrases", "--phrases", "rude.txt") == 0
     first, second = run.path("annotated/test"), str(folder / "out")
     one, other = (json_files.read_json(f"{f}/settings.json") for f in (first, second))
