@@ -42,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         _dispatch(argv)
         sys.stdout.flush()
     except UserError as error:
-        print(f"error: {_message(error)}", file=sys.stderr)
+        print(f"error: {error}", file=sys.stderr)
         return 2
     except BrokenPipeError:  # As of `| head`. Python would write what is left at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -85,16 +85,6 @@ def _dispatch(argv: list[str]) -> None:
         return
     parser.print_help(sys.stderr)
     raise SystemExit(2)
-
-
-def _message(error: UserError) -> str:
-    """Leaves out the call chain that gin appends to messages of what it calls."""
-    lines = str(error).splitlines()
-    return "\n".join(
-        line
-        for line in lines
-        if not line.lstrip().startswith("In call to configurable")
-    ).strip()
 
 
 # The commands, each of which imports its room when it is given.

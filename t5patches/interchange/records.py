@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING, Any, NotRequired, TypedDict, TypeGuard, cast
 from etils import epath
 
 from t5patches.errors import UserError
-from t5patches.interchange.json_files import read_jsonl
-from t5patches.interchange.shards import PathLike, Row, expand
+from t5patches.interchange import json_files, shards, tables
+from t5patches.interchange.shards import PathLike, Row
 
 if TYPE_CHECKING:
     from typing_extensions import ReadOnly  # Python 3.13 has it.
@@ -88,7 +88,8 @@ def read_predictions(
         yield check_prediction(row, where, index, vocabulary)
         empty = False
     if empty:
-        raise UserError(f"{_spec_text(spec)}: no predictions in it; {_FORMAT_HINT}")
+        files = ", ".join(shards.expand(spec))
+        raise UserError(f"{files}: no predictions in it; {_FORMAT_HINT}")
 
 
 def read_annotated(
@@ -107,9 +108,9 @@ def read_annotated(
 def _lines_of(spec: PathLike | Sequence[PathLike]) -> Iterator[tuple[int, str, Row]]:
     """Yields (number of the line in the whole set from 0, `file:line`, object)."""
     before = 0
-    for path in expand(spec):
+    for path in shards.expand(spec):
         number = 0
-        for number, row in read_jsonl(path):
+        for number, row in json_files.read_jsonl(path):
             yield before + number - 1, f"{path}:{number}", row
         before += number
 
@@ -131,12 +132,14 @@ def check_prediction(
     """
     if isinstance(row.get("inputs"), dict):
         row = _from_t5x(row, where, index, vocabulary)
-    checked = dict(row)
-    for field in ("inputs", "prediction"):
-        _check_text(row, field, where)
-    if "corrected" in row:
-        _check_text(row, "corrected", where)
-    checked["id"] = _check_id(row, where)
+    for field in ("inputs", "prediction", "corrected"):
+        if field != "corrected" or field in row:
+            tables.text_field(row, field, where)
+    checked = {**row, "id": tables.id_field(row, "id", where)}
+    if not checked["id"]:
+        raise UserError(
+            f"{where}: field 'id' must be a text or a whole number; {_FORMAT_HINT}"
+        )
     if "target_tokens" in row:
         _check_tokens(row["target_tokens"], where, vocabulary)
     elif vocabulary is not None:
@@ -215,26 +218,6 @@ def _from_t5x(row: Row, where: str, index: int, vocabulary: Any) -> Row:
     return converted
 
 
-def _check_text(row: Row, field: str, where: str) -> None:
-    if field not in row:
-        raise UserError(f"{where}: field {field!r} is missing; {_FORMAT_HINT}")
-    value = row[field]
-    if not isinstance(value, str):
-        raise UserError(
-            f"{where}: field {field!r} must be text, not {type(value).__name__}"
-        )
-
-
-def _check_id(row: Row, where: str) -> str:
-    value = row.get("id")
-    if not (isinstance(value, str) and value) and not _is_int(value):
-        raise UserError(
-            f"{where}: field 'id' must be a text or a whole number, "
-            f"not {value!r}; {_FORMAT_HINT}"
-        )
-    return str(value)
-
-
 def _is_int(value: Any) -> TypeGuard[int]:
     return isinstance(value, int) and not isinstance(value, bool)
 
@@ -261,12 +244,6 @@ def _check_tokens(tokens: Any, where: str, vocabulary: Any) -> None:
             f"{where}: field 'target_tokens' goes on after EOS (id {eos_id}); "
             "it must end there"
         )
-
-
-def _spec_text(spec: PathLike | Sequence[PathLike]) -> str:
-    if isinstance(spec, str | os.PathLike):
-        return os.fspath(spec)
-    return ", ".join(os.fspath(part) for part in spec)
 
 
 def max_vocabulary_size(vocabulary: Any) -> int:

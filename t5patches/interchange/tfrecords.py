@@ -1,14 +1,12 @@
 """TFRecord files of tf.train.Examples with int64 features.
 
-TensorFlow is imported when one is written or read.
+TensorFlow is imported when one is written.
 """
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
-from t5patches.errors import UserError
 from t5patches.interchange.shards import PathLike, atomic_path
 
 
@@ -43,17 +41,3 @@ def write(path: PathLike, rows: Iterable[Mapping[str, Sequence[int]]]) -> int:
                 writer.write(example_bytes(row))
                 count += 1
     return count
-
-
-def read(path: PathLike) -> Iterator[dict[str, list[int]]]:
-    """Yields the int64 features of each example of a TFRecord file."""
-    import tensorflow as tf
-
-    try:
-        for raw in tf.data.TFRecordDataset(os.fspath(path)).as_numpy_iterator():
-            features = tf.train.Example.FromString(raw).features.feature
-            yield {name: list(f.int64_list.value) for name, f in features.items()}
-    except tf.errors.OpError as error:
-        raise UserError(
-            f"{os.fspath(path)}: not a readable TFRecord: {error}"
-        ) from error

@@ -23,7 +23,7 @@ class Config:
     """What gin files and bindings say about a function and what it is given."""
 
     def __init__(self, function: Callable[..., Any], configured: Callable[..., Any]):
-        self._function = function
+        self.function = function
         self._configured = configured
 
     @property
@@ -62,9 +62,9 @@ class Config:
             if known is None:
                 raise
             raise known from error
-        bound = inspect.signature(self._function).bind_partial(**found)
+        bound = inspect.signature(self.function).bind_partial(**found)
         bound.apply_defaults()
-        name, parameters = self._function.__name__, bound.signature.parameters
+        name, parameters = self.function.__name__, bound.signature.parameters
         missing = [f"{name}.{p}" for p in parameters if p not in bound.arguments]
         if missing:
             raise UserError(f"not set in the gin files: {', '.join(missing)}")

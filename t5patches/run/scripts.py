@@ -17,7 +17,7 @@ import pathlib
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from t5patches import _engine
@@ -103,7 +103,7 @@ def run(script: str, argv: Sequence[str], description: str | None = None) -> Non
             arguments = config.arguments(**given)
             if flags.checkpoint is not None and script != "train":
                 arguments["restore_checkpoint_cfg"].mode = "specific"
-            _run(script, arguments, config.bindings, description or script)
+            _run(script, config, arguments, description or script)
         except Exception as error:
             known = gin_errors.run_error(error, config.bindings)
             if known is None:
@@ -111,14 +111,13 @@ def run(script: str, argv: Sequence[str], description: str | None = None) -> Non
             raise known from error
 
 
-@contextlib.contextmanager
 def configuration(
     script: str,
     files: Sequence[str],
     bindings: Sequence[str],
     search_paths: Sequence[str] = (),
-) -> Iterator[gin_config.Config]:
-    """Yields what gin files and bindings say about a script; see `gin_config.parsed`.
+) -> contextlib.AbstractContextManager[gin_config.Config]:
+    """Parses gin files and bindings for a script, as `gin_config.parsed` does.
 
     Files are looked up in `search_paths`, then in the working folder, in our gin files
     and in the engine's.
@@ -129,27 +128,25 @@ def configuration(
     function = getattr(module, SCRIPTS[script].function)
     engine_paths = getattr(module, "_DEFAULT_GIN_SEARCH_PATHS", [])
     folders = [*search_paths, ".", gin_root(), *engine_paths]
-    with gin_config.parsed(function, files, bindings, folders) as config:
-        yield config
+    return gin_config.parsed(function, files, bindings, folders)
 
 
 def _run(
-    script: str, arguments: dict[str, Any], bindings: dict[str, str], description: str
+    script: str, config: gin_config.Config, arguments: dict[str, Any], description: str
 ) -> None:
     """Calls a script's function with what gin has evaluated, after checking it."""
     from t5patches.run import generation, preflight
 
-    module = importlib.import_module(SCRIPTS[script].module)
     _make_paths_absolute(arguments)
-    preflight.check(script, arguments, bindings)
+    preflight.check(script, arguments, config.bindings)
     if script == "infer":
-        generation.claim_output(arguments, bindings)
+        generation.claim_output(arguments, config.bindings)
     with contextlib.ExitStack() as stack:
         if script == "train":
             _close_trainers(stack, arguments)
         elif script == "infer":
             _show_progress(stack, arguments, description)
-        getattr(module, SCRIPTS[script].function)(**arguments)
+        config.function(**arguments)
 
 
 # ---- Flags ----

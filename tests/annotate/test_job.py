@@ -6,6 +6,7 @@ import os
 import shutil
 
 import pytest
+import tfrecord_rows
 from small_vocabulary import small_vocabulary
 
 from t5patches import annotate
@@ -82,7 +83,7 @@ def test_tfrecords_hold_the_same_examples(predictions, tmp_path):
     examples = [
         example
         for path in shards.expand(out / "annotated", ".tfrecord")
-        for example in tfrecords.read(path)
+        for example in tfrecord_rows.read(path)
     ]
     assert [row["id"] for row in rows] == ["0", "2"]
     assert examples == [records.training_features(row, VOCABULARY) for row in rows]
@@ -200,7 +201,7 @@ def test_a_wrong_line_is_skipped_and_listed(tmp_path, line, message):
     rows = list(records.read_annotated(out / "annotated", VOCABULARY))
     assert [row["id"] for row in rows] == ["1", "3"]
     (path,) = shards.expand(out / "annotated", ".tfrecord")
-    assert len(list(tfrecords.read(path))) == 2
+    assert len(list(tfrecord_rows.read(path))) == 2
 
 
 def test_what_was_skipped_is_an_error_when_errors_are_asked_for(tmp_path):
@@ -519,7 +520,7 @@ def test_a_shard_cut_off_as_it_was_made_again_is_not_done(
     stats = annotate.annotate_files(*arguments, settings={}, on_error="skip")
     assert stats["examples"] == 4
     paths = shards.expand(tmp_path / "out/annotated", ".tfrecord")
-    assert sum(len(list(tfrecords.read(path))) for path in paths) == 4
+    assert sum(len(list(tfrecord_rows.read(path))) for path in paths) == 4
 
 
 def interrupt(*args):

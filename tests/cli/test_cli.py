@@ -213,19 +213,6 @@ def test_interrupt_and_our_own_faults(files, monkeypatch, capsys):
         cli.main(["report"])
 
 
-def test_a_message_that_passed_through_gin():
-    import gin
-
-    from t5patches.errors import UserError
-
-    def broken():
-        raise UserError("a.jsonl:3: field 'inputs' is missing")
-
-    with pytest.raises(UserError) as error:
-        gin.external_configurable(broken, "broken_for_this_test")()
-    assert cli._message(error.value) == "a.jsonl:3: field 'inputs' is missing"
-
-
 @pytest.mark.parametrize(
     ("given", "expected"),
     [

@@ -298,6 +298,16 @@ def test_remote_paths_that_cannot_be_read():
     assert gin_errors.run_error(shape, bindings) is None
 
 
+def test_a_message_that_passed_through_gin():
+    def broken():
+        raise UserError("a.jsonl:3: field 'inputs' is missing")
+
+    with pytest.raises(UserError, match="In call to configurable") as error:
+        gin.external_configurable(broken, "broken_for_this_test")()
+    known = gin_errors.run_error(error.value, {})
+    assert str(known) == "a.jsonl:3: field 'inputs' is missing"
+
+
 def test_missing_checkpoints(run, tmp_path):
     path = run / "checkpoint_5"
     fails(
