@@ -22,10 +22,11 @@ _NOT_NEEDED = frozenset(
     "tagger parser morphologizer lemmatizer trainable_lemmatizer attribute_ruler "
     "senter sentencizer entity_linker textcat textcat_multilabel".split()
 )
-
+# What no space parts from a quantity belongs to it: '-1' of '3-1', 'm' of '£5m'.
+_REST = re.compile(r"(?<=\w)(?:[-–/]?\w|(?<=\d)[.,:](?=\d))*%?")
 
 # Raised by one whenever other words come to be marked, here or in `occurrence`.
-RULES = 2
+RULES = 3
 
 
 class EntityAnnotator(spacy_pipelines.SpacyAnnotator):
@@ -33,7 +34,8 @@ class EntityAnnotator(spacy_pipelines.SpacyAnnotator):
 
     Entities are those of a spaCy pipeline; `t5patches.annotate.occurrence` says what
     'occur' means. The label is the entity's. An article before an entity and a
-    possessive 's after it are not marked.
+    possessive 's after it are not marked. What follows a quantity without a space
+    belongs to it: 'm' in '£5m', though the pipeline finds only '£5'.
     """
 
     def __init__(
@@ -89,21 +91,24 @@ class EntityAnnotator(spacy_pipelines.SpacyAnnotator):
         for entity in doc.ents:
             if self.labels is not None and entity.label_ not in self.labels:
                 continue
-            start, end = _trim(entity.text)
-            text = entity.text[start:end]
+            start, end = entity.start_char, entity.end_char
+            is_quantity = entity.label_ in occurrence.QUANTITIES
+            if is_quantity and (rest := _REST.match(doc.text, end)):
+                end = rest.end()
+            start, end = _trim(doc.text, start, end)
+            text = doc.text[start:end]
             if text and not inputs.has(text, entity.label_):
-                first = entity.start_char
-                spans.append((first + start, first + end, entity.label_))
+                spans.append((start, end, entity.label_))
         return spans
 
     def __reduce__(self):
         return EntityAnnotator, (self.source, self.labels, self.batch_size)
 
 
-def _trim(text: str) -> tuple[int, int]:
-    article = _ARTICLE.match(text)
-    start = article.end() if article else 0
-    end = max(len(text.rstrip()), start)
+def _trim(text: str, start: int, end: int) -> tuple[int, int]:
+    if article := _ARTICLE.match(text, start, end):
+        start = article.end()
+    end = start + len(text[start:end].rstrip())
     possessive = _POSSESSIVE.search(text[:end], max(end - 2, start))
     return start, possessive.start() if possessive else end
 

@@ -7,7 +7,6 @@ and the one before, so a text is read in time linear in its length.
 
 from __future__ import annotations
 
-import decimal
 import re
 import unicodedata
 from collections.abc import Iterator
@@ -49,8 +48,6 @@ def read(text: str) -> list[Word]:
 
 def singular(key: str) -> str:
     """Returns one key for a word and its plural: 'tory' for 'tory' and 'tories'."""
-    if key.endswith("men"):
-        return f"{key[:-3]}man"
     if len(key) < 4 or key[-1] != "s" or key[-2] == "s" or not key[0].isalpha():
         return key
     return f"{key[:-3]}y" if key.endswith("ies") else key[:-1]
@@ -64,16 +61,14 @@ _TOKEN = re.compile(
     (?P<number>\d+(?:,\d{{3}}(?!\d))*(?:[.:]\d+)?)
     (?P<unit>(?i:st|nd|rd|th|k|m|mn|bn|tn|'?s)\b)?
   | (?P<initials>(?:{_LETTER}\.){{2,}}(?:{_LETTER}\b)?)  # U.S., p.m
-  | (?P<sign>[£$€%&])
+  | (?P<sign>(?:\b(?:US|AU?|CA?|NZ|HK))?\$|[£€%&])
   | {_LETTER}+(?:'{_LETTER}+)*
     """,
     re.VERBOSE,
 )
 _SIGNS = {"£": "pound", "$": "dollar", "€": "euro", "%": "percent", "&": "and"}
 _LETTERS = str.maketrans(
-    dict(zip("øØłŁđĐ", "oOlLdD", strict=True))
-    | {"æ": "ae", "Æ": "AE", "œ": "oe", "Œ": "OE"}
-    | dict.fromkeys(APOSTROPHES, "'")
+    dict(zip("øØłŁđĐ", "oOlLdD", strict=True)) | dict.fromkeys(APOSTROPHES, "'")
 )
 
 
@@ -87,6 +82,7 @@ def _fold(text: str) -> str:
 
 def _tokens(text: str) -> Iterator[Word]:
     text = re.sub(r"\bper cent\b", "percent", _fold(text), flags=re.IGNORECASE)
+    text = re.sub(r"\bhalf a (?=[mb]illion\b)", "0.5 ", text, flags=re.IGNORECASE)
     end, possessive = 0, False
     for match in _TOKEN.finditer(text):
         apart = possessive or not set(text[end : match.start()]) <= set(" \n-–")
@@ -97,7 +93,7 @@ def _tokens(text: str) -> Iterator[Word]:
         if match["number"]:
             key = _number(match["number"], (match["unit"] or "").lower())
         else:
-            key = _SIGNS.get(form) or re.sub("['.]", "", form.casefold())
+            key = _SIGNS.get(form[-1]) or re.sub("['.]", "", form.casefold())
         yield Word(key, form, apart)
 
 
@@ -112,38 +108,35 @@ _TENS = "twenty thirty forty fifty sixty seventy eighty ninety".split()
 _IN_DIGITS = {
     **{name: str(value) for value, name in enumerate(_UNITS)},
     **{f"{name}th": f"{value}th" for value, name in enumerate(_UNITS)},
-    **{name: str(10 * value) for value, name in enumerate(_TENS, start=2)},
-    **{f"{name[:-1]}ieth": f"{10 * n}th" for n, name in enumerate(_TENS, start=2)},
+    **{name: f"{value}0" for value, name in enumerate(_TENS, start=2)},
+    **{f"{name[:-1]}ieth": f"{value}0th" for value, name in enumerate(_TENS, start=2)},
     **{"first": "1th", "second": "2th", "third": "3th", "fifth": "5th"},
     **{"eighth": "8th", "ninth": "9th", "twelfth": "12th", "ii": "2", "iii": "3"},
 }
-_SCALES = {"thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
-_SHORT_SCALES = {"k": 10**3, "m": 10**6, "mn": 10**6, "bn": 10**9, "tn": 10**12}
+_SCALES = {"hundred": 1e2, "thousand": 1e3, "million": 1e6, "billion": 1e9}
+_SHORT_SCALES = {"k": 1e3, "m": 1e6, "mn": 1e6, "bn": 1e9, "tn": 1e12}
 
 
 def _number(digits: str, unit: str) -> str:
     digits = digits.replace(",", "").replace(":", ".")
-    if "." in digits:
-        digits = digits.rstrip("0").rstrip(".")
-    if unit in _SHORT_SCALES:
-        return _times(digits, _SHORT_SCALES[unit])
-    return digits + (unit and ("s" if unit[-1] == "s" else "th"))
+    number = _times(digits, _SHORT_SCALES.get(unit, 1))
+    if not unit or unit in _SHORT_SCALES:
+        return number
+    return f"{digits}s" if unit[-1] == "s" else f"{number}th"
 
 
 def _together(last: Word, word: Word) -> str | None:
     """Returns the number that two words make: 'twenty-five', '1.5 million'."""
-    if not last.key[0].isdecimal() or not last.key[-1].isdecimal():
+    number = "1" if last.key == "a" else last.key
+    if not number[0].isdecimal() or not number[-1].isdecimal():
         return None
-    if scale := _SCALES.get(word.key) or (word.key == "hundred" and 100):
-        return _times(last.key, scale)
+    if word.key in _SCALES:
+        return _times(number, _SCALES[word.key])
     unit = _IN_DIGITS.get(word.key, "")
     if last.form.casefold() in _TENS and unit.removesuffix("th") in list("123456789"):
-        return last.key[0] + unit
+        return number[0] + unit
     return None
 
 
-def _times(digits: str, scale: int) -> str:
-    if len(digits) > _LONGEST:
-        return digits
-    product = f"{decimal.Decimal(digits) * scale:f}"
-    return product.rstrip("0").rstrip(".") if "." in product else product
+def _times(digits: str, scale: float) -> str:
+    return digits if len(digits) > _LONGEST else f"{float(digits) * scale:.{_LONGEST}g}"
