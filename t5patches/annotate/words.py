@@ -67,6 +67,7 @@ _TOKEN = re.compile(
     re.VERBOSE,
 )
 _SIGNS = {"£": "pound", "$": "dollar", "€": "euro", "%": "percent", "&": "and"}
+_NO_GAPS = frozenset({"", " ", "\n", "-", "–"})
 _LETTERS = str.maketrans(
     dict(zip("øØłŁđĐ", "oOlLdD", strict=True)) | dict.fromkeys(APOSTROPHES, "'")
 )
@@ -85,7 +86,7 @@ def _tokens(text: str) -> Iterator[Word]:
     text = re.sub(r"\bhalf a (?=[mb]illion\b)", "0.5 ", text, flags=re.IGNORECASE)
     end, possessive = 0, False
     for match in _TOKEN.finditer(text):
-        apart = possessive or not set(text[end : match.start()]) <= set(" \n-–")
+        apart = possessive or text[end : match.start()] not in _NO_GAPS
         form, end = match[0], match.end()
         possessive = match.lastgroup is None and form[-2:] in ("'s", "'S")
         if possessive:
@@ -113,7 +114,10 @@ _IN_DIGITS = {
     **{"first": "1th", "second": "2th", "third": "3th", "fifth": "5th"},
     **{"eighth": "8th", "ninth": "9th", "twelfth": "12th", "ii": "2", "iii": "3"},
 }
-_SCALES = {"hundred": 1e2, "thousand": 1e3, "million": 1e6, "billion": 1e9}
+_SCALES = {"hundred": 1e2, "thousand": 1e3, "million": 1e6} | {
+    "billion": 1e9,
+    "trillion": 1e12,
+}
 _SHORT_SCALES = {"k": 1e3, "m": 1e6, "mn": 1e6, "bn": 1e9, "tn": 1e12}
 
 
