@@ -143,9 +143,8 @@ def _switch_off(nlp: Any) -> None:
     off = {name for name, factory in factories.items() if factory in _NOT_NEEDED}
     for name, factory in factories.items():
         listeners = getattr(nlp.get_pipe(name), "listening_components", None)
-        shares = factory in ("tok2vec", "transformer") and listeners is not None
-        if shares and off.issuperset(listeners):
-            off.add(name)
+        if factory in ("tok2vec", "transformer") and listeners is not None:
+            off |= {name} if off.issuperset(listeners) else set()
     nlp.disable_pipes(*off) if off else None
 
 

@@ -3,27 +3,28 @@
 An entity *occurs* if it stands in the text letter by letter, or if its words stand
 there one after the other. Words are compared after this:
 
-- **Case, accents, punctuation** do not matter ('Ødegaard' is 'ODEGAARD', 'U.S.' is
-  'US'), but a name of one word needs a capital in the text, unless that has none at
-  all: 'Will' is not 'will'.
-- **Articles** and titles ('Mr') before an entity and possessives after a word go.
+- **Case, accents and punctuation** do not matter ('Ødegaard' is 'ODEGAARD', 'U.S.' is
+  'US'), but a name of one word needs a capital in the text, unless the text has none:
+  'Will' is not 'will'.
+- **Articles** and titles ('Mr') before an entity are left out, and so are possessives.
 - **Numbers** are their values: 'twenty-five' is '25', '£1.5m' is '£1.5 million', '20%'
-  is '20 per cent', 'first' is '1st'. '1' does not occur in '12', nor '1' in '1m'.
-- **Quantities** (numbers, money, dates, times) are compared without 'about', 'more
-  than', 'up to', 'past' and their like; plurals are the singular. Of an age, the number
-  counts: '25-year-old' occurs in 'aged 25'.
+  is '20 per cent', 'first' is '1st'. '1' occurs neither in '12' nor in '1m'.
+- **Quantities** (numbers, money, dates, times) with a number are compared without
+  'about', 'more than', 'up to' and their like; plurals are the singular.
 - **Dates and money** occur where their words stand close together, in any order: '5 May
-  2015' in 'May 5th, 2015', '£5' in '5 pounds'.
+  2015' in 'May 5th, 2015', '£5' in '5 pounds'. An **age** ('25-year-old') occurs in
+  'aged 25' and in 'John Smith, 25, of Leeds'.
 - **Names** occur in longer ones ('Smith' in 'John Smith'), and where their parts stand
   as names of their own: 'Boris Johnson' in 'Boris said … Mr Johnson said', but neither
   in 'Mr Johnson' alone nor in 'Boris Becker … Alan Johnson'.
 - **Places and peoples** are one where only the ending differs: 'Rwanda' and 'Rwandan',
   'Britain' and 'Briton'.
 
-No knowledge of the world is used: 'Britain' is not 'UK', 'France' not 'French', 'a
-fifth' not '20%'. Nor does it matter of what the text says something: 'three' occurs in
-'the bottom three', 'England' in a sentence about another match. Numbers, months and
-titles are English; the rest holds for every language that parts words by spaces.
+No knowledge of the world is used: 'Britain' is not 'UK', 'France' is not 'French', 'a
+fifth' is not '20%', 'one hundred and one' is not '101'. What the text says of it does
+not matter either: 'three' occurs in 'the bottom three', 'England' in a sentence about
+another match. Numbers, months and titles are English; the rest holds for every language
+that puts spaces between words.
 """
 
 from __future__ import annotations
@@ -44,12 +45,14 @@ _ARTICLES = frozenset({"the", "a", "an"})
 _TITLES = frozenset(
     "mr mrs ms miss sir dame dr lord lady prof professor president".split()
 )
-# What does not matter in quantities, and in ages.
+# What does not matter beside a number.
 _FILLERS = _ARTICLES | frozenset(
     "about almost and approximately around between fewer from just less more nearly "
-    "of only or over past some than to under up".split()
+    "of only or over some than to under up".split()
 )
-_OF_AGES = frozenset({"year", "old", "age", "aged"})
+_OF_AGES = frozenset({"old", "age", "aged"})
+_PARTS = frozenset({"early", "late", "mid"})  # Of a month.
+_CURRENCIES = frozenset({"pound", "dollar", "euro"})
 _MONTHS = {
     form: name[:3].title()
     for name in "january february march april may june july august september october "
@@ -82,7 +85,8 @@ class Text:
             return True
         if label in QUANTITIES:
             return self._has_quantity(wanted)
-        needs_capital = len(wanted) == 1 and wanted[0].is_name and not self._is_lower
+        has_capitals = self.text != self.text.lower()
+        needs_capital = has_capitals and len(wanted) == 1 and wanted[0].is_name
         if self._words.has(wanted, needs_capital and wanted[0].key not in _TITLES):
             return True
         if label in PLACES_AND_PEOPLES and needs_capital:
@@ -98,25 +102,25 @@ class Text:
 
     @functools.cached_property
     def _quantities(self) -> _Words:
-        return _Words(_as_quantity(self._words.words))
+        return _Words(_as_quantity(self._words.words[:-1]))
 
     @functools.cached_property
     def _stems(self) -> set[str]:
         names = {word.key for word in self._words.words if word.is_name}
         return set().union(*map(_stems, names))
 
-    @functools.cached_property
-    def _is_lower(self) -> bool:
-        return self.text == self.text.lower()
-
     def _has_quantity(self, wanted: Sequence[Word]) -> bool:
         matter = _as_quantity(wanted)
-        if any(word.key in ("old", "age", "aged") for word in matter):
-            matter = [word for word in matter if word.key not in _OF_AGES] or matter
-        if not matter:
-            return self._words.has(wanted)
         keys = {word.key for word in matter}
-        return self._quantities.has(matter) or self._quantities.has_near(keys)
+        numbers = [key for key in keys if key[0].isdecimal()]
+        months = keys.intersection(_MONTHS.values())
+        if not numbers and not months:
+            return self._words.has(wanted)
+        if self._quantities.has(matter):
+            return True
+        if keys & _OF_AGES:
+            return len(numbers) == 1 and self._words.has_age(numbers[0])
+        return self._quantities.has_near(keys - _PARTS, months or keys & _CURRENCIES)
 
 
 _END = Word("", ".", apart=True)
@@ -155,16 +159,16 @@ class _Words:
                 return True
         return False
 
-    def has_near(self, keys: set[str]) -> bool:
-        """Says whether the words of a date or a sum stand close together.
+    def has_age(self, number: str) -> bool:
+        """Says whether a number stands after 'aged' or, as in 'John, 25,', apart."""
+        return any(
+            self.words[at - 1].key in _OF_AGES
+            or (self.words[at].apart and self.words[at + 1].apart)
+            for at in self.places.get(number, ())
+        )
 
-        Args:
-          keys: of the words; a month among them, or a number and something else.
-        """
-        numbers = {key for key in keys if key[0].isdecimal()}
-        anchors = keys.intersection(_MONTHS.values()) or numbers
-        if numbers == keys:
-            return False
+    def has_near(self, keys: set[str], anchors: set[str]) -> bool:
+        """Says whether words stand close to one of them, an anchor, in any order."""
         keys = {key.removesuffix("th") for key in keys}  # A day may be '5th' or '5'.
         for at in (at for anchor in anchors for at in self.places.get(anchor, ())):
             around = self.words[max(at - len(keys), 0) : at + len(keys)]
@@ -175,12 +179,12 @@ class _Words:
 
 def _as_quantity(found: Sequence[Word]) -> list[Word]:
     """Returns what matters of words in a quantity, plurals as singulars."""
-    kept = []
-    for word in found:
-        if word.key and word.key not in _FILLERS:
-            month = _MONTHS.get(word.key) if word.is_name else None  # Not 'may'.
-            kept.append(word._replace(key=month or singular(word.key)))
-    return kept
+    return [
+        # 'may' is no month.
+        word._replace(key=word.is_name and _MONTHS.get(word.key) or singular(word.key))
+        for word in found
+        if word.key not in _FILLERS
+    ]
 
 
 def _stems(name: str) -> set[str]:

@@ -114,10 +114,7 @@ _IN_DIGITS = {
     **{"first": "1th", "second": "2th", "third": "3th", "fifth": "5th"},
     **{"eighth": "8th", "ninth": "9th", "twelfth": "12th", "ii": "2", "iii": "3"},
 }
-_SCALES = {"hundred": 1e2, "thousand": 1e3, "million": 1e6} | {
-    "billion": 1e9,
-    "trillion": 1e12,
-}
+_SCALES = dict(hundred=1e2, thousand=1e3, million=1e6, billion=1e9, trillion=1e12)
 _SHORT_SCALES = {"k": 1e3, "m": 1e6, "mn": 1e6, "bn": 1e9, "tn": 1e12}
 
 
