@@ -187,7 +187,8 @@ _PHRASES = (
     "Marks every occurrence of a phrase in predictions: whole words, whatever the case."
 )
 _ENTITIES = (
-    "Marks the entities of predictions (spaCy's) that do not occur in the input.\n\n"
+    "Marks the entities of predictions (spaCy's) that do not occur in the input. What\n"
+    "follows a quantity without a space is marked with it: the 'm' of '£5m'.\n\n"
     # What it means to occur, without the line that says what the module is.
     + (occurrence.__doc__ or "").partition("\n\n")[2].strip().replace("**", "")
 )
