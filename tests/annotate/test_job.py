@@ -16,6 +16,7 @@ from t5patches.interchange import json_files, records, shards, tfrecords
 
 VOCABULARY = small_vocabulary()
 ANNOTATOR = annotate.PhraseAnnotator(["stupid", "silly old fool"])
+SUFFIXES = (".done.json", ".jsonl", ".tfrecord")
 TEXTS = [
     "hello stupid world",
     "the news of the day",
@@ -117,23 +118,6 @@ def test_other_settings_are_refused(predictions, tmp_path, change):
         run(predictions, out, **change)
 
 
-def test_a_wrong_line_is_named_and_nothing_half_written_stays(predictions, tmp_path):
-    second = shards.shard_path(predictions, 1, 2)
-    rows = [row for _, row in json_files.read_jsonl(second)]
-    rows[1]["prediction"] = "what a night"
-    json_files.write_jsonl(second, rows)
-    out = tmp_path / "annotated"
-    with pytest.raises(UserError, match=r"00001-of-00002\.jsonl:2: field 'target_tok"):
-        run(predictions, out)
-    names = sorted(os.listdir(out))
-    assert names == [
-        "annotated-00000-of-00002.done.json",
-        "annotated-00000-of-00002.jsonl",
-        "annotated-00000-of-00002.tfrecord",
-        "settings.json",
-    ]
-
-
 def test_an_annotator_that_returns_nonsense(predictions, tmp_path):
     nonsense = lambda text, inputs: [(3, 500, "x")]
     with pytest.raises(UserError, match=r"jsonl:1: the annotator returned \(3, 500\)"):
@@ -176,13 +160,11 @@ WRONG_LINES = {
     "other ids": (changed(target_tokens=[5, 1]), "field 'target_tokens': the ids"),
     "T5X without text": (changed(inputs={}), "field 'inputs' has no 'inputs_p"),
 }
-each_wrong_line = pytest.mark.parametrize(
-    ("line", "message"), WRONG_LINES.values(), ids=list(WRONG_LINES)
-)
 
 
-@each_wrong_line
-def test_a_wrong_line_stops(tmp_path, line, message):
+@pytest.mark.parametrize("name", WRONG_LINES)
+def test_a_wrong_line_stops(tmp_path, name):
+    line, message = WRONG_LINES[name]
     (tmp_path / "old.jsonl").write_bytes(b"\n".join([good(), line, good()]))
     with pytest.raises(UserError) as caught:
         run(tmp_path / "old.jsonl", tmp_path / "out")
@@ -190,25 +172,25 @@ def test_a_wrong_line_stops(tmp_path, line, message):
     assert os.listdir(tmp_path / "out") == ["settings.json"]
 
 
-@each_wrong_line
-def test_a_wrong_line_is_skipped_and_listed(tmp_path, line, message):
-    (tmp_path / "old.jsonl").write_bytes(b"\n".join([good(1), line, good(3)]))
-    out = tmp_path / "out"
+def test_wrong_lines_are_skipped_and_listed(tmp_path):
+    lines = [good(0)]
+    for index, (line, _) in enumerate(WRONG_LINES.values(), start=1):
+        lines += [line, good(index)]
+    (tmp_path / "old.jsonl").write_bytes(b"\n".join(lines))
+    out, wrong = tmp_path / "out", len(WRONG_LINES)
     stats = run(tmp_path / "old.jsonl", out, on_error="skip")
-    assert stats["skipped"] == 1 and stats["examples"] == 2
-    (listed,) = (out / "skipped.txt").read_text().splitlines()
-    assert f"old.jsonl:2: {message}" in listed
+    assert stats["skipped"] == wrong and stats["examples"] == wrong + 1
+    listed = (out / "skipped.txt").read_text()
+    assert len(listed.splitlines()) == wrong
+    for index, (_, message) in enumerate(WRONG_LINES.values(), start=1):
+        assert f"old.jsonl:{2 * index}: {message}" in listed
     rows = list(records.read_annotated(out / "annotated", VOCABULARY))
-    assert [row["id"] for row in rows] == ["1", "3"]
+    assert [row["id"] for row in rows] == [str(i) for i in range(wrong + 1)]
     (path,) = shards.expand(out / "annotated", ".tfrecord")
-    assert len(list(tfrecord_rows.read(path))) == 2
-
-
-def test_what_was_skipped_is_an_error_when_errors_are_asked_for(tmp_path):
-    (tmp_path / "old.jsonl").write_bytes(good() + b"\n{")
-    run(tmp_path / "old.jsonl", tmp_path / "out", on_error="skip")
+    assert len(list(tfrecord_rows.read(path))) == wrong + 1
+    # What was skipped is an error when errors are asked for.
     with pytest.raises(UserError, match="old.jsonl:2"):
-        run(tmp_path / "old.jsonl", tmp_path / "out")
+        run(tmp_path / "old.jsonl", out)
 
 
 def test_nothing_but_wrong_lines(tmp_path):
@@ -226,7 +208,7 @@ def test_nothing_but_wrong_lines(tmp_path):
 @pytest.mark.parametrize("on_error", ["stop", "skip"])
 def test_a_wrong_line_put_right(predictions, tmp_path, on_error):
     whole = run(predictions, tmp_path / "whole")
-    first, second = (shards.shard_path(predictions, i, 2) for i in range(2))
+    second = shards.shard_path(predictions, 1, 2)
     lines = open(second, "rb").read()
     with open(second, "ab") as file:
         file.write(b"{")
@@ -234,6 +216,9 @@ def test_a_wrong_line_put_right(predictions, tmp_path, on_error):
     if on_error == "stop":
         with pytest.raises(UserError, match=r"00001-of-00002\.jsonl:3"):
             run(predictions, out)
+        # Nothing half written stays.
+        first = [f"annotated-00000-of-00002{s}" for s in SUFFIXES]
+        assert sorted(os.listdir(out)) == [*first, "settings.json"]
     else:
         assert run(predictions, out, on_error=on_error)["skipped"] == 1
     done = shards.shard_path(out / "annotated", 0, 2)
@@ -313,15 +298,19 @@ def test_predictions_where_the_results_would_stand(tmp_path):
     assert path.read_bytes() == good()
 
 
-@pytest.mark.parametrize(
-    "name", ["settings.json", "annotated-00000-of-00002.done.json"]
-)
-@pytest.mark.parametrize("content", ["xx", "[]"])
-def test_damaged_records(predictions, tmp_path, name, content):
-    run(predictions, tmp_path / "out")
-    (tmp_path / "out" / name).write_text(content)
-    with pytest.raises(UserError, match=f"{name}: not "):
-        run(predictions, tmp_path / "out")
+def test_damaged_records(predictions, tmp_path):
+    out = tmp_path / "out"
+    first = run(predictions, out)
+    (out / "stats.json").write_text("xx")  # Is written whenever a job ends.
+    assert run(predictions, out) == first
+    assert json.loads((out / "stats.json").read_text()) == first
+    for name in ("settings.json", "annotated-00000-of-00002.done.json"):
+        text = (out / name).read_text()
+        for content in ("xx", "[]"):
+            (out / name).write_text(content)
+            with pytest.raises(UserError, match=f"{name}: not "):
+                run(predictions, out)
+        (out / name).write_text(text)
 
 
 def test_names_and_messages_that_are_no_text(tmp_path):
@@ -344,38 +333,22 @@ def test_complete_results_of_other_predictions_are_kept(predictions, tmp_path):
     assert sorted(os.listdir(out)) == names
 
 
-def test_a_set_of_more_or_fewer_files_is_refused(predictions, tmp_path):
-    with open(shards.shard_path(predictions, 1, 2), "a") as file:
-        file.write("{")
-    out = tmp_path / "out"
-    with pytest.raises(UserError):  # The first shard is there by then.
-        run(predictions, out)
-    rows = [prediction(text, i) for i, text in enumerate(TEXTS)]
-    json_files.write_jsonl(tmp_path / "all.jsonl", rows)
-    with pytest.raises(UserError, match="files was 2, now 1"):
-        run(tmp_path / "all.jsonl", out)
-    assert (out / "annotated-00000-of-00002.jsonl").exists()
-
-
-def test_an_empty_file_among_others(predictions, tmp_path, caplog):
-    open(shards.shard_path(predictions, 0, 2), "w").close()
-    assert run(predictions, tmp_path / "out")["examples"] == 2
-    assert "old-00000-of-00002.jsonl: empty" in caplog.text
-
-
-def test_mostly_empty_predictions(tmp_path, caplog):
+def test_an_empty_file_among_others_and_empty_predictions(tmp_path, caplog):
+    (tmp_path / "empty.jsonl").touch()
     rows = [prediction(text, i) for i, text in enumerate(["", "", "day"])]
     json_files.write_jsonl(tmp_path / "old.jsonl", rows)
-    assert run(tmp_path / "old.jsonl", tmp_path / "out")["empty"] == 2
+    paths = [tmp_path / "empty.jsonl", tmp_path / "old.jsonl"]
+    stats = run(paths, tmp_path / "out")
+    assert stats["examples"] == 3 and stats["empty"] == 2
+    assert "empty.jsonl: empty" in caplog.text
     assert "2 of 3 predictions are empty" in caplog.text
 
 
-@pytest.mark.parametrize("content", [b"", b"\n \n"])
-@pytest.mark.parametrize("on_error", ["stop", "skip"])
-def test_an_empty_file(tmp_path, content, on_error):
-    (tmp_path / "old.jsonl").write_bytes(content)
-    with pytest.raises(UserError, match=r"old\.jsonl: no predictions to annotate"):
-        run(tmp_path / "old.jsonl", tmp_path / "out", on_error=on_error)
+def test_an_empty_file(tmp_path):
+    for content, on_error in ((b"", "stop"), (b"\n \n", "skip")):
+        (tmp_path / "old.jsonl").write_bytes(content)
+        with pytest.raises(UserError, match=r"old\.jsonl: no predictions to annotate"):
+            run(tmp_path / "old.jsonl", tmp_path / "out", on_error=on_error)
     assert not (tmp_path / "out").exists()
 
 

@@ -1,5 +1,6 @@
 """The phrase annotator: whole words, any case, any script, longest match."""
 
+import collections
 import time
 import unicodedata
 
@@ -53,16 +54,21 @@ def test_label_is_the_phrase_of_the_list():
 
 
 def test_latin_letters_match_in_every_case_and_form_with_the_label_of_the_list():
-    letters = [chr(i) for i in range(0x41, 0x250) if chr(i).isalpha()]
-    for phrase in (f"a{letter}b" for letter in letters):
-        annotator = phrases.PhraseAnnotator([phrase])
-        for text in (phrase, phrase.lower(), phrase.upper(), phrase.casefold()):
-            for form in ("NFC", "NFD"):
-                found = unicodedata.normalize(form, text)
-                assert annotator(found) == [(0, len(found), phrase)]
+    # Lists without two letters that are cases of one.
+    lists = collections.defaultdict(list)
+    for letter in filter(str.isalpha, map(chr, range(0x41, 0x250))):
+        kind = letter if letter in "ſıİ" else unicodedata.category(letter)
+        lists[kind].append(f"a{letter}b")
+    for listed in lists.values():
+        annotator = phrases.PhraseAnnotator(listed)
+        for phrase in listed:
+            for text in (phrase, phrase.lower(), phrase.upper(), phrase.casefold()):
+                for form in ("NFC", "NFD"):
+                    found = unicodedata.normalize(form, text)
+                    assert annotator(found) == [(0, len(found), phrase)]
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(
     st.text(alphabet="ab c", max_size=20),
     st.lists(st.text(alphabet="ab c", min_size=1, max_size=4), min_size=1, max_size=6),
@@ -93,14 +99,10 @@ def test_against_search_of_every_span(text, listed):
 
 def test_phrase_file(tmp_path):
     path = tmp_path / "rude.txt"
-    path.write_text("# mild\nfool\n\n  silly goose \n", encoding="utf-8")
-    assert phrases.load(path).phrases == ["fool", "silly goose"]
-
-
-def test_a_phrase_that_begins_with_the_sign_of_comments(tmp_path):
-    path = tmp_path / "rude.txt"
-    path.write_text("#Fool\n\\#MeToo\n")
-    assert phrases.load(path).phrases == ["#MeToo"]
+    text = "# mild\nfool\n\n  silly goose \n#Fool\n\\#MeToo\n"
+    path.write_text(text, encoding="utf-8")
+    # With a backslash '#' begins a phrase.
+    assert phrases.load(path).phrases == ["fool", "silly goose", "#MeToo"]
 
 
 @pytest.mark.parametrize("text", ["❤️damn", "👍damn", "damn❤️", "damn 1️"])

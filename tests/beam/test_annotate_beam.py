@@ -44,16 +44,16 @@ def entity_annotator(tmp_path):
     return entities.EntityAnnotator(tmp_path / "pipeline")
 
 
-@pytest.mark.parametrize("kind", ["phrases", "entities"])
-@pytest.mark.parametrize("vocabulary", [small_vocabulary(), seqio.ByteVocabulary()])
-def test_same_output(tmp_path, kind, vocabulary):
-    predictions = write(tmp_path, vocabulary)
-    annotator = (
-        phrases.PhraseAnnotator(["fool"])
-        if kind == "phrases"
-        else entity_annotator(tmp_path)
-    )
-    options = {"settings": {"annotator": kind}, "only_annotated": True}
+@pytest.mark.parametrize(
+    ("make", "vocabulary"),
+    [
+        (lambda path: phrases.PhraseAnnotator(["fool"]), small_vocabulary()),
+        (entity_annotator, seqio.ByteVocabulary()),
+    ],
+)
+def test_same_output(tmp_path, make, vocabulary):
+    predictions, annotator = write(tmp_path, vocabulary), make(tmp_path)
+    options = {"only_annotated": True}
     plain = annotate_files(
         predictions, annotator, tmp_path / "plain", vocabulary, **options
     )
@@ -70,7 +70,7 @@ def test_a_wrong_line_is_named_once_and_the_other_files_are_done(tmp_path):
     with open(shards.shard_path(predictions, 1, 3), "a") as file:
         file.write("{\n")
     arguments = (predictions, phrases.PhraseAnnotator(["fool"]), tmp_path / "out")
-    options = {"settings": {}, "flags": FLAGS}
+    options = {"flags": FLAGS}
     with pytest.raises(UserError, match=r"00001-of-00003\.jsonl:5: not valid JSON"):
         beam.annotate_files(*arguments, vocabulary, **options)
     done = [f"annotated-0000{i}-of-00003{s}" for i in (0, 2) for s in SUFFIXES]
@@ -79,32 +79,11 @@ def test_a_wrong_line_is_named_once_and_the_other_files_are_done(tmp_path):
     assert stats["skipped"] == 1 and stats["examples"] == 12
 
 
-def test_command(tmp_path, capsys):
+def test_command(tmp_path, monkeypatch, capsys):
     write(tmp_path, seqio.ByteVocabulary())
     (tmp_path / "rude.txt").write_text("fool\n")
     words = ["--phrases", "rude.txt", "--predictions", "old", "--vocabulary", "bytes"]
     flags = ["--output", "out", "--runner=DirectRunner", "--direct_num_workers=1"]
-    before = os.getcwd()
-    os.chdir(tmp_path)
-    try:
-        assert cli.main(["annotate", "phrases", *words, *flags]) == 0
-    finally:
-        os.chdir(before)
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["annotate", "phrases", *words, *flags]) == 0
     assert "12 predictions, 50.0 %" in capsys.readouterr().out
-
-
-def test_an_error_of_a_call_that_crashed_is_not_told_by_the_next(tmp_path, monkeypatch):
-    vocabulary = small_vocabulary()
-    arguments = (write(tmp_path, vocabulary), tmp_path / "out", vocabulary)
-    (tmp_path / "out").mkdir()
-    # What stays of a first file with a wrong line where another one then ends the call.
-    (tmp_path / "out/.error-00000").write_text("old-00000-of-00003.jsonl:1: wrong")
-    stats = beam.annotate_files(
-        arguments[0],
-        phrases.PhraseAnnotator(["fool"]),
-        *arguments[1:],
-        settings={},
-        flags=FLAGS,
-    )
-    assert stats["examples"] == 12
-    assert not (tmp_path / "out/.error-00000").exists()
