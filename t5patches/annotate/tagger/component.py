@@ -177,7 +177,7 @@ def lowest(
     return np.maximum(threshold, ratio * probabilities.max(initial=0))
 
 
-def runs(doc: Doc, chosen: Array, label: str) -> list[Span]:
+def runs(doc: Doc, chosen: Sequence[bool] | Array, label: str) -> list[Span]:
     """Returns the runs of chosen tokens, white space between words aside.
 
     Args:

@@ -50,7 +50,7 @@ def read_posts(
         for text in [tables.text_field(row, "text", where)]
     ]
     if paths and not posts:
-        raise UserError(f"{', '.join(map(os.fspath, paths))}: no posts in it")
+        raise UserError(f"{', '.join(map(str, paths))}: no posts in it")
     return posts
 
 

@@ -25,17 +25,15 @@ def character_f1(found: np.ndarray, gold: np.ndarray) -> np.ndarray:
 
 
 def bootstrap_interval(
-    values: Sequence[float], level: float = 0.95, draws: int = 10_000, seed: int = 0
+    values: Sequence[float], draws: int = 10_000
 ) -> tuple[float, float]:
-    """Returns the percentile interval of the mean over posts drawn with replacement.
+    """Returns the 95 % percentile interval of the mean over posts drawn anew.
 
     Args:
       values: one per post, at least one.
-      level: the share of bootstrap means within the interval.
-      draws: how many samples of posts are drawn.
-      seed: of the draws.
+      draws: how many samples of posts are drawn, with replacement.
     """
-    drawn = np.random.default_rng(seed)
-    means = [drawn.choice(values, len(values)).mean() for _ in range(draws)]
-    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2]).tolist()
+    array, generator = np.asarray(values, float), np.random.default_rng(0)
+    means = [generator.choice(array, len(array)).mean() for _ in range(draws)]
+    low, high = np.quantile(means, [0.025, 0.975]).tolist()
     return low, high

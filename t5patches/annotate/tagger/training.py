@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import spacy
+from spacy.language import Language
 from spacy.tokens import Doc, DocBin
 from spacy.training import initialize, loop
 from thinc.api import Config
@@ -49,7 +50,7 @@ class Settings:
     network: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
-def train(posts: Sequence[Post], settings: Settings) -> spacy.Language:
+def train(posts: Sequence[Post], settings: Settings) -> Language:
     """Returns a pipeline with a trained `component.SpanTagger`.
 
     After each epoch the two thresholds that give the best F1 on the posts held out are
@@ -68,8 +69,8 @@ def train(posts: Sequence[Post], settings: Settings) -> spacy.Language:
 
 
 def fit(
-    posts: Sequence[Post], settings: Settings, factory: str, config: Mapping[str, Any]
-) -> spacy.Language:
+    posts: Sequence[Post], settings: Settings, factory: str, config: dict[str, Any]
+) -> Language:
     """Returns a pipeline with one component, trained on posts.
 
     Args:
@@ -118,7 +119,7 @@ def fit(
     return nlp
 
 
-def reference(nlp: spacy.Language, post: Post, label: str) -> Doc:
+def reference(nlp: Language, post: Post, label: str) -> Doc:
     """Returns a post for spaCy to learn from: what is unwanted are its entities.
 
     A token is unwanted if more than half of its characters are.
@@ -130,7 +131,7 @@ def reference(nlp: spacy.Language, post: Post, label: str) -> Doc:
 
 
 def evaluate(
-    nlp: spacy.Language, posts: Sequence[Post], key: str | None = None
+    nlp: Language, posts: Sequence[Post], key: str | None = None
 ) -> dict[str, Any]:
     """Returns the character F1 of a pipeline on posts, with a 95 % bootstrap interval.
 
@@ -224,7 +225,7 @@ def train_folder(
 
 
 def _save(
-    nlp: spacy.Language, folder: pathlib.Path, claimed: shards.Row, results: shards.Row
+    nlp: Language, folder: pathlib.Path, claimed: shards.Row, results: shards.Row
 ) -> None:
     """Writes a pipeline as a folder that appears when it is whole."""
     folder.parent.mkdir(parents=True, exist_ok=True)
