@@ -55,13 +55,8 @@ class Config:
         Raises:
           UserError: the configuration cannot be evaluated, or an argument is missing.
         """
-        try:
+        with gin_errors.in_our_words(gin_errors.evaluation_error):
             found = self._configured(**given)
-        except Exception as error:
-            known = gin_errors.evaluation_error(error)
-            if known is None:
-                raise
-            raise known from error
         bound = inspect.signature(self.function).bind_partial(**found)
         bound.apply_defaults()
         name, parameters = self.function.__name__, bound.signature.parameters
@@ -98,14 +93,11 @@ def parsed(
     gin.clear_config()
     try:
         with _in_main(_returning_arguments(function)) as configured:
-            try:
-                with _without_path_errors():
-                    gin_utils.parse_gin_flags(search_paths, files, bindings)
-            except Exception as error:
-                known = gin_errors.parse_error(error)
-                if known is None:
-                    raise
-                raise known from error
+            with (
+                gin_errors.in_our_words(gin_errors.parse_error),
+                _without_path_errors(),
+            ):
+                gin_utils.parse_gin_flags(search_paths, files, bindings)
             yield Config(function, configured)
     finally:
         prefixes[:] = before

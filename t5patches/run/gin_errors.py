@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import tokenize
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 from t5patches.errors import UserError
 
@@ -20,6 +21,18 @@ _PLACE = re.compile(
 )
 # What the configuration can make gin raise while it parses.
 _PARSE_ERRORS = (OSError, NameError, AttributeError, ValueError, ImportError, TypeError)
+
+
+@contextlib.contextmanager
+def in_our_words(find: Callable[[Exception], UserError | None]) -> Iterator[None]:
+    """Raises, for what the block raises, the error that `find` has for it, if any."""
+    try:
+        yield
+    except Exception as error:
+        known = find(error)
+        if known is None:
+            raise
+        raise known from error
 
 
 def parse_error(error: Exception) -> UserError | None:

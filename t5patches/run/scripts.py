@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import functools
 import importlib
 import os
 import pathlib
@@ -77,7 +78,7 @@ def run(script: str, argv: Sequence[str], description: str | None = None) -> Non
     Args:
       script: 'train', 'infer' or 'eval'.
       argv: its arguments; see `flag_help`.
-      description: what the progress bar says, the script's name if None.
+      description: what the progress bar of an inference says; None for 'infer'.
 
     Raises:
       UserError: wrong flags, gin files, tasks or checkpoints; a loss that is NaN.
@@ -99,16 +100,13 @@ def run(script: str, argv: Sequence[str], description: str | None = None) -> Non
         if flags.checkpoint is not None:
             _choose_checkpoint(config, SCRIPTS[script].checkpoint, flags.checkpoint)
         preflight.check_macros(flags.gin_bindings, config.bindings)
-        try:
+        with gin_errors.in_our_words(
+            functools.partial(gin_errors.run_error, bindings=config.bindings)
+        ):
             arguments = config.arguments(**given)
             if flags.checkpoint is not None and script != "train":
                 arguments["restore_checkpoint_cfg"].mode = "specific"
             _run(script, config, arguments, description or script)
-        except Exception as error:
-            known = gin_errors.run_error(error, config.bindings)
-            if known is None:
-                raise
-            raise known from error
 
 
 def configuration(
