@@ -108,8 +108,8 @@ def _is_byte_level(vocabulary: Any) -> bool:
     )
 
 
-# Both functions below give every id its text, where a character of several bytes is the
-# text of its last byte, and a map from its other bytes to that last one.
+# Both functions below return the text of each id (a character of several bytes is the
+# text of its last byte) and a map from a character's other bytes to its last.
 _Surfaces = tuple[list[str], dict[int, int]]
 
 
@@ -146,8 +146,8 @@ def _byte_surfaces(ids: Sequence[int]) -> _Surfaces:
             continue
         bytes_at.append(index)
         surfaces[index] = decoder.decode(bytes([token - 3]))
-        # A byte that breaks off a character can complete nothing but itself, so at most
-        # one character comes out, made of the last bytes in.
+        # A byte that cuts a character short can only be a whole character itself, so at
+        # most one character comes out, and the last bytes make it up.
         width = len(surfaces[index].encode())
         shared.update(dict.fromkeys(bytes_at[-width:-1] if width else [], index))
     return surfaces, shared

@@ -19,8 +19,8 @@ from t5patches.interchange.json_files import check_encodes
 Annotator = Callable[[str, str], Sequence[Span]]
 # What it found in one text, or what went wrong with it.
 Found = list[Span] | UserError
-# What a user's code may raise. sys.exit() in it must not end the whole as if all were
-# well, but Ctrl-C must.
+# What a user's code may raise. Its sys.exit() must not end the job as if all were well;
+# Ctrl-C must end it.
 RAISED = (Exception, SystemExit)
 
 

@@ -21,8 +21,8 @@ _HINT = "give module:function or file.py:function"
 class CustomAnnotator:
     """Calls a function `(text, inputs) -> [(start, end, label)]` of a module.
 
-    A class in place of the function is made once, without arguments, and its object
-    called: it may load a model. Its `pipe`, if it has one, is used for many texts.
+    Of a class in place of the function one object is made, without arguments, and
+    called; it may load a model. Its `pipe`, if it has one, is used for many texts.
     """
 
     def __init__(

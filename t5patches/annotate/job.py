@@ -162,7 +162,7 @@ class Job:
                 f"({self.paths[changed[0]]} has changed); give another output folder "
                 "or remove this one"
             )
-        if not all(map(self._is_done, indices)):  # Not the statistics of what will be.
+        if not all(map(self._is_done, indices)):  # Those there are an earlier call's.
             _remove(os.path.join(self._folder, STATISTICS))
 
     def _unit(self, index: int) -> str:

@@ -89,7 +89,7 @@ _Trie = dict[str, "_Trie"]
 
 
 def _normalise(text: str) -> str:
-    """Returns what all texts that a phrase matches have in common."""
+    """Returns the form that a phrase shares with every text that it matches."""
     text = unicodedata.normalize("NFD", _plain(text.casefold()))
     # For regular expressions the dotted capital and the dotless small letter of Turkish
     # are cases of i.
@@ -149,7 +149,7 @@ def _marks() -> str:
 
     Without them 'cafe' would match the first letters of a decomposed 'café', and words
     of Indic scripts would end at each vowel sign. Variation selectors, which follow
-    emoji, are none here: a word may begin after one.
+    emoji, are left out: a word may begin after one.
     """
     points = [
         point

@@ -148,8 +148,8 @@ def _add_toxicity(add: Add) -> None:
     add("--tagger", "FOLDER", "what `t5patches tagger train` wrote")
     text = (
         "probability from which a word is marked (default: %(default)s); the one that "
-        "training chose, in evaluation.json, suits texts of which as many are unwanted "
-        "as there"
+        "training chose, in evaluation.json, suits texts in which as much is unwanted "
+        "as in the posts of the training"
     )
     add("--threshold", "P", text, type=probability, default=toxicity.THRESHOLD)
     _add_batch_size(add)

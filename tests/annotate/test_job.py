@@ -287,6 +287,11 @@ def test_files_that_are_not_ours_are_left_alone(predictions, tmp_path, name):
         run(predictions, out)
     assert [path.name for path in out.iterdir()] == [name]
     assert (out / name).read_text() == "mine"
+    # Nor is another step's record, before it has results.
+    (out / name).rename(out / "theirs")
+    json_files.write_json(out / "settings.json", {"step": "generate"})
+    with pytest.raises(UserError, match="step was 'generate', now 'annotate'"):
+        run(predictions, out)
 
 
 def test_predictions_where_the_results_would_stand(tmp_path):
