@@ -1,6 +1,6 @@
 """What T5X has and this engine leaves out: one wording for every such name."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Mapping
 from typing import Any, NoReturn
 
 
@@ -25,46 +25,57 @@ def option(owner: str, name: str, value: Any, hint: str = "") -> NoReturn:
     raise NotImplementedError(f"{text}. {hint}" if hint else text)
 
 
-def refuse(owner: str, **values: Any) -> None:
-    """`option` for the first of the arguments that is set: not None, False or empty."""
-    for name, value in values.items():
-        if value:
-            option(owner, name, value)
+def _is_set(value: Any) -> bool:
+    try:
+        return bool(value)
+    except (TypeError, ValueError):  # An array, perhaps traced.
+        return True
 
 
-def module_getattr(module: str, names: Iterable[str]) -> Callable[[str], Any]:
-    """Returns a module-level `__getattr__` (PEP 562).
+def refuse(owner: str, arguments: Mapping[str, Any], *unset: str, **defaults: Any):
+    """`option` for the first argument that is not as good as its default.
+
+    Args:
+        owner: the public name that was called.
+        arguments: what it was called with, by name.
+        *unset: names of arguments that only T5X heeds, whose default is None, False, 0
+            or empty; these are all the same.
+        **defaults: other such arguments, with their defaults.
+    """
+    for name, default in {**dict.fromkeys(unset), **defaults}.items():
+        if _is_set(arguments[name]) != bool(default):
+            option(owner, name, arguments[name])
+
+
+def _attribute_error(start: str, name: str, owner: str) -> AttributeError:
+    text = f"{start} has no attribute {name!r}"
+    if not name.startswith("_"):
+        text += f": {message(f'{owner}.{name}')}, if that is its name"
+    return AttributeError(text)
+
+
+def module_getattr(module: str) -> Callable[[str], Any]:
+    """Returns a module-level `__getattr__` (PEP 562) that points to T5X.
 
     Args:
         module: the module's `__name__`; its last part is what T5X calls it.
-        names: public names of T5X's module that are missing here.
-
-    Returns:
-        A function that always raises AttributeError; for one of `names` it says
-        where the name can be had.
     """
-    known = frozenset(names)
-    short = module.rpartition(".")[2]
 
     def lookup(name: str) -> NoReturn:
-        if name in known:
-            raise AttributeError(message(f"t5x.{short}.{name}"))
-        raise AttributeError(f"module {module!r} has no attribute {name!r}")
+        owner = f"t5x.{module.rpartition('.')[2]}"
+        raise _attribute_error(f"module {module!r}", name, owner)
 
     return lookup
 
 
-def instance_getattr(owner: str, names: str) -> Callable[[Any, str], Any]:
+def instance_getattr(owner: str) -> Callable[[Any, str], Any]:
     """Returns a class's `__getattr__`, as `module_getattr` does for a module.
 
     Args:
         owner: the class as T5X calls it, e.g. 'utils.TrainStateInitializer'.
-        names: attributes of T5X's class that are missing here, separated by blanks.
     """
 
     def lookup(self, name: str) -> NoReturn:
-        if name in names.split():
-            raise AttributeError(message(f"{owner}.{name}"))
-        raise AttributeError(f"{type(self).__name__!r} has no attribute {name!r}")
+        raise _attribute_error(repr(type(self).__name__), name, owner)
 
     return lookup

@@ -28,13 +28,7 @@ from t5x_embedded import _absent, legacy
 _PREFIX = "checkpoint"
 _STATE = "state"
 
-__getattr__ = _absent.module_getattr(
-    __name__,
-    "SaveBestCheckpointer LazyArray LazyAwaitableArray LazyThreadPoolArray "
-    "DatasetCheckpointHandler all_dataset_checkpoint_steps populate_metrics_for_steps "
-    "CheckpointerConstructor CheckpointManagerConstructor SaveStateTransformationFn "
-    "RestoreStateTransformationFn get_step_from_checkpoint_dir".split(),
-)
+__getattr__ = _absent.module_getattr(__name__)
 
 
 def get_local_data(x):
@@ -165,14 +159,17 @@ def restore_train_state(path: epath.PathLike, train_state, partitioner, dtype=No
     an inference state is restored) is not read.
 
     Args:
-        path: the folder of a complete checkpoint.
+        path: the folder of a complete checkpoint, or the model folder of the latest.
         train_state: a train state of `jax.ShapeDtypeStruct`s.
         partitioner: gives each array its sharding.
         dtype: cast parameters to this; None keeps what was saved.
 
     Raises:
-        ValueError: an array is missing or has another shape; the first one is named.
+        ValueError: there is no complete checkpoint; or an array is missing or has
+            another shape; the first one is named.
     """
+    path = find_checkpoint(path)
+    logging.info("Restoring %s", path)
     stored = stored_arrays(path)
     dtype = jnp.dtype(dtype) if dtype else None
     axes = traverse_util.flatten_dict(
@@ -234,21 +231,20 @@ class OrbaxCheckpointManagerInterface:
             restore_dtype: cast parameters to this after restoring.
             keep: how many checkpoints to keep; None keeps all.
             period: ignored; the train loop decides when to save.
-            force_keep_period: never delete checkpoints of multiples of this step.
+            force_keep_period: must be None.
             metric_name_to_monitor: must be None.
         """
-        del period
         _absent.refuse(
             "checkpoints.OrbaxCheckpointManagerInterface",
-            dataset_iterator=dataset_iterator is not None,
-            metric_name_to_monitor=metric_name_to_monitor,
+            locals(),
+            *("dataset_iterator", "force_keep_period", "metric_name_to_monitor"),
         )
         self.directory = epath.Path(directory)
         self._train_state = train_state
         self._partitioner = partitioner
         self._save_dtype = jnp.dtype(save_dtype) if save_dtype else None
         self._restore_dtype = restore_dtype
-        self._options = dict(max_to_keep=keep, keep_period=force_keep_period)
+        self._keep = keep
         self._writer: ocp.CheckpointManager | None = None
 
     def all_steps(self) -> list[int]:
@@ -278,7 +274,7 @@ class OrbaxCheckpointManagerInterface:
                 options=ocp.CheckpointManagerOptions(
                     step_prefix=_PREFIX,
                     cleanup_tmp_directories=True,
-                    **self._options,
+                    max_to_keep=self._keep,
                 ),
                 item_handlers={_STATE: ocp.PyTreeCheckpointHandler(use_ocdbt=True)},
             )

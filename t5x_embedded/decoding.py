@@ -17,11 +17,7 @@ from jax import lax
 
 from t5x_embedded import _absent
 
-__getattr__ = _absent.module_getattr(
-    __name__,
-    "cache_gather_beams gather_beams gather_topk_beams top_k_two_stage beam_init "
-    "BeamState add_beam_dim".split(),
-)
+__getattr__ = _absent.module_getattr(__name__)
 
 Array = jax.Array
 NEG_INF = np.array(-1.0e7)
@@ -76,35 +72,24 @@ class SamplingLoopState:
 
 
 TokensToLogits = Callable[[DecodingState], tuple[Array, Mapping[str, Array]]]
-StateCallbackFn = Callable[[SamplingLoopState], SamplingLoopState]
-LogitCallbackFn = Callable[[Array, SamplingLoopState], Array]
 
 
 # Rows of the batch and the decodes of each.
 
 
-def flat_batch_beam_expand(x: Array, beam_size: int, offset: int = 0) -> Array:
-    """Repeats every row: [batch, …] → [batch * beam_size, …].
-
-    Args:
-        x: an array.
-        beam_size: how often.
-        offset: the batch axis (1 in the caches of scanned layers).
-    """
-    return jnp.repeat(x, beam_size, axis=offset)
+def flat_batch_beam_expand(x: Array, beam_size: int) -> Array:
+    """Repeats every row: [batch, …] → [batch * beam_size, …]."""
+    return jnp.repeat(x, beam_size, axis=0)
 
 
-def flatten_beam_dim(x: Array, offset: int = 0) -> Array:
-    """[batch, beam, …] → [batch * beam, …]; the batch axis is `offset`."""
-    return lax.collapse(x, offset, offset + 2)
+def flatten_beam_dim(x: Array) -> Array:
+    """[batch, beam, …] → [batch * beam, …]."""
+    return lax.collapse(x, 0, 2)
 
 
-def unflatten_beam_dim(
-    x: Array, batch_size: int, beam_size: int, offset: int = 0
-) -> Array:
-    """[batch * beam, …] → [batch, beam, …]; the batch axis is `offset`."""
-    shape = (*x.shape[:offset], batch_size, beam_size, *x.shape[offset + 1 :])
-    return x.reshape(shape)
+def unflatten_beam_dim(x: Array, batch_size: int, beam_size: int) -> Array:
+    """[batch * beam, …] → [batch, beam, …]."""
+    return x.reshape(batch_size, beam_size, *x.shape[1:])
 
 
 def cache_map(
@@ -187,8 +172,8 @@ def temperature_sample(
     max_decode_steps: int | None = None,
     max_decode_steps_hard_limit: int | None = None,
     rescale_log_probs: bool = True,
-    state_callback_fn: StateCallbackFn | None = None,
-    logit_callback_fn: LogitCallbackFn | None = None,
+    state_callback_fn: Callable | None = None,
+    logit_callback_fn: Callable | None = None,
 ) -> tuple[Array, Array]:
     """Decodes by sampling; at temperature 0 greedily, the argmax of each step.
 
@@ -217,8 +202,8 @@ def temperature_sample(
         max_decode_steps_hard_limit: at most this many steps of them, if positive.
         rescale_log_probs: whether the log probabilities returned are those after
             temperature, `topk` and `topp` (greedy: 0) or the model's own.
-        state_callback_fn: changes the state before each step and at the end.
-        logit_callback_fn: (logits, state) → logits, at each step.
+        state_callback_fn: not supported.
+        logit_callback_fn: not supported.
 
     Returns:
         (decodes int32 [batch, num_decodes, length], log probabilities float32
@@ -229,10 +214,11 @@ def temperature_sample(
         ValueError: both `topk` and `topp` are set, or `max_decode_steps` is more
             than the length.
     """
+    name = "decoding.temperature_sample"
+    if np.ndim(temperature):
+        _absent.option(name, "temperature", temperature)
     _absent.refuse(
-        "decoding.temperature_sample",
-        cache_offset=cache_offset,
-        temperature=np.ndim(temperature) > 0,
+        name, locals(), "cache_offset", "state_callback_fn", "logit_callback_fn"
     )
     if topk and topp:
         raise ValueError(f"only one of topk ({topk}) and topp ({topp}) can be set")
@@ -256,15 +242,11 @@ def temperature_sample(
     position = jnp.arange(length + 2)
 
     def step(state: SamplingLoopState) -> SamplingLoopState:
-        if state_callback_fn is not None:
-            state = state_callback_fn(state)
         rng, next_rng = jax.random.split(state.rng)
         so_far = state.sequences[:, :length]
         logits, cache = tokens_to_logits(
             DecodingState(state.cur_index, so_far, state.cur_token, state.cache)
         )
-        if logit_callback_fn is not None:
-            logits = logit_callback_fn(logits, state)
         new, log_prob = _choose(logits, rng, temperature, topk, topp, rescale_log_probs)
 
         # A full row goes on writing 0s behind its last token.
@@ -299,9 +281,6 @@ def temperature_sample(
         log_prob=jnp.zeros((rows,), jnp.float32),
     )
     state = lax.while_loop(lambda s: ~jnp.all(s.ended), step, state)
-    if state_callback_fn is not None:
-        state = state_callback_fn(state)
-
     decodes = unflatten_beam_dim(state.sequences[:, 1:-1], batch, num_decodes)
     log_probs = unflatten_beam_dim(state.log_prob, batch, num_decodes)
     order = jnp.argsort(log_probs, axis=-1)
@@ -371,7 +350,6 @@ def beam_search(
     alpha: float = 0.6,
     max_decode_len: int | None = None,
     max_decode_step: int = -1,
-    min_log_prob: float = NEG_INF_VALUE,
     decode_rng: Array | None = None,
     cache_offset: int = 0,
     initial_index: Array | None = None,
@@ -389,8 +367,7 @@ def beam_search(
         num_decodes: the number of beams, all of which are returned.
         alpha: strength of the brevity penalty; 0 favours short decodes most.
         max_decode_len: the length of a decode; None is the inputs' length.
-        max_decode_step: at most this many steps, if positive.
-        min_log_prob: stop when all beams that go on are less probable than this.
+        max_decode_step: not supported.
         decode_rng: not used; here for the signature that decoding functions share.
         cache_offset: not supported.
         initial_index: not supported.
@@ -404,25 +381,19 @@ def beam_search(
     Raises:
         NotImplementedError: an argument that only T5X has.
     """
-    del decode_rng
     _absent.refuse(
         "decoding.beam_search",
-        cache_offset=cache_offset,
-        initial_index=initial_index is not None,
+        {**locals(), "max_decode_step": max_decode_step > 0},
+        *("cache_offset", "initial_index", "max_decode_step"),
     )
     batch, k = inputs.shape[0], num_decodes
     length = (max_decode_len or inputs.shape[1]) + 1  # The start token is kept.
 
     def goes_on(s: _Beams) -> Array:
-        penalty = brevity_penalty(alpha, length)
-        hope = s.log_probs[:, -1:] / penalty
+        hope = s.log_probs[:, -1:] / brevity_penalty(alpha, length)
         worst = jnp.min(s.done_scores, axis=1, keepdims=True)
         settled = jnp.all(jnp.where(s.done, worst, NEG_INF_VALUE) > hope)
-        hopeless = jnp.all(hope < min_log_prob / penalty) & (s.index > 0)
-        room = s.index < length - 1
-        if max_decode_step > 0:
-            room &= s.index < max_decode_step
-        return room & ~settled & ~hopeless
+        return (s.index < length - 1) & ~settled
 
     def candidates(s: _Beams, logits: Array) -> tuple[Array, Array, Array]:
         """The 2k best continuations: (log probability, beam, token), [batch, 2k] each.

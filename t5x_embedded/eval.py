@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -11,7 +11,16 @@ import seqio
 from absl import logging
 from etils import epath
 
-from t5x_embedded import _absent, gin_utils, models, partitioning, utils
+from t5x_embedded import (
+    _absent,
+    checkpoints,
+    gin_utils,
+    models,
+    partitioning,
+    utils,
+)
+
+__getattr__ = _absent.module_getattr(__name__)
 
 
 class InferenceEvaluator:
@@ -21,7 +30,7 @@ class InferenceEvaluator:
         self,
         infer_eval_dataset_cfg: utils.DatasetConfig,
         inference_evaluator_cls: Callable[..., seqio.Evaluator],
-        model: models.BaseModel,
+        model: models.BaseTransformerModel,
         partitioner: partitioning.BasePartitioner,
         log_dir: str | None = None,
         verify_matching_vocabs_fn: Callable | None = utils.verify_matching_vocabs,
@@ -37,7 +46,7 @@ class InferenceEvaluator:
             verify_matching_vocabs_fn: raises if task and model do not match.
         """
         cfg = infer_eval_dataset_cfg
-        if verify_matching_vocabs_fn and isinstance(model, models.BaseTransformerModel):
+        if verify_matching_vocabs_fn:
             verify_matching_vocabs_fn(cfg, model)
         if log_dir:
             logs = {"log_dir": str(epath.Path(log_dir) / "inference_eval")}
@@ -57,14 +66,8 @@ class InferenceEvaluator:
             use_memory_cache=cfg.use_memory_cache,
             **logs,
         )
-
-    @property
-    def model_feature_shapes(self) -> Mapping[str, tuple[int, ...]]:
-        return self._evaluator.model_feature_shapes
-
-    @property
-    def eval_tasks(self):
-        return self._evaluator.eval_tasks
+        self.model_feature_shapes = self._evaluator.model_feature_shapes
+        self.eval_tasks = self._evaluator.eval_tasks
 
     def close(self) -> None:
         self._evaluator.close()
@@ -79,26 +82,22 @@ class InferenceEvaluator:
         Returns:
             A future of task -> metric -> value.
         """
-        steps = {
-            "predict_fn": self._model.predict_batch,
-            "predict_with_aux_fn": self._model.predict_batch_with_aux,
-            "score_fn": self._model.score_batch,
-        }
         if not self._compiled:
+            steps = {
+                "predict_fn": self._model.predict_batch,
+                "predict_with_aux_fn": self._model.predict_batch_with_aux,
+                "score_fn": self._model.score_batch,
+            }
+            settings = self._batch_size, train_state_axes, self._partitioner
             self._compiled = {
-                name: utils.get_infer_fn(
-                    step, self._batch_size, train_state_axes, self._partitioner
-                )
+                name: utils.get_infer_fn(step, *settings)
                 for name, step in steps.items()
             }
-        bound = {}
-        for name, fn in self._compiled.items():
-            key = {} if name == "score_fn" else {"rng": jax.random.PRNGKey(0)}
-            bound[name] = functools.partial(fn, train_state=train_state, **key)
+        now = dict(train_state=train_state, rng=jax.random.PRNGKey(0))
         metrics, _ = self._evaluator.evaluate(
             compute_metrics=jax.process_index() == 0,
             step=int(utils.get_local_data(train_state.step)),
-            **bound,
+            **{n: functools.partial(fn, **now) for n, fn in self._compiled.items()},
         )
         return metrics
 
@@ -137,13 +136,8 @@ def evaluate(
         ValueError: the task has no metrics or not the split, or there is no
             checkpoint.
     """
-    if not use_orbax:
-        _absent.option("eval.evaluate", "use_orbax", use_orbax)
-    _absent.refuse(
-        "eval.evaluate",
-        training_evaluator_cls=training_evaluator_cls,
-        fallback_init_rng=fallback_init_rng is not None,
-    )
+    absent = ("training_evaluator_cls", "fallback_init_rng")
+    _absent.refuse("eval.evaluate", locals(), *absent, use_orbax=True)
     if dataset_cfg.module:
         utils.import_module(dataset_cfg.module)
     summarize_config_fn(model_dir=output_dir, summary_writer=None, step=0)
@@ -155,24 +149,17 @@ def evaluate(
             f"{dataset_cfg.mixture_or_task_name!r} has no metrics, or no split "
             f"{dataset_cfg.split!r}"
         )
-    initializer = train_state_initializer_cls(
-        optimizer_def=None,
-        init_fn=model.get_initial_variables,
-        input_shapes={
-            name: (dataset_cfg.batch_size, *shape)
-            for name, shape in evaluator.model_feature_shapes.items()
-        },
-        partitioner=partitioner,
-    )
-    axes = initializer.train_state_axes
-    folder = epath.Path(output_dir)
-    utils.log_model_info(
-        str(folder / "model-info.txt"),
-        initializer.global_train_state_shape,
+    shapes = evaluator.model_feature_shapes
+    initializer = utils.initializer_for(
+        model,
+        {name: (dataset_cfg.batch_size, *shape) for name, shape in shapes.items()},
+        None,
         partitioner,
+        output_dir,
+        train_state_initializer_cls,
     )
     # The checkpoints that were evaluated before, by an earlier call too.
-    record = folder / f"eval.{dataset_cfg.mixture_or_task_name}.ckpt"
+    record = epath.Path(output_dir) / f"eval.{dataset_cfg.mixture_or_task_name}.ckpt"
     cfg = restore_checkpoint_cfg
     _, paths = utils.get_first_valid_restore_config_and_paths([cfg])
     for path in paths:
@@ -180,10 +167,10 @@ def evaluate(
         if cfg.mode == "all" and path in done:
             logging.info("%s was evaluated before; skipping it.", path)
             continue
-        state, _ = utils.create_checkpoint_manager_and_restore(
-            initializer, partitioner, cfg, path
+        state = checkpoints.restore_train_state(
+            path, initializer.global_train_state_shape, partitioner, cfg.dtype
         )
-        evaluator.evaluate(state, axes).result()
+        evaluator.evaluate(state, initializer.train_state_axes).result()
         utils.sync_global_devices(f"evaluated:{path}")
         if jax.process_index() == 0:
             record.write_text("\n".join(dict.fromkeys([*done, path])))

@@ -8,6 +8,10 @@ import jax
 from absl import logging
 from etils import epath
 
+from t5x_embedded import _absent
+
+__getattr__ = _absent.module_getattr(__name__)
+
 # Gin records the names under which modules were imported; the configuration must
 # replay on either engine, so T5X's are written.
 _OWN_IMPORT = re.compile(r"^(from|import) t5x_embedded\b", re.MULTILINE)
@@ -54,29 +58,10 @@ def parse_gin_flags(
     except OSError as error:
         if re.search(r"(?<![\w/])t5x/", str(error)):
             raise OSError(
-                "the embedded engine does not have the gin files of T5X ('t5x/…'); "
-                f"T5X does. {error}"
+                _absent.message("the gin files of T5X ('t5x/…')") + f". {error}"
             ) from error
         raise
     logging.info("Gin configuration:\n%s", get_gin_config_str())
-
-
-def rewrite_gin_args(args: Sequence[str]) -> list[str]:
-    """`--gin.NAME=VALUE` -> `--gin_bindings=NAME = VALUE`; the rest as it is.
-
-    Raises:
-        ValueError: a `--gin.` argument has no `=`.
-    """
-
-    def rewrite(arg):
-        if not arg.startswith("--gin."):
-            return arg
-        name, equals, value = arg.removeprefix("--gin.").partition("=")
-        if not equals:
-            raise ValueError(f"Gin bindings are --gin.NAME=VALUE, not {arg}")
-        return f"--gin_bindings={name} = {value}"
-
-    return [rewrite(arg) for arg in args]
 
 
 def summarize_gin_config(model_dir: str, summary_writer, step: int) -> None:
@@ -96,24 +81,3 @@ def summarize_gin_config(model_dir: str, summary_writer, step: int) -> None:
     if summary_writer is not None:
         summary_writer.write_texts(step, {"config": gin.markdown(text)})
         summary_writer.flush()
-
-
-# ---- Functions for use inside gin files ----
-
-
-def sum_fn(var1=gin.REQUIRED, var2=gin.REQUIRED):
-    """`var1 + var2`."""
-    return var1 + var2
-
-
-def bool_fn(var1=gin.REQUIRED) -> bool:
-    """`bool(var1)`."""
-    return bool(var1)
-
-
-def string_split_fn(
-    text=gin.REQUIRED, separator=gin.REQUIRED, maxsplit: int = -1, index=None
-):
-    """`text.split(separator, maxsplit)`, or one part of it."""
-    parts = text.split(separator, maxsplit)
-    return parts if index is None else parts[index]

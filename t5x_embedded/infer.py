@@ -9,13 +9,11 @@ from __future__ import annotations
 
 import concurrent.futures
 import json
-import re
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import seqio
 import tensorflow as tf
@@ -33,7 +31,7 @@ MergeFn = Callable[[str, str, str, int | None], None]
 
 _DONE = ".COMPLETED"
 
-__getattr__ = _absent.module_getattr(__name__, ["create_task_from_tfexample_file"])
+__getattr__ = _absent.module_getattr(__name__)
 
 
 # ---- Files ----
@@ -88,11 +86,8 @@ def write_inferences_to_file(
         raise ValueError(f"Invalid mode: {mode}")
     if mode != "score" and vocabulary is None:
         raise ValueError(f"Mode {mode!r} needs the vocabulary")
-    _absent.refuse(
-        "infer.write_inferences_to_file",
-        include_all_inputs=include_all_inputs,
-        input_fields_to_include=input_fields_to_include,
-    )
+    absent = ("include_all_inputs", "input_fields_to_include")
+    _absent.refuse("infer.write_inferences_to_file", locals(), *absent)
     predictions, aux = inferences
     with epath.Path(path).open("w") as file:
         for i, example in enumerate(task_ds.as_numpy_iterator()):
@@ -197,14 +192,8 @@ def infer(
     Raises:
         ValueError: an unknown mode, or a checkpoint that does not fit.
     """
-    del checkpoint_ds_iter
-    if not use_orbax:
-        _absent.option("infer.infer", "use_orbax", use_orbax)
-    _absent.refuse(
-        "infer.infer",
-        fallback_init_rng=fallback_init_rng is not None,
-        keep_aux_as_numpy=keep_aux_as_numpy,
-    )
+    absent = ("fallback_init_rng", "keep_aux_as_numpy")
+    _absent.refuse("infer.infer", locals(), *absent, use_orbax=True)
     steps = {
         "predict": model.predict_batch,
         "score": model.score_batch,
@@ -212,7 +201,6 @@ def infer(
     }
     if mode not in steps:
         raise ValueError(f"`mode` must be one of {sorted(steps)}: {mode!r}")
-    output_dir = re.sub(r"(?<!:)/{2,}", "/", str(output_dir))
     if shard_id == 0:
         summarize_config_fn(model_dir=output_dir, summary_writer=None, step=0)
     if verify_matching_vocabs_fn is not None:
@@ -234,24 +222,19 @@ def infer(
 
     provider = utils.get_provider(dataset_cfg)
     spec = converter(load(provider), lengths).element_spec
-    initializer = train_state_initializer_cls(
-        optimizer_def=None,
-        init_fn=model.get_initial_variables,
-        input_shapes={k: (dataset_cfg.batch_size, *v.shape) for k, v in spec.items()},
-        input_types={k: jnp.dtype(v.dtype.as_numpy_dtype) for k, v in spec.items()},
-        partitioner=partitioner,
-    )
-    if shard_id == 0:
-        utils.log_model_info(
-            str(epath.Path(output_dir) / "model-info.txt"),
-            initializer.global_train_state_shape,
-            partitioner,
-        )
-    state, _ = utils.create_checkpoint_manager_and_restore(
-        initializer,
+    initializer = utils.initializer_for(
+        model,
+        {name: (dataset_cfg.batch_size, *x.shape) for name, x in spec.items()},
+        {name: x.dtype.as_numpy_dtype for name, x in spec.items()},
         partitioner,
-        restore_checkpoint_cfg,
-        checkpoints.find_checkpoint(restore_checkpoint_cfg.path),
+        output_dir if shard_id == 0 else None,
+        train_state_initializer_cls,
+    )
+    state = checkpoints.restore_train_state(
+        restore_checkpoint_cfg.path,
+        initializer.global_train_state_shape,
+        partitioner,
+        restore_checkpoint_cfg.dtype,
     )
     infer_fn = utils.get_infer_fn(
         infer_step=steps[mode],

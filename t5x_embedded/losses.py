@@ -13,6 +13,10 @@ import jax
 import jax.numpy as jnp
 from jax.scipy import special
 
+from t5x_embedded import _absent
+
+__getattr__ = _absent.module_getattr(__name__)
+
 Array = jax.Array
 
 

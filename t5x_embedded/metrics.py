@@ -16,9 +16,7 @@ from clu import metrics as clu_metrics
 
 from t5x_embedded import _absent
 
-__getattr__ = _absent.module_getattr(
-    __name__, ["create_metrics_dict", "shape_obj_to_defined_obj"]
-)
+__getattr__ = _absent.module_getattr(__name__)
 
 MetricsMap = MutableMapping[str, clu_metrics.Metric]
 Scalar = int | float | np.number | np.ndarray | jax.Array

@@ -1,6 +1,5 @@
 """Models: a Flax module with its vocabularies, loss, metrics, decoding and scoring."""
 
-import abc
 import functools
 from collections.abc import Callable, Mapping, MutableMapping
 from typing import Any
@@ -16,11 +15,7 @@ from t5x_embedded import _absent, decoding, losses
 from t5x_embedded import metrics as metrics_lib
 from t5x_embedded.optimizers import OptimizerDef
 
-__getattr__ = _absent.module_getattr(
-    __name__,
-    "compute_weighted_accuracy compute_metrics TokensIdsToLogitsCallable "
-    "DecodeFnCallable DecoderParams".split(),
-)
+__getattr__ = _absent.module_getattr(__name__)
 
 Array = jax.Array
 Batch = Mapping[str, Array]
@@ -29,8 +24,11 @@ MetricsMap = metrics_lib.MetricsMap
 LossNormalizingFactor = float | str | losses.SpecialLossNormalizingFactor | None
 
 
-class BaseModel(abc.ABC):
-    """What the training, inference and evaluation functions ask of a model.
+class BaseTransformerModel:
+    """A model whose logits are compared with the targets by cross entropy.
+
+    A subclass gives `_compute_logits`, `predict_batch_with_aux` and the class
+    attributes below.
 
     Attributes:
         FEATURE_CONVERTER_CLS: the seqio.FeatureConverter that makes its batches.
@@ -38,11 +36,104 @@ class BaseModel(abc.ABC):
     """
 
     FEATURE_CONVERTER_CLS: Callable[..., seqio.FeatureConverter]
+    _TOKENS: tuple[str, ...]  # Features that the module is initialised with, in order;
+    _EXTRAS: tuple[str, ...] = ()  # those that it takes by name, where there are any;
+    _DECODE_FN: Callable | None = None  # what decodes unless told otherwise, as in T5X.
 
-    def __init__(self, optimizer_def: OptimizerDef):
+    def __init__(
+        self,
+        module: nn.Module,
+        input_vocabulary: seqio.Vocabulary,
+        output_vocabulary: seqio.Vocabulary,
+        optimizer_def: OptimizerDef,
+        decode_fn: Callable | None = None,
+        feature_converter_cls: Callable[..., seqio.FeatureConverter] | None = None,
+        label_smoothing: float = 0.0,
+        z_loss: float = 0.0,
+        loss_normalizing_factor: LossNormalizingFactor = None,
+        default_decoder_params: Any = None,
+    ):
+        """Sets up the model.
+
+        Args:
+            module: the network.
+            input_vocabulary: of the inputs.
+            output_vocabulary: of the targets; its `eos_id` ends decodes.
+            optimizer_def: how to train it.
+            decode_fn: `decoding.temperature_sample`, `decoding.beam_search`, or a
+                function that can stand in for them; None for the class's own.
+            feature_converter_cls: in place of the class's own.
+            label_smoothing: probability given to tokens other than the target.
+            z_loss: coefficient of log(Z)^2.
+            loss_normalizing_factor: what to divide the summed loss by: a number, or
+                a `losses.SpecialLossNormalizingFactor` (or its name).
+            default_decoder_params: not supported; `predict_batch_with_aux` takes them.
+        """
+        owner = f"models.{type(self).__name__}"
+        _absent.refuse(owner, locals(), "default_decoder_params")
         self.optimizer_def = optimizer_def
+        self.module = module
+        self._input_vocabulary = input_vocabulary
+        self._output_vocabulary = output_vocabulary
+        self._decode_fn = decode_fn or type(self)._DECODE_FN
+        self._label_smoothing = label_smoothing
+        self._z_loss = z_loss
+        self._loss_normalizing_factor = loss_normalizing_factor
+        if feature_converter_cls is not None:
+            self.FEATURE_CONVERTER_CLS = feature_converter_cls
 
-    @abc.abstractmethod
+    input_vocabulary = property(lambda self: self._input_vocabulary)
+    output_vocabulary = property(lambda self: self._output_vocabulary)
+    decode_fn = property(lambda self: self._decode_fn)
+
+    def get_initial_variables(
+        self, rng, input_shapes, input_types=None
+    ) -> flax.core.FrozenDict:
+        """The module's variables, initialised.
+
+        Args:
+            rng: a key.
+            input_shapes: of the model features.
+            input_types: their types, or None; tokens are float32 where it does not
+                say.
+        """
+        types = input_types or {}
+
+        def ones(name, default):
+            return jnp.ones(input_shapes[name], types.get(name, default))
+
+        tokens = [ones(name, jnp.float32) for name in self._TOKENS]
+        extras = {n: ones(n, jnp.int32) for n in self._EXTRAS if n in input_shapes}
+        variables = self.module.init(
+            rng, *tokens, decode=False, enable_dropout=False, **extras
+        )
+        return flax.core.freeze(variables)
+
+    def _compute_logits(self, params, batch, dropout_rng=None, mutable=False) -> Any:
+        """Logits of every target position.
+
+        Args:
+            params: the module's parameters.
+            batch: model features.
+            dropout_rng: a key; None turns dropout off.
+            mutable: collections to return beside the logits.
+
+        Returns:
+            [batch, length, vocab], or (that, the mutable collections).
+        """
+        raise NotImplementedError
+
+    def _forward(self, params, *tokens, dropout_rng, **options) -> Any:
+        """The module's forward pass; see `_compute_logits`."""
+        return self.module.apply(
+            {"params": params},
+            *tokens,
+            decode=False,
+            enable_dropout=dropout_rng is not None,
+            rngs=None if dropout_rng is None else {"dropout": dropout_rng},
+            **options,
+        )
+
     def loss_fn(self, params, batch, dropout_rng) -> tuple[Array, MetricsMap]:
         """The loss to minimise, and metrics.
 
@@ -54,77 +145,6 @@ class BaseModel(abc.ABC):
         Returns:
             (float32 scalar, metrics by name).
         """
-
-    def eval_fn(self, params, batch) -> tuple[Array, MetricsMap]:
-        """`loss_fn` without dropout."""
-        return self.loss_fn(params, batch, None)
-
-    def predict_batch(self, params, batch, rng=None) -> Array:
-        """Decodes: int32 [batch, length]."""
-        return self.predict_batch_with_aux(params, batch, rng=rng)[0]
-
-    @abc.abstractmethod
-    def predict_batch_with_aux(self, params, batch, rng=None):
-        """Decodes, and what else is known of them (their scores)."""
-
-    @abc.abstractmethod
-    def score_batch(self, params, batch, return_intermediates=False):
-        """Log likelihood of the targets: float32 [batch]."""
-
-    @abc.abstractmethod
-    def get_initial_variables(self, rng, input_shapes, input_types=None):
-        """The module's variables, initialised."""
-
-
-class BaseTransformerModel(BaseModel):
-    """A model whose logits are compared with the targets by cross entropy.
-
-    A subclass gives `_compute_logits` and whatever BaseModel leaves open.
-    """
-
-    def __init__(
-        self,
-        module: nn.Module,
-        input_vocabulary: seqio.Vocabulary,
-        output_vocabulary: seqio.Vocabulary,
-        optimizer_def: OptimizerDef,
-        decode_fn: Callable | None = None,
-        label_smoothing: float = 0.0,
-        z_loss: float = 0.0,
-        loss_normalizing_factor: LossNormalizingFactor = None,
-    ):
-        """Sets up the model.
-
-        Args:
-            module: the network.
-            input_vocabulary: of the inputs.
-            output_vocabulary: of the targets; its `eos_id` ends decodes.
-            optimizer_def: how to train it.
-            decode_fn: `decoding.temperature_sample`, `decoding.beam_search`, or a
-                function that can stand in for them.
-            label_smoothing: probability given to tokens other than the target.
-            z_loss: coefficient of log(Z)^2.
-            loss_normalizing_factor: what to divide the summed loss by: a number, or
-                a `losses.SpecialLossNormalizingFactor` (or its name).
-        """
-        super().__init__(optimizer_def)
-        self.module = module
-        self._input_vocabulary = input_vocabulary
-        self._output_vocabulary = output_vocabulary
-        self._decode_fn = decode_fn
-        self._label_smoothing = label_smoothing
-        self._z_loss = z_loss
-        self._loss_normalizing_factor = loss_normalizing_factor
-
-    input_vocabulary = property(lambda self: self._input_vocabulary)
-    output_vocabulary = property(lambda self: self._output_vocabulary)
-    decode_fn = property(lambda self: self._decode_fn)
-
-    @abc.abstractmethod
-    def _compute_logits(self, params, batch, dropout_rng=None) -> Array:
-        """Logits of every target position: [batch, length, vocab]."""
-
-    def loss_fn(self, params, batch, dropout_rng) -> tuple[Array, MetricsMap]:
         logits = self._compute_logits(params, batch, dropout_rng)
         targets = batch["decoder_target_tokens"]
         factor, weights = losses.get_loss_normalizing_factor_and_weights(
@@ -143,6 +163,14 @@ class BaseTransformerModel(BaseModel):
             logits=logits, targets=targets, mask=weights, **named
         )
 
+    def eval_fn(self, params, batch) -> tuple[Array, MetricsMap]:
+        """`loss_fn` without dropout."""
+        return self.loss_fn(params, batch, None)
+
+    def predict_batch(self, params, batch, rng=None) -> Array:
+        """Decodes: int32 [batch, length]."""
+        return self.predict_batch_with_aux(params, batch, rng=rng)[0]
+
     def _compute_metrics(
         self, logits, targets, mask, loss, z_loss=None, segment_ids=None
     ) -> MetricsMap:
@@ -160,17 +188,50 @@ class BaseTransformerModel(BaseModel):
         Returns:
             float32 [batch].
         """
-        _absent.refuse(
-            f"models.{type(self).__name__}.score_batch",
-            return_intermediates=return_intermediates,
-        )
+        owner = f"models.{type(self).__name__}.score_batch"
+        _absent.refuse(owner, locals(), "return_intermediates")
         logits = self._compute_logits(params, batch)
         scores = losses.token_log_likelihood(logits, batch["decoder_target_tokens"])
         return jnp.sum(scores * batch["decoder_loss_weights"], axis=-1)
 
-    def _decode_options(self, rng, decoder_params) -> dict[str, Any]:
-        """Arguments of the decoding function that the caller may set."""
-        options = {"eos_id": self.output_vocabulary.eos_id or 1}
+    def _step(self, state, params, *before, **options) -> tuple[Array, Mapping]:
+        """One step through the cache.
+
+        Args:
+            state: a DecodingState: tokens to read, [rows, 1], and the cache.
+            params: the module's parameters.
+            *before: what the module takes before the tokens.
+            **options: of the module, `max_decode_length` among them.
+
+        Returns:
+            (logits [rows, vocab], cache).
+        """
+        logits, variables = self.module.apply(
+            {"params": params, "cache": state.cache},
+            *(*before, state.cur_token, state.cur_token),
+            enable_dropout=False,
+            decode=True,
+            mutable=["cache"],
+            **options,
+        )
+        return logits[:, 0], variables["cache"]
+
+    def _decode(self, rng, decoder_params, return_all_decodes, **arguments):
+        """Calls the decoding function.
+
+        Args:
+            rng: a key for sampling, or None.
+            decoder_params: arguments of the caller's, or None.
+            return_all_decodes: return all decodes, not only the best.
+            **arguments: the model's arguments.
+
+        Returns:
+            See `predict_batch_with_aux`.
+
+        Raises:
+            ValueError: a key is given twice.
+        """
+        options = {"eos_id": self.output_vocabulary.eos_id or 1, "cache_offset": 0}
         options.update(decoder_params or {})
         if rng is not None:
             if options.get("decode_rng") is not None:
@@ -178,115 +239,34 @@ class BaseTransformerModel(BaseModel):
                     "both `rng` and decoder_params['decode_rng'] are given"
                 )
             options["decode_rng"] = rng
-        return options
-
-
-_ENCODER_DECODER_EXTRAS = (
-    "encoder_segment_ids",
-    "decoder_segment_ids",
-    "encoder_positions",
-    "decoder_positions",
-)
+        decodes, scores = self._decode_fn(**arguments, **options)
+        if not return_all_decodes:
+            decodes, scores = decodes[:, -1], scores[:, -1]
+        return decodes, {"scores": scores}
 
 
 class EncoderDecoderModel(BaseTransformerModel):
-    """An encoder-decoder such as T5."""
+    """An encoder-decoder such as T5; its module has `encode` and `decode`."""
 
     FEATURE_CONVERTER_CLS = seqio.EncDecFeatureConverter
-
-    def __init__(
-        self,
-        module: nn.Module,
-        input_vocabulary: seqio.Vocabulary,
-        output_vocabulary: seqio.Vocabulary,
-        optimizer_def: OptimizerDef,
-        decode_fn: Callable = decoding.beam_search,
-        feature_converter_cls: Callable[..., seqio.FeatureConverter] | None = None,
-        label_smoothing: float = 0.0,
-        z_loss: float = 0.0,
-        loss_normalizing_factor: LossNormalizingFactor = None,
-        default_decoder_params: Any = None,
-    ):
-        """Sets up the model.
-
-        Args:
-            module: called as T5's network is; has `encode` and `decode`.
-            input_vocabulary: of the inputs.
-            output_vocabulary: of the targets.
-            optimizer_def: how to train it.
-            decode_fn: beam search unless told otherwise, as in T5X.
-            feature_converter_cls: in place of the class's own.
-            label_smoothing: see BaseTransformerModel.
-            z_loss: see BaseTransformerModel.
-            loss_normalizing_factor: see BaseTransformerModel.
-            default_decoder_params: not supported; `predict_batch_with_aux` takes them.
-        """
-        _absent.refuse(
-            "models.EncoderDecoderModel", default_decoder_params=default_decoder_params
-        )
-        super().__init__(
-            module,
-            input_vocabulary,
-            output_vocabulary,
-            optimizer_def,
-            decode_fn,
-            label_smoothing,
-            z_loss,
-            loss_normalizing_factor,
-        )
-        if feature_converter_cls is not None:
-            self.FEATURE_CONVERTER_CLS = feature_converter_cls
-
-    def get_initial_variables(
-        self, rng, input_shapes, input_types=None
-    ) -> flax.core.FrozenDict:
-        """The module's variables, initialised.
-
-        Args:
-            rng: a key.
-            input_shapes: of the model features.
-            input_types: their types, or None; tokens are float32 where it does not
-                say.
-        """
-        types = input_types or {}
-
-        def ones(name, default):
-            return jnp.ones(input_shapes[name], types.get(name, default))
-
-        encoder_tokens = ones("encoder_input_tokens", jnp.float32)
-        decoder_tokens = ones("decoder_input_tokens", jnp.float32)
-        extras = {
-            name: ones(name, jnp.int32) if name in input_shapes else None
-            for name in _ENCODER_DECODER_EXTRAS
-        }
-        tokens = (encoder_tokens, decoder_tokens, decoder_tokens)
-        variables = self.module.init(
-            rng, *tokens, decode=False, enable_dropout=False, **extras
-        )
-        return flax.core.freeze(variables)
+    _TOKENS = ("encoder_input_tokens", "decoder_input_tokens", "decoder_input_tokens")
+    _EXTRAS = (
+        "encoder_segment_ids",
+        "decoder_segment_ids",
+        "encoder_positions",
+        "decoder_positions",
+    )
+    _DECODE_FN = staticmethod(decoding.beam_search)
 
     def _compute_logits(self, params, batch, dropout_rng=None, mutable=False) -> Any:
-        """Logits of every target position.
-
-        Args:
-            params: the module's parameters.
-            batch: model features.
-            dropout_rng: a key; None turns dropout off.
-            mutable: collections to return beside the logits.
-
-        Returns:
-            [batch, length, vocab], or (that, the mutable collections).
-        """
-        return self.module.apply(
-            {"params": params},
+        return self._forward(
+            params,
             batch["encoder_input_tokens"],
             batch["decoder_input_tokens"],
             batch["decoder_target_tokens"],
-            decode=False,
-            enable_dropout=dropout_rng is not None,
-            rngs=None if dropout_rng is None else {"dropout": dropout_rng},
+            dropout_rng=dropout_rng,
             mutable=mutable,
-            **{name: batch.get(name) for name in _ENCODER_DECODER_EXTRAS},
+            **{name: batch.get(name) for name in self._EXTRAS},
         )
 
     def _compute_logits_from_slice(
@@ -295,40 +275,20 @@ class EncoderDecoderModel(BaseTransformerModel):
         """One decoder step through the cache.
 
         Args:
-            decoding_state: a DecodingState: tokens to read, [rows, 1], and the cache.
+            decoding_state: see `_step`.
             params: the module's parameters.
             encoded_inputs: [rows, input length, emb].
             raw_inputs: int32 [rows, input length], for the padding mask.
             max_decode_length: an int, the cache's length.
-
-        Returns:
-            (logits [rows, vocab], cache).
         """
-        token = decoding_state.cur_token
-        logits, variables = self.module.apply(
-            {"params": params, "cache": decoding_state.cache},
-            *(encoded_inputs, raw_inputs, token, token),
-            enable_dropout=False,
-            decode=True,
+        return self._step(
+            decoding_state,
+            params,
+            encoded_inputs,
+            raw_inputs,
             max_decode_length=max_decode_length,
-            mutable=["cache"],
             method=self.module.decode,
         )
-        return logits[:, 0], variables["cache"]
-
-    def _empty_cache(self, params: Params, batch: Batch) -> Mapping[str, Any]:
-        """The cache before the first step; XLA drops all else of this call."""
-        decoder_tokens = jnp.ones_like(batch["decoder_input_tokens"])
-        _, variables = self.module.apply(
-            {"params": params},
-            encoder_input_tokens=jnp.ones_like(batch["encoder_input_tokens"]),
-            decoder_input_tokens=decoder_tokens,
-            decoder_target_tokens=decoder_tokens,
-            decode=True,
-            enable_dropout=False,
-            mutable=["cache"],
-        )
-        return variables["cache"]
 
     def predict_batch_with_aux(
         self,
@@ -360,15 +320,22 @@ class EncoderDecoderModel(BaseTransformerModel):
         Raises:
             ValueError: a key is given twice.
         """
-        options = self._decode_options(rng, decoder_params)
         inputs = batch["encoder_input_tokens"]
         start = batch["decoder_input_tokens"]
+        prompt = jnp.zeros_like(start)
         if prompt_with_targets:
             prompt = jnp.where(start == self.output_vocabulary.eos_id, 0, start)
-        else:
-            prompt = jnp.zeros_like(start)
         encoded = self.module.apply(
             {"params": params}, inputs, enable_dropout=False, method=self.module.encode
+        )
+        # The cache before the first step; XLA drops all else of this call.
+        ones = jnp.ones_like(start)
+        _, empty = self.module.apply(
+            {"params": params},
+            *(jnp.ones_like(inputs), ones, ones),
+            decode=True,
+            enable_dropout=False,
+            mutable=["cache"],
         )
         step = functools.partial(
             self._compute_logits_from_slice,
@@ -377,17 +344,15 @@ class EncoderDecoderModel(BaseTransformerModel):
             raw_inputs=decoding.flat_batch_beam_expand(inputs, num_decodes),
             max_decode_length=start.shape[1],
         )
-        decodes, scores = self._decode_fn(
+        return self._decode(
+            rng,
+            decoder_params,
+            return_all_decodes,
             inputs=prompt,
-            cache=self._empty_cache(params, batch),
+            cache=empty["cache"],
             tokens_to_logits=step,
             num_decodes=num_decodes,
-            cache_offset=0,
-            **options,
         )
-        if not return_all_decodes:
-            decodes, scores = decodes[:, -1], scores[:, -1]
-        return decodes, {"scores": scores}
 
 
 class DecoderOnlyModel(BaseTransformerModel):
@@ -398,13 +363,15 @@ class DecoderOnlyModel(BaseTransformerModel):
     """
 
     FEATURE_CONVERTER_CLS = seqio.DecoderFeatureConverter
+    _TOKENS = ("decoder_input_tokens", "decoder_input_tokens")
+    _DECODE_FN = staticmethod(decoding.temperature_sample)
 
     def __init__(
         self,
         module: nn.Module,
         vocabulary: seqio.Vocabulary,
         optimizer_def: OptimizerDef,
-        decode_fn: Callable = decoding.temperature_sample,
+        decode_fn: Callable | None = None,
         inputs_bidirectional_attention: bool = False,
         feature_converter_cls: Callable[..., seqio.FeatureConverter] | None = None,
         label_smoothing: float = 0.0,
@@ -421,10 +388,10 @@ class DecoderOnlyModel(BaseTransformerModel):
                 `decoding.temperature_sample` can.
             inputs_bidirectional_attention: whether every input token sees all others
                 (a prefix language model), or only those before it.
-            feature_converter_cls: in place of the class's own.
-            label_smoothing: see BaseTransformerModel.
-            z_loss: see BaseTransformerModel.
-            loss_normalizing_factor: see BaseTransformerModel.
+            feature_converter_cls: see BaseTransformerModel, as for what follows.
+            label_smoothing: share of the other tokens.
+            z_loss: coefficient.
+            loss_normalizing_factor: divisor.
         """
         super().__init__(
             module,
@@ -432,25 +399,12 @@ class DecoderOnlyModel(BaseTransformerModel):
             vocabulary,
             optimizer_def,
             decode_fn,
+            feature_converter_cls,
             label_smoothing,
             z_loss,
             loss_normalizing_factor,
         )
         self._inputs_bidirectional_attention = inputs_bidirectional_attention
-        if feature_converter_cls is not None:
-            self.FEATURE_CONVERTER_CLS = feature_converter_cls
-
-    def get_initial_variables(
-        self, rng, input_shapes, input_types=None
-    ) -> flax.core.FrozenDict:
-        """The module's variables, initialised; see EncoderDecoderModel."""
-        name = "decoder_input_tokens"
-        tokens = jnp.ones(
-            input_shapes[name], (input_types or {}).get(name, jnp.float32)
-        )
-        return flax.core.freeze(
-            self.module.init(rng, tokens, tokens, enable_dropout=False)
-        )
 
     def _prefix(self, batch: Batch) -> Array | None:
         """The positions that see each other: int [batch, length], or None."""
@@ -464,34 +418,22 @@ class DecoderOnlyModel(BaseTransformerModel):
         return batch["decoder_causal_attention"]
 
     def _compute_logits(self, params, batch, dropout_rng=None, mutable=False) -> Any:
-        """See EncoderDecoderModel."""
-        return self.module.apply(
-            {"params": params},
+        return self._forward(
+            params,
             batch["decoder_input_tokens"],
             batch["decoder_target_tokens"],
             decoder_segment_ids=batch.get("decoder_segment_ids"),
             decoder_positions=batch.get("decoder_positions"),
             decoder_causal_attention=self._prefix(batch),
-            decode=False,
-            enable_dropout=dropout_rng is not None,
-            rngs=None if dropout_rng is None else {"dropout": dropout_rng},
+            dropout_rng=dropout_rng,
             mutable=mutable,
         )
 
     def _compute_logits_from_slice(
         self, decoding_state, params, max_decode_length
     ) -> tuple[Array, Mapping[str, Any]]:
-        """One step through the cache: (logits [rows, vocab], cache)."""
-        token = decoding_state.cur_token
-        logits, variables = self.module.apply(
-            {"params": params, "cache": decoding_state.cache},
-            *(token, token),
-            enable_dropout=False,
-            decode=True,
-            max_decode_length=max_decode_length,
-            mutable=["cache"],
-        )
-        return logits[:, 0], variables["cache"]
+        """One step through the cache; see `_step`."""
+        return self._step(decoding_state, params, max_decode_length=max_decode_length)
 
     def _prefilled_cache(self, params, prompts, is_prompt, lengths):
         """The cache after `lengths` positions of each prompt were read.
@@ -552,7 +494,6 @@ class DecoderOnlyModel(BaseTransformerModel):
         Raises:
             ValueError: a key is given twice, or the batch has no inputs.
         """
-        options = self._decode_options(rng, decoder_params)
         if "decoder_causal_attention" not in batch:
             raise ValueError(
                 "the batch has no decoder_causal_attention, so that it is not known "
@@ -561,22 +502,22 @@ class DecoderOnlyModel(BaseTransformerModel):
         is_prompt = batch["decoder_causal_attention"]
         prompts = batch["decoder_input_tokens"] * is_prompt
         lengths = jnp.sum(prompts[:, 1:] != 0, axis=-1)
-        decodes, scores = self._decode_fn(
+        step = functools.partial(
+            self._compute_logits_from_slice,
+            params=params,
+            max_decode_length=prompts.shape[1],
+        )
+        decodes, aux = self._decode(
+            rng,
+            decoder_params,
+            return_all_decodes,
             inputs=prompts,
             cache=self._prefilled_cache(params, prompts, is_prompt, lengths),
-            tokens_to_logits=functools.partial(
-                self._compute_logits_from_slice,
-                params=params,
-                max_decode_length=prompts.shape[1],
-            ),
+            tokens_to_logits=step,
             num_decodes=num_decodes,
             initial_index=lengths,
-            cache_offset=0,
-            **options,
         )
-        if not return_all_decodes:
-            decodes, scores = decodes[:, -1], scores[:, -1]
-        return remove_prefix(decodes, lengths), {"scores": scores}
+        return remove_prefix(decodes, lengths), aux
 
 
 @jax.vmap
@@ -683,13 +624,3 @@ def _packing_metrics(segment_ids: Mapping[str, Array]) -> MetricsMap:
         total=filled, count=places
     )
     return metrics
-
-
-def get_input_vocabulary(model: BaseTransformerModel) -> seqio.Vocabulary:
-    """The vocabulary of a model's inputs (for gin files)."""
-    return model.input_vocabulary
-
-
-def get_output_vocabulary(model: BaseTransformerModel) -> seqio.Vocabulary:
-    """The vocabulary of a model's targets (for gin files)."""
-    return model.output_vocabulary

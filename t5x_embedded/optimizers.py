@@ -13,12 +13,7 @@ from flax import serialization
 
 from t5x_embedded import _absent
 
-__getattr__ = _absent.module_getattr(
-    __name__,
-    "MultiOptimizer OptaxWrapper OptaxStatePartitionRules wrap_optax_optimizer chain "
-    "adabelief adagrad adam adamw amos dpsgd fromage lamb lars lion noisy_sgd radam "
-    "rmsprop sgd yogi OptimizerType OptimizerDefType OptimizerStateType".split(),
-)
+__getattr__ = _absent.module_getattr(__name__)
 
 
 @flax.struct.dataclass

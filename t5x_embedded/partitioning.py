@@ -13,21 +13,14 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
-import numpy as np
 from flax.linen import partitioning as flax_partitioning
-from jax.experimental import mesh_utils, multihost_utils
+from jax.experimental import mesh_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from t5x_embedded import _absent
 from t5x_embedded.train_state import TrainState
 
-__getattr__ = _absent.module_getattr(
-    __name__,
-    "AxisNames LocalChunker LocalChunkInfo bounds_from_last_device get_coords get_mesh "
-    "get_cpu_mesh get_gpu_mesh global_mesh_defined BasePjitPartitioner "
-    "PjittedFnWithContext TpuMesh OtherMesh HardwareMesh PartitionedCallable "
-    "CompiledPartitionedCallable".split(),
-)
+__getattr__ = _absent.module_getattr(__name__)
 
 LogicalAxisRules = Sequence[tuple[str, str | None]]
 
@@ -55,18 +48,6 @@ def with_sharding_constraint(x: Any, axis_resources: Any) -> Any:
     if jax.sharding.get_abstract_mesh().empty:
         return x
     return jax.lax.with_sharding_constraint(x, axis_resources)
-
-
-def host_local_array_to_global_array(arr_tree: Any, mesh: Mesh, pspecs: Any) -> Any:
-    """Joins the parts that the processes hold into global arrays.
-
-    Args:
-        arr_tree: tree of arrays, each process's own part.
-        mesh: the mesh to put them on.
-        pspecs: tree (or prefix) of PartitionSpecs; None is replicated.
-    """
-    specs = jax.tree.map(lambda s: s or PartitionSpec(), pspecs, is_leaf=_is_spec)
-    return multihost_utils.host_local_array_to_global_array(arr_tree, mesh, specs)
 
 
 _REPLICATED = "relpos_buckets abspos_buckets length layers stack mlp_activations"
@@ -153,78 +134,6 @@ class DataLayout:
     is_first_host_in_replica_set: bool
 
 
-class BasePartitioner:
-    """What trainers and scripts ask of a partitioner; `PjitPartitioner` is the one.
-
-    A subclass sets `mesh` and `_data_axis` (the mesh axes of a batch), and has
-    `partition`, `get_logical_axes` and `get_mesh_axes`.
-    """
-
-    mesh: Mesh
-    _data_axis: Any = "data"
-    __getattr__ = _absent.instance_getattr(
-        "partitioning.BasePartitioner",
-        "params_on_devices move_params_to_devices data_shards data_shard_id",
-    )
-
-    @property
-    def data_partition_spec(self) -> PartitionSpec:
-        """How a batch is laid out: split along its first axis."""
-        return PartitionSpec(self._data_axis)
-
-    def _data_axes(self) -> tuple[str, ...]:
-        axes = self._data_axis
-        return (axes,) if isinstance(axes, str) else tuple(axes or ())
-
-    def _place(self, axes: Sequence[str]) -> tuple[int, int]:
-        """This process's block along mesh axes: (its number, how many there are)."""
-        whole, own = self.mesh.shape, self.mesh.local_mesh
-        first = np.argwhere(self.mesh.devices == own.devices.flat[0])[0]
-        corner = dict(zip(self.mesh.axis_names, first, strict=True))
-        number, count = 0, 1
-        for axis in axes:
-            blocks = whole[axis] // own.shape[axis]
-            number = number * blocks + int(corner[axis]) // own.shape[axis]
-            count *= blocks
-        return number, count
-
-    @property
-    def data_mesh_size(self) -> int:
-        """The number of devices along the batch."""
-        return math.prod(self.mesh.shape[axis] for axis in self._data_axes())
-
-    def get_data_layout(self, batch_size: int | None = None) -> DataLayout:
-        """Which share of each batch this process loads.
-
-        Args:
-            batch_size: of all processes together; None is one example per device.
-
-        Raises:
-            ValueError: the batch cannot be split evenly.
-        """
-        if not self._data_axes():  # The rules do not split batches.
-            return DataLayout(batch_size, 0, 1, jax.process_index() == 0)
-        batch_size = int(batch_size or self.data_mesh_size)
-        if batch_size % self.data_mesh_size:
-            raise ValueError(
-                f"batch size {batch_size} is not a multiple of the number of devices "
-                f"that it is split over, {self.data_mesh_size}"
-            )
-        shard, num_shards = self._place(self._data_axes())
-        others = [a for a in self.mesh.axis_names if a not in self._data_axes()]
-        replica, _ = self._place(others)
-        return DataLayout(batch_size, shard, num_shards, replica == 0)
-
-    def compile(self, partitioned_fn: Any, *args) -> Callable[..., Any]:
-        """Compiles ahead of the first call.
-
-        Args:
-            partitioned_fn: anything with `lower(*args)`, as `partition` returns it.
-            *args: arguments, or shapes, like those it will be called with.
-        """
-        return partitioned_fn.lower(*args).compile()
-
-
 class _OnMesh:
     """A jitted function that is traced with its mesh and axis rules in force."""
 
@@ -247,8 +156,10 @@ class _OnMesh:
             return self._jitted.lower(*args, **kwargs)
 
 
-class PjitPartitioner(BasePartitioner):
+class PjitPartitioner:
     """Lays out train states by logical axis names."""
+
+    __getattr__ = _absent.instance_getattr("partitioning.PjitPartitioner")
 
     def __init__(
         self,
@@ -277,18 +188,11 @@ class PjitPartitioner(BasePartitioner):
             ValueError: `num_partitions` is not.
         """
         name = "partitioning.PjitPartitioner"
-        _absent.refuse(
-            name, ici_mesh_shape=ici_mesh_shape, dcn_mesh_shape=dcn_mesh_shape
-        )
-        if not params_on_devices:
-            _absent.option(name, "params_on_devices", params_on_devices)
+        absent = ("ici_mesh_shape", "dcn_mesh_shape")
+        _absent.refuse(name, locals(), *absent, params_on_devices=True)
         if model_parallel_submesh:
-            _absent.option(
-                name,
-                "model_parallel_submesh",
-                model_parallel_submesh,
-                f"Pass num_partitions={math.prod(model_parallel_submesh)}",
-            )
+            hint = f"Pass num_partitions={math.prod(model_parallel_submesh)}"
+            _absent.option(name, "model_parallel_submesh", model_parallel_submesh, hint)
         if not num_partitions:
             raise ValueError("num_partitions must be given (1: no model parallelism)")
         self._num_partitions, self._backend = num_partitions, backend
@@ -300,6 +204,58 @@ class PjitPartitioner(BasePartitioner):
     @functools.cached_property
     def mesh(self) -> Mesh:
         return default_mesh(self._num_partitions, self._backend)
+
+    @property
+    def data_partition_spec(self) -> PartitionSpec:
+        """How a batch is laid out: split along its first axis."""
+        return PartitionSpec(self._data_axis)
+
+    @property
+    def data_mesh_size(self) -> int:
+        """The number of devices along the batch."""
+        axes = self._data_axis
+        axes = (axes,) if isinstance(axes, str) else axes or ()
+        return math.prod(self.mesh.shape[axis] for axis in axes)
+
+    def get_data_layout(self, batch_size: int | None = None) -> DataLayout:
+        """Which share of each batch this process loads.
+
+        Args:
+            batch_size: of all processes together; None is one example per device.
+
+        Raises:
+            ValueError: the batch cannot be split evenly.
+        """
+        batch_size = int(batch_size or self.data_mesh_size)
+        if batch_size % self.data_mesh_size:
+            raise ValueError(
+                f"batch size {batch_size} is not a multiple of the number of devices "
+                f"that it is split over, {self.data_mesh_size}"
+            )
+        sharding = NamedSharding(self.mesh, self.data_partition_spec)
+        rows: dict[int, set[int]] = {}  # Process -> where its devices' rows begin.
+        for device, (part,) in sharding.devices_indices_map((batch_size,)).items():
+            rows.setdefault(device.process_index, set()).add(part.start or 0)
+        mine = rows[jax.process_index()]
+        shares = sorted({tuple(sorted(starts)) for starts in rows.values()})
+        same = [process for process, starts in rows.items() if starts == mine]
+        return DataLayout(
+            batch_size,
+            shard_id=shares.index(tuple(sorted(mine))),
+            num_shards=len(shares),
+            is_first_host_in_replica_set=jax.process_index() == min(same),
+        )
+
+    def to_global(self, batch: Any) -> Any:
+        """Joins the rows that the processes hold into global arrays.
+
+        Args:
+            batch: tree of this process's rows of a batch.
+        """
+        sharding = NamedSharding(self.mesh, self.data_partition_spec)
+        return jax.tree.map(
+            lambda rows: jax.make_array_from_process_local_data(sharding, rows), batch
+        )
 
     def _to_mesh(self, logical_axes: Sequence[str | None]) -> PartitionSpec:
         return flax_partitioning.logical_to_mesh_axes(
@@ -358,3 +314,15 @@ class PjitPartitioner(BasePartitioner):
             donate_argnums=donate_argnums,
         )
         return _OnMesh(jitted, self.mesh, self.logical_axis_rules)
+
+    def compile(self, partitioned_fn: Any, *args) -> Callable[..., Any]:
+        """Compiles ahead of the first call.
+
+        Args:
+            partitioned_fn: anything with `lower(*args)`, as `partition` returns it.
+            *args: arguments, or shapes, like those it will be called with.
+        """
+        return partitioned_fn.lower(*args).compile()
+
+
+BasePartitioner = PjitPartitioner  # T5X has other partitioners; here it is the one.

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -22,56 +23,45 @@ from absl import logging
 from etils import epath
 from jax.experimental import multihost_utils
 
-from t5x_embedded import _absent, models, partitioning, utils
+from t5x_embedded import _absent, checkpoints, models, partitioning, utils
 from t5x_embedded import eval as eval_lib
 from t5x_embedded import train_state as train_state_lib
 from t5x_embedded import trainer as trainer_lib
 
-__getattr__ = _absent.module_getattr(__name__, ["run_actions", "TRAIN_METRIC_KEY"])
+__getattr__ = _absent.module_getattr(__name__)
 
 
-@dataclasses.dataclass(frozen=True)
-class _Plan:
-    """When what is due; periods are in steps from `first`, 0 for never."""
+def _segments(
+    first: int, total: int, periods: Sequence[int], stats_period: int | None
+) -> list[tuple[int, int]]:
+    """The (start, end) of every segment of a run.
 
-    first: int
-    total: int
-    eval_period: int
-    save_period: int
-    stats_period: int | None
+    Args:
+        first: the step that the run starts at; periods count from here.
+        total: the step that it ends at.
+        periods: of what is done between segments, 0 for never.
+        stats_period: steps between summaries, or None for as often as the rest.
 
-    def __post_init__(self):
-        if any(p % self._epoch for p in (self.eval_period, self.save_period)):
-            raise ValueError(
-                f"The checkpoint period ({self.save_period}) and the eval period "
-                f"({self.eval_period}) must be multiples of the smaller one."
-            )
-        if self.total < self.first:
-            raise ValueError(
-                f"total_steps is {self.total}, but the checkpoint is at step "
-                f"{self.first} already."
-            )
-
-    @property
-    def _epoch(self) -> int:
-        periods = [p for p in (self.eval_period, self.save_period) if p]
-        return min(periods, default=max(self.total, 1))
-
-    def due(self, period: int, step: int) -> bool:
-        """Whether something of this period is due after `step`."""
-        return bool(period) and (
-            step == self.total or (step - self.first) % period == 0
+    Raises:
+        ValueError: the periods do not fit, or the run would end before it starts.
+    """
+    epoch = min(filter(None, periods), default=max(total, 1))
+    if any(period % epoch for period in periods):
+        raise ValueError(
+            f"The checkpoint and the eval period ({sorted(periods)}) must be multiples "
+            "of the smaller one."
         )
-
-    def segments(self) -> Iterator[tuple[int, int]]:
-        """Yields the (start, end) of every segment."""
-        epoch = self._epoch
-        start = self.first
-        while start < self.total:
-            epoch_end = start + epoch - (start - self.first) % epoch
-            end = min(self.total, epoch_end, start + (self.stats_period or epoch))
-            yield start, end
-            start = end
+    if total < first:
+        raise ValueError(
+            f"total_steps is {total}, but the checkpoint is at step {first} already."
+        )
+    stops = {total}
+    for start in range(first, total, epoch):
+        stops |= {
+            start,
+            *range(start, min(start + epoch, total), stats_period or epoch),
+        }
+    return list(itertools.pairwise(sorted(stops)))
 
 
 def _make_rngs(random_seed: int | None, use_hardware_rng: bool):
@@ -91,8 +81,6 @@ def _restore_configs(model_dir: str, cfg: utils.CheckpointConfig):
     own = utils.RestoreCheckpointConfig(
         path=model_dir, mode="latest", dtype=save.dtype if save else "float32"
     )
-    if save:
-        own.checkpoint_manager_cls = save.checkpoint_manager_cls
     given = cfg.restore
     if given is None or not given.path:
         return [own]
@@ -105,14 +93,15 @@ def _restore_configs(model_dir: str, cfg: utils.CheckpointConfig):
 class _Run:
     """A run that is ready to go: what the parts of the loop share."""
 
-    trainer: trainer_lib.BaseTrainer
-    plan: _Plan
+    trainer: trainer_lib.Trainer
+    segments: Sequence[tuple[int, int]]
+    save_period: int  # 0 for never, as below.
+    eval_period: int
     concurrent_metrics: bool
-    manager: Any
+    manager: checkpoints.OrbaxCheckpointManagerInterface | None
     train_eval_datasets: Mapping[str, tf.data.Dataset]
     evaluator: eval_lib.InferenceEvaluator | None
     train_state_axes: Any
-    compiled_eval: bool = False
 
     def save(self, step: int) -> None:
         """Saves, waits for it to be complete and writes how long that took."""
@@ -123,77 +112,63 @@ class _Run:
             "timing/checkpoint_seconds", time.time() - start, step
         )
 
-    def training_eval(self) -> None:
-        """Metrics with teacher forcing."""
-        if not self.train_eval_datasets:
-            return
-        if not self.compiled_eval:
-            self.trainer.compile_eval(
-                {
-                    name: utils.get_zeros_batch_like_dataset(ds)
-                    for name, ds in self.train_eval_datasets.items()
-                }
-            )
-            self.compiled_eval = True
-        self.trainer.eval(
-            {
-                name: ds.as_numpy_iterator()
-                for name, ds in self.train_eval_datasets.items()
-            }
-        )
-
-    def inference_eval(self, step: int) -> None:
-        """SeqIO's metrics of predictions."""
-        if self.evaluator is None:
+    def evaluate(self, step: int) -> None:
+        """Metrics with teacher forcing, then SeqIO's metrics of predictions."""
+        trainer, datasets = self.trainer, self.train_eval_datasets
+        if datasets and not trainer._compiled_eval_steps:
+            zeros = utils.get_zeros_batch_like_dataset
+            trainer.compile_eval({n: zeros(ds) for n, ds in datasets.items()})
+        if datasets:
+            trainer.eval({n: ds.as_numpy_iterator() for n, ds in datasets.items()})
+        if self.evaluator is None or not self.evaluator.eval_tasks:
             return
         start = time.time()
-        metrics = self.evaluator.evaluate(
-            self.trainer.train_state, self.train_state_axes
-        )
+        metrics = self.evaluator.evaluate(trainer.train_state, self.train_state_axes)
         if not self.concurrent_metrics:
             metrics.result()
-        self.trainer.train_metrics_manager.write_scalar(
+        trainer.train_metrics_manager.write_scalar(
             "timing/evaluate_seconds", time.time() - start, step
         )
 
     def loop(self, train_iter) -> int:
         """Trains to the end or to a stop; returns the step it came to."""
-        step = self.plan.first
-        for start, end in self.plan.segments():
+        first, total = self.segments[0][0], self.segments[-1][1]
+
+        def due(period, step):
+            return period and (step == total or (step - first) % period == 0)
+
+        for start, end in self.segments:
             if self.trainer.stop_training:
-                logging.info("Stopping at step %d, as requested.", step)
-                if self.plan.save_period:
-                    self.save(step)
-                break
+                logging.info("Stopping at step %d, as requested.", start)
+                if self.save_period:
+                    self.save(start)
+                return start
             try:
                 summary = self.trainer.train(train_iter, end - start, start_step=start)
             except trainer_lib.PreemptionError:
-                if self.plan.save_period:
+                if self.save_period:
                     logging.info("Interrupted: saving before the end.")
-                    self.manager.save(self.trainer.train_state)
-                    self.manager.wait_until_finished()
+                    self.save(int(utils.get_local_data(self.trainer.train_state.step)))
                 raise
-            step = end
-            saves = self.plan.due(self.plan.save_period, step)
+            saves = due(self.save_period, end)
             if saves or not self.concurrent_metrics:
                 summary.result()
             if saves:
-                self.save(step)
-            if self.plan.due(self.plan.eval_period, step):
-                self.training_eval()
-                self.inference_eval(step)
-        return step
+                self.save(end)
+            if due(self.eval_period, end):
+                self.evaluate(end)
+        return total
 
 
 def train(
     *,
-    model: models.BaseModel,
+    model: models.BaseTransformerModel,
     train_dataset_cfg: utils.DatasetConfig,
     train_eval_dataset_cfg: utils.DatasetConfig | None,
     infer_eval_dataset_cfg: utils.DatasetConfig | None,
     checkpoint_cfg: utils.CheckpointConfig,
     partitioner: partitioning.BasePartitioner,
-    trainer_cls: Callable[..., trainer_lib.BaseTrainer],
+    trainer_cls: Callable[..., trainer_lib.Trainer],
     model_dir: str,
     total_steps: int,
     eval_steps: int,
@@ -256,9 +231,7 @@ def train(
         ValueError: periods that do not fit, `total_steps` before the start, a
             checkpoint that does not fit the model.
     """
-    if not use_orbax:
-        _absent.option("train.train", "use_orbax", use_orbax)
-    _absent.refuse("train.train", actions=actions, gc_period=gc_period)
+    _absent.refuse("train.train", locals(), "actions", "gc_period", use_orbax=True)
     epath.Path(model_dir).mkdir(parents=True, exist_ok=True)
     init_rng, trainer_rng = _make_rngs(random_seed, use_hardware_rng)
     save_cfg = checkpoint_cfg.save
@@ -266,15 +239,12 @@ def train(
     # Data.
     layout = partitioner.get_data_layout(train_dataset_cfg.batch_size)
     shard = (layout.shard_id, layout.num_shards)
-    if verify_matching_vocabs_fn and isinstance(model, models.BaseTransformerModel):
+    if verify_matching_vocabs_fn:
         for cfg in filter(None, (train_dataset_cfg, train_eval_dataset_cfg)):
             verify_matching_vocabs_fn(cfg, model)
     converter = model.FEATURE_CONVERTER_CLS
     train_iter = utils.prepare_train_iter(
-        get_dataset_fn(train_dataset_cfg, *shard, converter),
-        checkpoint_cfg=checkpoint_cfg,
-        partitioner=partitioner,
-        data_layout=layout,
+        get_dataset_fn(train_dataset_cfg, *shard, converter), partitioner=partitioner
     )
     spec = train_iter.element_spec
     train_eval_datasets = {}
@@ -285,46 +255,37 @@ def train(
 
     # The state to start from.
     start = time.time()
-    initializer = train_state_initializer_cls(
-        optimizer_def=model.optimizer_def,
-        init_fn=model.get_initial_variables,
-        input_shapes={k: (layout.batch_size, *v.shape[1:]) for k, v in spec.items()},
-        input_types={k: v.dtype for k, v in spec.items()},
-        partitioner=partitioner,
+    initializer = utils.initializer_for(
+        model,
+        {name: (layout.batch_size, *x.shape[1:]) for name, x in spec.items()},
+        {name: x.dtype for name, x in spec.items()},
+        partitioner,
+        model_dir,
+        train_state_initializer_cls,
+        with_optimizer=True,
     )
+    shape = initializer.global_train_state_shape
     restore_cfg, paths = utils.get_first_valid_restore_config_and_paths(
         _restore_configs(model_dir, checkpoint_cfg)
     )
     state, manager = None, None
+    if restore_cfg:
+        state = checkpoints.restore_train_state(
+            paths[0], shape, partitioner, restore_cfg.dtype
+        )
     save_period = (save_cfg.period or 0) if save_cfg else 0
-    if restore_cfg or save_period:
-        state, manager = utils.create_checkpoint_manager_and_restore(
-            initializer,
-            partitioner,
-            restore_cfg,
-            paths[0] if paths else None,
-            save_checkpoint_cfg=save_cfg,
-            model_dir=model_dir,
+    if save_period:
+        manager = checkpoints.OrbaxCheckpointManagerInterface(
+            model_dir, shape, partitioner, save_dtype=save_cfg.dtype, keep=save_cfg.keep
         )
     first_batch = train_iter.peek_async()
     state = state or initializer.from_scratch(init_rng)
     first_step = int(utils.get_local_data(state.step))
     init_seconds = time.time() - start
-    utils.log_model_info(
-        str(epath.Path(model_dir) / "model-info.txt"),
-        initializer.global_train_state_shape,
-        partitioner,
-    )
-
-    plan = _Plan(
-        first=first_step,
-        total=first_step + relative_steps if relative_steps else total_steps,
-        eval_period=(
-            eval_period if train_eval_dataset_cfg or infer_eval_dataset_cfg else 0
-        ),
-        save_period=save_period,
-        stats_period=stats_period,
-    )
+    if not (train_eval_dataset_cfg or infer_eval_dataset_cfg):
+        eval_period = 0
+    total = first_step + relative_steps if relative_steps else total_steps
+    segments = _segments(first_step, total, (save_period, eval_period), stats_period)
 
     with contextlib.ExitStack() as stack:
         if manager is not None:
@@ -356,20 +317,21 @@ def train(
             )
             stack.callback(evaluator.close)
         run = _Run(
-            trainer=trainer,
-            plan=plan,
-            concurrent_metrics=concurrent_metrics,
-            manager=manager,
-            train_eval_datasets=train_eval_datasets,
-            evaluator=evaluator if evaluator and evaluator.eval_tasks else None,
-            train_state_axes=initializer.train_state_axes,
+            trainer,
+            segments,
+            save_period,
+            eval_period,
+            concurrent_metrics,
+            manager,
+            train_eval_datasets,
+            evaluator,
+            initializer.train_state_axes,
         )
         if run_eval_before_training:
-            run.training_eval()
-            run.inference_eval(first_step)
-        if plan.save_period and first_step not in manager.all_steps():
+            run.evaluate(first_step)
+        if manager and first_step not in manager.all_steps():
             manager.save(trainer.train_state)
-        if plan.total == first_step:
+        if not segments:
             logging.warning("Nothing to train: step %d is the last.", first_step)
             return first_step, trainer.train_state
 

@@ -12,7 +12,7 @@ from flax.linen import partitioning as flax_partitioning
 
 from t5x_embedded import _absent, optimizers
 
-__getattr__ = _absent.module_getattr(__name__, ["EMPTY_DICT"])
+__getattr__ = _absent.module_getattr(__name__)
 
 
 def _split(variables: Mapping[str, Any]) -> tuple[FrozenDict, FrozenDict | None]:
@@ -40,9 +40,7 @@ def _split(variables: Mapping[str, Any]) -> tuple[FrozenDict, FrozenDict | None]
     return params, axes
 
 
-_mutables = _absent.instance_getattr(
-    "train_state.TrainState", "flax_mutables flax_mutables_axes replace_flax_mutables"
-)
+_elsewhere = _absent.instance_getattr("train_state.TrainState")
 
 
 class FlaxOptimTrainState(flax.struct.PyTreeNode):
@@ -78,7 +76,7 @@ class FlaxOptimTrainState(flax.struct.PyTreeNode):
             optimizer_def.set_param_axes(flax_partitioning.get_axis_names(axes))
         return cls(_optimizer=optimizer_def.create(params), params_axes=axes)
 
-    __getattr__ = _mutables
+    __getattr__ = _elsewhere
     step = property(lambda self: self._optimizer.state.step)
     params = property(lambda self: self._optimizer.target)
     param_states = property(lambda self: self._optimizer.state.param_states)
@@ -125,7 +123,7 @@ class InferenceState(flax.struct.PyTreeNode):
     step: jax.Array | None
     params: FrozenDict
     params_axes: FrozenDict | None = None
-    __getattr__ = _mutables
+    __getattr__ = _elsewhere
 
     @classmethod
     def create(cls, model_variables: Mapping[str, Any]) -> "InferenceState":

@@ -1,14 +1,14 @@
 """The trainer: compiled train and eval steps, and their metrics.
 
-A trainer holds the train state. Subclasses of `BaseTrainer` give the two steps as
-partitioned functions of (train state, batch); `Trainer` builds them from the model's
-`loss_fn` and `eval_fn`. Metrics stay on the device until a summary is written, in a
-thread, so that the steps of one summary do not wait for the last one's numbers.
+A trainer holds the train state. Its two steps are partitioned functions of (train
+state, batch), made of the model's `loss_fn` and `eval_fn`; a subclass may give others
+(`_partitioned_train_step`, `_partitioned_eval_step`). Metrics stay on the device until
+a summary is written, in a thread, so that the steps of one summary do not wait for the
+last one's numbers.
 """
 
 from __future__ import annotations
 
-import abc
 import concurrent.futures
 import contextlib
 import functools
@@ -35,11 +35,7 @@ MetricValueMapType = Mapping[str, clu.values.Value]
 LearningRateCallable = utils.LearningRateCallable
 PartitionSpec = partitioning.PartitionSpec
 
-__getattr__ = _absent.module_getattr(
-    __name__,
-    "WeightMetricsComputer ActionMode BaseAction ActionMapType EarlyStoppingAction "
-    "TerminateOnNanAction BaseTrainerConstructor".split(),
-)
+__getattr__ = _absent.module_getattr(__name__)
 
 
 # ---- Metrics ----
@@ -86,9 +82,7 @@ class MetricsManager:
         self._started: float | None = None
         self._last_ready = 0.0
 
-    __getattr__ = _absent.instance_getattr(
-        "trainer.MetricsManager", "flush write_scalars"
-    )
+    __getattr__ = _absent.instance_getattr("trainer.MetricsManager")
 
     @property
     def summary_writer(self) -> metric_writers.MetricWriter:
@@ -157,7 +151,7 @@ class MetricsManager:
 
 
 def accumulate_grads_microbatched(
-    model: models.BaseModel,
+    model: models.BaseTransformerModel,
     train_state: train_state_lib.TrainState,
     batch: BatchType,
     dropout_rng: jax.Array,
@@ -224,7 +218,7 @@ def apply_grads(
     Returns:
         (new train state, metrics)
     """
-    _absent.refuse("trainer.apply_grads", other_state_variables=other_state_variables)
+    _absent.refuse("trainer.apply_grads", locals(), "other_state_variables")
     new_state = train_state.apply_gradient(grad_accum, learning_rate=learning_rate)
     rate = jnp.asarray([learning_rate])
     metrics["learning_rate"] = clu.metrics.Average.from_model_output(rate)
@@ -241,7 +235,7 @@ def train_with_lr(
     batch: BatchType,
     learning_rate: jax.Array,
     dropout_rng: jax.Array,
-    model: models.BaseModel,
+    model: models.BaseTransformerModel,
     num_microbatches: int | None,
     weight_metrics_computer: Any | None = None,
     data_partition_spec: PartitionSpec = PartitionSpec("data"),  # noqa: B008
@@ -269,7 +263,9 @@ def train_with_lr(
     )
 
 
-def eval_step(model: models.BaseModel, train_state, batch: BatchType) -> MetricMapType:
+def eval_step(
+    model: models.BaseTransformerModel, train_state, batch: BatchType
+) -> MetricMapType:
     """The metrics of the model's `eval_fn` on a batch."""
     return model.eval_fn(train_state.params, batch)[1]
 
@@ -281,18 +277,23 @@ class PreemptionError(Exception):
     """A trainer's `train` was interrupted; the train loop saves its state and ends."""
 
 
-class BaseTrainer(abc.ABC):
+class Trainer:
     """Holds a train state and steps it; close it to end its threads."""
+
+    __getattr__ = _absent.instance_getattr("trainer.Trainer")
 
     def __init__(
         self,
-        model: models.BaseModel,
+        model: models.BaseTransformerModel,
         train_state: train_state_lib.TrainState,
         partitioner: partitioning.BasePartitioner,
         eval_names: Sequence[str],
         summary_dir: str | None,
         train_state_axes: Any,
         rng: jax.Array,
+        learning_rate_fn: LearningRateCallable,
+        num_microbatches: int | None,
+        weight_metrics_computer: Any | None = None,
     ):
         """Compiles nothing yet.
 
@@ -304,11 +305,18 @@ class BaseTrainer(abc.ABC):
             summary_dir: where TensorBoard events go, or None.
             train_state_axes: partition specs of the train state.
             rng: base key; a step's key is this one with the step folded in.
+            learning_rate_fn: step -> learning rate.
+            num_microbatches: see `accumulate_grads_microbatched`.
+            weight_metrics_computer: its `compute_metrics(gradients, old state, new
+                state)` gives more metrics; or None.
         """
         self._model = model
         self._partitioner = partitioner
         self._train_state_axes = train_state_axes
         self._base_rng = rng
+        self._learning_rate_fn = learning_rate_fn
+        self._num_microbatches = num_microbatches
+        self._weight_metrics_computer = weight_metrics_computer
         self._compiled_train_step = None
         self._compiled_eval_steps: dict[str, Any] = {}
         self._compiled_eval_step_cache: dict[Any, Any] = {}
@@ -385,14 +393,6 @@ class BaseTrainer(abc.ABC):
             "timing/compilation_seconds", seconds, self.train_state.step
         )
 
-    def _to_device(self, batch):
-        """A batch of this process's rows, as the eval step wants it."""
-        if jax.process_count() == 1:
-            return batch
-        return partitioning.host_local_array_to_global_array(
-            batch, self._partitioner.mesh, self._partitioner.data_partition_spec
-        )
-
     def eval(
         self, batch_iters: Mapping[str, Iterator[BatchType]]
     ) -> dict[str, MetricValueMapType]:
@@ -415,7 +415,7 @@ class BaseTrainer(abc.ABC):
             metrics, count = None, 0
             for count, batch in enumerate(batches, start=1):
                 utils.multihost_assert_equal(jnp.array(count), uneven)
-                update = step_fn(state, self._to_device(batch))
+                update = step_fn(state, self._partitioner.to_global(batch))
                 metrics = merge_metrics(metrics, update) if metrics else update
             utils.multihost_assert_equal(jnp.array(-1), uneven)
             futures[name] = manager.write_metrics_summary(metrics, state.step, count)
@@ -434,58 +434,10 @@ class BaseTrainer(abc.ABC):
                 self._compiled_eval_step_cache[key] = self._partitioner.compile(
                     self._partitioned_eval_step,
                     self.train_state,
-                    self._to_device(batch),
+                    self._partitioner.to_global(batch),
                 )
             self._compiled_eval_steps[name] = self._compiled_eval_step_cache[key]
             self._note_compilation(self.eval_metrics_managers[name], start)
-
-    @property
-    @abc.abstractmethod
-    def _partitioned_train_step(self):
-        """Partitioned (train state, batch) -> (train state, metrics)."""
-
-    @property
-    @abc.abstractmethod
-    def _partitioned_eval_step(self):
-        """Partitioned (train state, batch) -> metrics."""
-
-
-class Trainer(BaseTrainer):
-    """Steps with a learning rate schedule and, if asked, microbatches."""
-
-    def __init__(
-        self,
-        model: models.BaseModel,
-        train_state: train_state_lib.TrainState,
-        partitioner: partitioning.BasePartitioner,
-        eval_names: Sequence[str],
-        summary_dir: str | None,
-        train_state_axes: Any,
-        rng: jax.Array,
-        learning_rate_fn: LearningRateCallable,
-        num_microbatches: int | None,
-        weight_metrics_computer: Any | None = None,
-    ):
-        """The arguments are `BaseTrainer`'s and:
-
-        Args:
-            model: see `BaseTrainer`.
-            train_state: see `BaseTrainer`.
-            partitioner: see `BaseTrainer`.
-            eval_names: see `BaseTrainer`.
-            summary_dir: see `BaseTrainer`.
-            train_state_axes: see `BaseTrainer`.
-            rng: see `BaseTrainer`.
-            learning_rate_fn: step -> learning rate.
-            num_microbatches: see `accumulate_grads_microbatched`.
-            weight_metrics_computer: its `compute_metrics(gradients, old state, new
-                state)` gives more metrics; or None.
-        """
-        base = (model, train_state, partitioner, eval_names, summary_dir)
-        super().__init__(*base, train_state_axes, rng)
-        self._learning_rate_fn = learning_rate_fn
-        self._num_microbatches = num_microbatches
-        self._weight_metrics_computer = weight_metrics_computer
 
     @functools.cached_property
     def _partitioned_train_step(self):

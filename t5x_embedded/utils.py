@@ -32,13 +32,7 @@ get_local_data = checkpoints.get_local_data
 TensorBoardLogger = seqio.TensorBoardLogger
 LearningRateCallable = Callable[[jax.Array], jax.Array]
 
-__getattr__ = _absent.module_getattr(
-    __name__,
-    "LegacyCheckpointManager LegacyCheckpointer create_orbax_checkpoint_manager "
-    "get_deterministic_dataset run_main override_params_axes_names get_fallback_state "
-    "get_zeros_batch_like_spec EvaluatorConstructor GetDatasetCallable "
-    "GetEvalDatasetCallable InferFnCallable".split(),
-)
+__getattr__ = _absent.module_getattr(__name__)
 
 
 # ---- Configurations ----
@@ -58,7 +52,6 @@ class SaveCheckpointConfig:
         period: steps between checkpoints.
         keep: how many of the latest to keep; None keeps all.
         checkpointer_cls: ignored, as T5X with orbax does.
-        checkpoint_manager_cls: what writes them.
         checkpoint_steps: must not be given, nor must those below.
     """
 
@@ -70,17 +63,12 @@ class SaveCheckpointConfig:
     save_dataset: bool = False
     checkpointer_cls: Callable = checkpoints.Checkpointer
     state_transformation_fns: Sequence[Callable] = ()
-    checkpoint_manager_cls: Callable = checkpoints.OrbaxCheckpointManagerInterface
 
     def __post_init__(self):
         name = "utils.SaveCheckpointConfig"
         _check_choice(f"{name}.dtype", self.dtype, (None, "float32", "bfloat16"))
-        _absent.refuse(
-            name,
-            checkpoint_steps=self.checkpoint_steps,
-            save_dataset=self.save_dataset,
-            state_transformation_fns=self.state_transformation_fns,
-        )
+        absent = ("checkpoint_steps", "save_dataset", "state_transformation_fns")
+        _absent.refuse(name, vars(self), *absent)
 
 
 @dataclasses.dataclass
@@ -93,7 +81,6 @@ class RestoreCheckpointConfig:
         strict: kept for T5X; what a checkpoint has too much is never read.
         dtype: of restored parameters; None keeps what was saved.
         checkpointer_cls: ignored, as T5X with orbax does.
-        checkpoint_manager_cls: must equal that of the save configuration.
         assignment_map: must not be given, nor must the others.
     """
 
@@ -106,20 +93,15 @@ class RestoreCheckpointConfig:
     restore_dataset: bool = False
     checkpointer_cls: Callable = checkpoints.Checkpointer
     state_transformation_fns: Sequence[Callable] = ()
-    checkpoint_manager_cls: Callable = checkpoints.OrbaxCheckpointManagerInterface
 
     def __post_init__(self):
         name = "utils.RestoreCheckpointConfig"
         _check_choice(f"{name}.mode", self.mode, ("specific", "latest", "all"))
         dtypes = (None, "float32", "bfloat16", "float16")
         _check_choice(f"{name}.dtype", self.dtype, dtypes)
-        _absent.refuse(
-            name,
-            assignment_map=self.assignment_map,
-            fallback_to_scratch=self.fallback_to_scratch,
-            restore_dataset=self.restore_dataset,
-            state_transformation_fns=self.state_transformation_fns,
-        )
+        absent = "assignment_map fallback_to_scratch restore_dataset "
+        absent += "state_transformation_fns"
+        _absent.refuse(name, vars(self), *absent.split())
 
 
 @dataclasses.dataclass
@@ -166,14 +148,8 @@ class DatasetConfig:
 # ---- Small things ----
 
 
-def sync_global_devices(name: str) -> None:
-    """Waits until all processes are here."""
-    multihost_utils.sync_global_devices(name)
-
-
-def multihost_assert_equal(input_tree, fail_message: str = "") -> None:
-    """Raises unless all processes have the same values."""
-    multihost_utils.assert_equal(input_tree, fail_message)
+sync_global_devices = multihost_utils.sync_global_devices
+multihost_assert_equal = multihost_utils.assert_equal
 
 
 def set_hardware_rng_ops() -> None:
@@ -186,50 +162,42 @@ def flatten_dict_string_keys(x) -> dict[str, Any]:
     return traverse_util.flatten_dict(flax.core.unfreeze(x), sep="/")
 
 
-def round_vocab_size_to_multiple(vocabulary: seqio.Vocabulary, divisor: int = 128):
-    """The size of a vocabulary, rounded up to a multiple of `divisor`."""
-    return -(-vocabulary.vocab_size // divisor) * divisor
-
-
 def import_module(module: str) -> None:
     """Imports a module by name, for what it registers."""
     importlib.import_module(module)
 
 
-def get_zeros_batch_like_dataset(dataset, batch_size: int | None = None):
-    """A batch of zeros like those of a data set, or with `batch_size` rows."""
-    zeros = {}
-    for name, spec in dataset.element_spec.items():
-        rows, *rest = spec.shape
-        dtype = getattr(spec.dtype, "as_numpy_dtype", spec.dtype)
-        zeros[name] = jnp.zeros((batch_size or rows, *rest), dtype)
-    return zeros
+def get_zeros_batch_like_dataset(dataset: tf.data.Dataset) -> dict[str, jax.Array]:
+    """A batch of zeros like those of a data set."""
+    return {
+        name: jnp.zeros(spec.shape, spec.dtype.as_numpy_dtype)
+        for name, spec in dataset.element_spec.items()
+    }
 
 
 def log_model_info(log_file: str | None, full_train_state, partitioner) -> None:
     """Writes names, shapes and shardings of a train state to a file and the log."""
     if jax.process_index() != 0:
         return
-    shapes = full_train_state.state_dict()
-    specs = partitioner.get_mesh_axes(full_train_state).state_dict()
-
-    def describe(group):
-        mesh = traverse_util.flatten_dict(specs[group], sep="/")
-        for name, array in traverse_util.flatten_dict(shapes[group], sep="/").items():
-            size, shape = getattr(array, "size", 0), getattr(array, "shape", None)
-            yield (
-                f"Variable    {name:80} size {size:<12} shape {shape!s:40} "
-                f"partition spec {mesh.get(name)}"
-            )
-
-    total = sum(x.size for x in jax.tree.leaves(shapes["target"]))
-    lines = [*describe("target"), f"Total number of parameters: {total}", ""]
-    lines += describe("state")
-    logging.info("Total number of parameters: %d", total)
+    state = full_train_state.state_dict()
+    specs = flatten_dict_string_keys(
+        partitioner.get_mesh_axes(full_train_state).state_dict()
+    )
+    groups: dict[str, list[str]] = {"target": [], "state": []}
+    for name, array in flatten_dict_string_keys(state).items():
+        group, _, short = name.partition("/")
+        size, shape = getattr(array, "size", 0), getattr(array, "shape", None)
+        groups[group].append(
+            f"Variable    {short:80} size {size:<12} shape {shape!s:40} "
+            f"partition spec {specs.get(name)}"
+        )
+    total = sum(x.size for x in jax.tree.leaves(state["target"]))
+    count = f"Total number of parameters: {total}"
+    logging.info(count)
     if log_file is not None:
         path = epath.Path(log_file)
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text("\n".join(lines) + "\n")
+        path.write_text("\n".join([*groups["target"], count, "", *groups["state"], ""]))
 
 
 # ---- Learning rate ----
@@ -240,8 +208,6 @@ def create_learning_rate_scheduler(
     base_learning_rate: float = 0.5,
     warmup_steps: int = 1000,
     decay_factor: float = 0.5,
-    steps_per_decay: int = 20000,
-    steps_per_cycle: int = 100000,
     step_offset: int = 0,
     min_learning_rate: float = 1e-8,
 ) -> LearningRateCallable:
@@ -254,14 +220,9 @@ def create_learning_rate_scheduler(
             linear_decay: warm-up to the base learning rate, then downwards with
                 slope `decay_factor` (it includes constant and linear_warmup).
             rsqrt_decay: 1 / sqrt(max(step, warmup_steps)).
-            rsqrt_normalized_decay: the same, times sqrt(warmup_steps).
-            decay_every: `decay_factor` per `steps_per_decay` steps.
-            cosine_decay: half cosine cycles of `steps_per_cycle` after the warm-up.
         base_learning_rate: see `constant`, `linear_decay`.
         warmup_steps: see above.
-        decay_factor: see `linear_decay`, `decay_every`.
-        steps_per_decay: see `decay_every`.
-        steps_per_cycle: see `cosine_decay`.
+        decay_factor: see `linear_decay`.
         step_offset: the step that counts as 0.
         min_learning_rate: the rate never falls below this.
 
@@ -269,35 +230,25 @@ def create_learning_rate_scheduler(
         A function of an integer step: float32 [].
 
     Raises:
-        ValueError: on use, if a factor is unknown.
+        ValueError: a factor is unknown here.
     """
     warm = warmup_steps
-
-    def cosine(step):
-        turn = jnp.maximum(0.0, (step - warm) / float(steps_per_cycle)) % 1.0
-        return jnp.maximum(0.0, 0.5 * (1.0 + jnp.cos(jnp.pi * turn)))
-
-    def slope(step):
-        falling = 1.0 + decay_factor * (warm - step)
-        return base_learning_rate * jnp.minimum(step / warm, falling)
-
     table = {
         "constant": lambda step: base_learning_rate,
         "linear_warmup": lambda step: jnp.minimum(1.0, step / warm),
-        "linear_decay": slope,
-        "rsqrt_decay": lambda step: 1.0 / jnp.sqrt(jnp.maximum(step, warm)),
-        "rsqrt_normalized_decay": lambda step: (
-            jnp.sqrt(warm) / jnp.sqrt(jnp.maximum(step, warm))
+        "linear_decay": lambda step: (
+            base_learning_rate
+            * jnp.minimum(step / warm, 1.0 + decay_factor * (warm - step))
         ),
-        "decay_every": lambda step: decay_factor ** (step // steps_per_decay),
-        "cosine_decay": cosine,
+        "rsqrt_decay": lambda step: 1.0 / jnp.sqrt(jnp.maximum(step, warm)),
     }
     chosen = [name.strip() for name in factors.split("*")]
+    for name in chosen:
+        if name not in table:
+            missing = _absent.message(f"the learning rate's factor {name!r}")
+            raise ValueError(f"Unknown factor {name!r} in {factors!r}: {missing}")
 
     def learning_rate(step):
-        unknown = set(chosen) - set(table)
-        if unknown:
-            raise ValueError(f"Unknown factor {sorted(unknown)[0]!r} in {factors!r}")
         step = jnp.maximum(0, step - step_offset)
         rate = 1.0
         for name in chosen:
@@ -340,7 +291,7 @@ def get_first_valid_restore_config_and_paths(
 class TrainStateInitializer:
     """Knows the shapes of train states; makes them from scratch, sharded.
 
-    `create_checkpoint_manager_and_restore` makes them from checkpoints.
+    `checkpoints.restore_train_state` makes them from checkpoints.
 
     Attributes:
         global_train_state_shape: a train state of `jax.ShapeDtypeStruct`s.
@@ -390,60 +341,39 @@ class TrainStateInitializer:
         )
         return initialize(init_rng)
 
-    __getattr__ = _absent.instance_getattr(
-        "utils.TrainStateInitializer",
-        "from_checkpoint from_checkpoints from_checkpoint_or_scratch",
-    )
+    __getattr__ = _absent.instance_getattr("utils.TrainStateInitializer")
 
 
-def create_checkpoint_manager_and_restore(
-    train_state_initializer: TrainStateInitializer,
+def initializer_for(
+    model: models.BaseTransformerModel,
+    shapes: Mapping[str, Sequence[int]],
+    types: Mapping[str, Any] | None,
     partitioner: partitioning.BasePartitioner,
-    restore_checkpoint_cfg: RestoreCheckpointConfig | None,
-    restore_path: str | None,
-    fallback_init_rng=None,
-    save_checkpoint_cfg: SaveCheckpointConfig | None = None,
-    model_dir: str | None = None,
-    ds_iter=None,
-    use_orbax: bool = False,
-):
-    """Makes the checkpoint manager of a run and restores what it starts from.
+    output_dir: str | None,
+    initializer_cls: Callable[..., TrainStateInitializer],
+    with_optimizer: bool = False,
+) -> TrainStateInitializer:
+    """The initializer of a run, whose model is described in `model-info.txt`.
 
     Args:
-        train_state_initializer: knows the shapes and shardings.
-        partitioner: the same as the initializer's.
-        restore_checkpoint_cfg: how to restore, or None.
-        restore_path: the checkpoint's folder, or None for nothing to restore.
-        fallback_init_rng: ignored; a checkpoint must have everything.
-        save_checkpoint_cfg: how to save, or None.
-        model_dir: where to save, or None for nowhere.
-        ds_iter: ignored; data iterators are not saved.
-        use_orbax: ignored; checkpoints are orbax's.
-
-    Returns:
-        (the train state, or None if there was nothing to restore; the manager)
+        model: gives the variables and the optimizer.
+        shapes: feature -> shape of the global batch.
+        types: feature -> dtype, float32 if None.
+        partitioner: shards the states.
+        output_dir: the folder of the description, or None for the log only.
+        initializer_cls: makes the initializer.
+        with_optimizer: whether the states can be trained.
     """
-    del fallback_init_rng, ds_iter, use_orbax
-    save, restore = save_checkpoint_cfg, restore_checkpoint_cfg
-    manager_cls = (restore or save).checkpoint_manager_cls
-    if save and restore and save.checkpoint_manager_cls is not manager_cls:
-        raise ValueError(
-            "`checkpoint_manager_cls` must be the same to save and restore"
-        )
-    options = {}
-    if save:
-        options = dict(save_dtype=save.dtype, keep=save.keep, period=save.period)
-    manager = manager_cls(
-        directory=model_dir or restore_path,
-        train_state=train_state_initializer.global_train_state_shape,
+    made = initializer_cls(
+        optimizer_def=model.optimizer_def if with_optimizer else None,
+        init_fn=model.get_initial_variables,
+        input_shapes=shapes,
+        input_types=types,
         partitioner=partitioner,
-        restore_dtype=restore.dtype if restore else None,
-        **options,
     )
-    if restore is None or not restore_path:
-        return None, manager
-    logging.info("Initializing parameters from checkpoint %s", restore_path)
-    return manager.restore(path=restore_path), manager
+    log_file = output_dir and str(epath.Path(output_dir) / "model-info.txt")
+    log_model_info(log_file, made.global_train_state_shape, partitioner)
+    return made
 
 
 # ---- Data sets ----
@@ -482,13 +412,22 @@ def verify_matching_vocabs(cfg: DatasetConfig, model: models.BaseTransformerMode
         )
 
 
+def _rows_of_shard(cfg: DatasetConfig, num_shards: int) -> int:
+    """How many rows of each batch are one shard's."""
+    rows, rest = divmod(cfg.batch_size, num_shards)
+    if rest:
+        raise ValueError(
+            f"Batch size {cfg.batch_size} is not a multiple of {num_shards} shards"
+        )
+    return rows
+
+
 def get_dataset(
     cfg: DatasetConfig,
     shard_id: int,
     num_shards: int,
     feature_converter_cls: Callable[..., seqio.FeatureConverter],
     num_epochs: int | None = None,
-    continue_from_last_checkpoint: bool = False,
 ) -> tf.data.Dataset:
     """Batches of one process's shard, in the model's features.
 
@@ -498,18 +437,11 @@ def get_dataset(
         num_shards: of so many.
         feature_converter_cls: called with `pack`, `use_custom_packing_ops`.
         num_epochs: repeat so often; None repeats for ever.
-        continue_from_last_checkpoint: must be False.
 
     Raises:
         ValueError: the batch size is not a multiple of the shards.
     """
-    _absent.refuse(
-        "utils.get_dataset", continue_from_last_checkpoint=continue_from_last_checkpoint
-    )
-    if cfg.batch_size % num_shards:
-        raise ValueError(
-            f"Batch size {cfg.batch_size} is not a multiple of {num_shards} shards"
-        )
+    rows = _rows_of_shard(cfg, num_shards)
     seed = cfg.seed
     if seed is None:  # The processes must agree on it.
         seed = int(multihost_utils.broadcast_one_to_all(np.int32(time.time())))
@@ -529,7 +461,7 @@ def get_dataset(
         use_cached=cfg.use_cached,
         seed=seed,
         trim_output_features=cfg.trim_output_features,
-        batch_size=cfg.batch_size // num_shards,
+        batch_size=rows,
     )
 
 
@@ -546,10 +478,7 @@ def get_training_eval_datasets(
     sharded, so that files of uneven size do not matter. Tasks without the split are
     left out.
     """
-    if cfg.batch_size % num_shards:
-        raise ValueError(
-            f"Batch size {cfg.batch_size} is not a multiple of {num_shards} shards"
-        )
+    rows = _rows_of_shard(cfg, num_shards)
 
     def batches(name):
         # A finite number of epochs: a task that filters everything must not hang.
@@ -561,8 +490,7 @@ def get_training_eval_datasets(
             num_epochs=eval_steps * cfg.batch_size,
         )
         mine = examples.unbatch().repeat().shard(num_shards, shard_id)
-        mine = mine.batch(cfg.batch_size // num_shards, drop_remainder=True)
-        mine = mine.take(eval_steps)
+        mine = mine.batch(rows, drop_remainder=True).take(eval_steps)
         return mine.cache() if cfg.use_memory_cache else mine
 
     provider = get_provider(cfg)
@@ -576,27 +504,18 @@ def get_training_eval_datasets(
 class ShardedDatasetIterator(clu_data.DatasetIterator):
     """Puts the batches of a process where the partitioner wants them."""
 
-    def __init__(self, iterator: clu_data.DatasetIterator, partitioner, global_shapes):
+    def __init__(self, iterator: clu_data.DatasetIterator, partitioner):
         """See the class.
 
         Args:
             iterator: yields dicts of this process's rows.
             partitioner: says how the global batch is sharded.
-            global_shapes: feature -> shape of the global batch.
         """
         self.iterator = iterator
-        self._shapes = global_shapes
-        self._sharding = jax.sharding.NamedSharding(
-            partitioner.mesh, partitioner.data_partition_spec
-        )
+        self._partitioner = partitioner
 
     def __next__(self) -> dict[str, jax.Array]:
-        return {
-            name: jax.make_array_from_process_local_data(
-                self._sharding, rows, tuple(self._shapes[name])
-            )
-            for name, rows in next(self.iterator).items()
-        }
+        return self._partitioner.to_global(next(self.iterator))
 
     def reset(self):
         return self.iterator.reset()
@@ -606,24 +525,17 @@ class ShardedDatasetIterator(clu_data.DatasetIterator):
         return self.iterator.element_spec
 
 
-def prepare_train_iter(
-    train_iter, *, partitioner, checkpoint_cfg, data_layout
-) -> clu_data.PeekableDatasetIterator:
+def prepare_train_iter(train_iter, *, partitioner) -> clu_data.PeekableDatasetIterator:
     """Turns what a `get_dataset_fn` returned into an iterator of sharded batches.
 
     Raises:
         ValueError: it is neither a tf.data.Dataset nor a clu DatasetIterator.
     """
-    del checkpoint_cfg
     if isinstance(train_iter, tf.data.Dataset):
         train_iter = clu_data.TfDatasetIterator(train_iter, checkpoint=False)
     if not isinstance(train_iter, clu_data.DatasetIterator):
         raise ValueError(f"get_dataset_fn returned a {type(train_iter)}.")
-    shapes = {
-        name: (data_layout.batch_size, *spec.shape[1:])
-        for name, spec in train_iter.element_spec.items()
-    }
-    sharded = ShardedDatasetIterator(train_iter, partitioner, shapes)
+    sharded = ShardedDatasetIterator(train_iter, partitioner)
     return clu_data.PeekableDatasetIterator(sharded)
 
 
@@ -698,21 +610,16 @@ def get_infer_fn(
     """
     takes_rng = "rng" in inspect.signature(infer_step).parameters
 
-    def step(params, batch, rng, indices):
+    def step(params, batch, indices, rng):
         return indices, infer_step(params, batch, **{"rng": rng} if takes_rng else {})
 
     data_spec = partitioner.data_partition_spec
     partitioned_step = partitioner.partition(
         step,
-        in_axis_resources=(train_state_axes.params, data_spec, None, data_spec),
+        in_axis_resources=(train_state_axes.params, data_spec, data_spec, None),
         out_axis_resources=(None, None),
     )
     layout = partitioner.get_data_layout(batch_size)
-    sharding = jax.sharding.NamedSharding(partitioner.mesh, data_spec)
-
-    def to_global(rows):
-        shape = (batch_size, *rows.shape[1:])
-        return jax.make_array_from_process_local_data(sharding, rows, shape)
 
     def infer_fn(ds: tf.data.Dataset, train_state, rng=None):
         results = []
@@ -725,9 +632,8 @@ def get_infer_fn(
             results.append(
                 partitioned_step(
                     train_state.params,
-                    jax.tree.map(to_global, batch),
+                    *partitioner.to_global((batch, indices)),
                     step_rng,
-                    to_global(indices),
                 )
             )
         if not results:

@@ -95,9 +95,9 @@ def test_dropout_follows_its_key():
 def test_beam_search_is_the_default():
     """As in T5X, which is why the model gin files bind temperature sampling."""
     model, *_ = tiny()
-    made = models.EncoderDecoderModel(
-        model.module, model.input_vocabulary, model.output_vocabulary, None
-    )
+    vocabulary = model.input_vocabulary
+    assert vocabulary is model.output_vocabulary
+    made = models.EncoderDecoderModel(model.module, vocabulary, vocabulary, None)
     assert made.decode_fn is decoding.beam_search
 
 
@@ -132,12 +132,6 @@ def test_metrics_of_packed_batches():
     assert value("non_padding_fraction/encoder") == pytest.approx(0.6)
     assert value("non_padding_fraction/overall") == pytest.approx(0.6)
     assert value("accuracy") == 1
-
-
-def test_vocabularies():
-    model, *_ = tiny()
-    assert models.get_input_vocabulary(model) is model.input_vocabulary
-    assert models.get_output_vocabulary(model) is model.output_vocabulary
 
 
 def test_missing_names_point_to_t5x():

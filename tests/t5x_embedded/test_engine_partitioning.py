@@ -17,6 +17,7 @@ from t5x_embedded import partitioning, train_state
 PRELUDE = """
 import flax, jax, jax.numpy as jnp, numpy as np
 from flax.linen import partitioning as flax_partitioning
+from jax.experimental import multihost_utils
 from jax.sharding import PartitionSpec as P
 from t5x_embedded import adafactor, partitioning, train_state
 
@@ -129,14 +130,15 @@ for num_partitions in (2, 4):
     layout = p.get_data_layout(8)
     x = np.random.default_rng(1).standard_normal((8, 8)).astype(np.float32)
     mine = np.split(x, layout.num_shards)[layout.shard_id]
-    x = partitioning.host_local_array_to_global_array(
-        mine, p.mesh, p.data_partition_spec)
+    x = p.to_global(mine)
     before = state()
     axes = p.get_mesh_axes(before)
     if num_partitions == 4:  # A process has half of every parameter that is split.
         parts = jax.tree.map(half, before.state_dict(), axes.state_dict())
         before = before.restore_state(parts)
-    before = partitioning.host_local_array_to_global_array(before, p.mesh, axes)
+    specs = jax.tree.map(lambda s: s or P(), axes,
+                         is_leaf=lambda s: s is None or isinstance(s, P))
+    before = multihost_utils.host_local_array_to_global_array(before, p.mesh, specs)
     assert before.params["wi"].shape == (8, 16)
     _, value = p.partition(step, (axes, p.data_partition_spec), (axes, None))(before, x)
     print("RESULT", layout.shard_id, layout.num_shards,

@@ -187,6 +187,7 @@ def test_inference_state():
     [
         ({"factor_map": [(".*", ())]}, r"Adafactor\(factor_map=.*T5X does"),
         ({"skip_nan_updates": True}, "skip_nan_updates=True.*T5X does"),
+        ({"weight_decay_rate": 0.1}, "weight_decay_rate=0.1.*T5X does"),
         ({"multiply_by_parameter_scale": {}}, "multiply_by_parameter_scale.*T5X does"),
     ],
 )
@@ -207,14 +208,6 @@ def test_parameters_that_only_t5x_factors():
 def test_factor_rules_are_checked():
     with pytest.raises(KeyError, match="surprise"):
         create(variables({"w": (2, 5)}, {"w": ("embed", "surprise")}))
-    by_name = {
-        "embed": "row",
-        "mlp": "Column",
-        "heads": "col",
-        "relpos_buckets": "none",
-    }
-    made = adafactor.Adafactor(logical_factor_rules=by_name)
-    train_state.FlaxOptimTrainState.create(made, variables())
 
 
 def test_equal_settings_are_equal_optimizers():
