@@ -199,7 +199,7 @@ def temperature_sample(
         initial_index: int32 [batch], where the cache already holds the prompt: the
             position of `inputs` that each row reads first, its prompt's last.
         max_decode_steps: at most this many tokens after the prompt.
-        max_decode_steps_hard_limit: at most this many steps of them, if positive.
+        max_decode_steps_hard_limit: not supported.
         rescale_log_probs: whether the log probabilities returned are those after
             temperature, `topk` and `topp` (greedy: 0) or the model's own.
         state_callback_fn: not supported.
@@ -217,9 +217,9 @@ def temperature_sample(
     name = "decoding.temperature_sample"
     if np.ndim(temperature):
         _absent.option(name, "temperature", temperature)
-    _absent.refuse(
-        name, locals(), "cache_offset", "state_callback_fn", "logit_callback_fn"
-    )
+    absent = "cache_offset max_decode_steps_hard_limit state_callback_fn "
+    absent += "logit_callback_fn"
+    _absent.refuse(name, locals(), *absent.split())
     if topk and topp:
         raise ValueError(f"only one of topk ({topk}) and topp ({topp}) can be set")
     batch, length = inputs.shape
@@ -232,8 +232,6 @@ def temperature_sample(
         inputs, start = expand(inputs), expand(start)
     last = jnp.full((rows,), length)
     if max_decode_steps is not None:
-        if (max_decode_steps_hard_limit or 0) > 0:
-            max_decode_steps = min(max_decode_steps, max_decode_steps_hard_limit)
         if max_decode_steps > length:
             raise ValueError(
                 f"max_decode_steps is {max_decode_steps}, the length only {length}"

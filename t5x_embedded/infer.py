@@ -156,7 +156,6 @@ def infer(
     merge_fn: MergeFn = merge_chunks_to_file,
     summarize_config_fn: Callable[..., None] = gin_utils.summarize_gin_config,
     verify_matching_vocabs_fn: Callable | None = utils.verify_matching_vocabs,
-    output_vocab_feature_name: str = "targets",
     file_extension: str = "jsonl",
     keep_aux_as_numpy: bool = False,
     use_orbax: bool = True,
@@ -184,7 +183,6 @@ def infer(
         merge_fn: merges the chunks.
         summarize_config_fn: writes the configuration.
         verify_matching_vocabs_fn: raises if task and model do not match.
-        output_vocab_feature_name: whose vocabulary decodes.
         file_extension: of the files.
         keep_aux_as_numpy: not supported.
         use_orbax: must be True.
@@ -254,7 +252,7 @@ def infer(
             continue
         task_ds = load(task)
         examples = tf.data.Dataset.zip((task_ds, converter(task_ds, lengths)))
-        vocabulary = task.output_features[output_vocab_feature_name].vocabulary
+        vocabulary = task.output_features["targets"].vocabulary
 
         def write(path, inferences, chunk_ds, vocabulary=vocabulary):
             write_fn(path, inferences, chunk_ds, mode, vocabulary)

@@ -171,7 +171,7 @@ class SpecialLossNormalizingFactor(enum.Enum):
     NUM_REAL_TARGET_TOKENS: the sum of the loss weights (the number of tokens that are
         not padding, where the batch has no weights).
     NUM_TOTAL_TARGET_TOKENS: batch times length, padding included.
-    AVERAGE_PER_SEQUENCE: each sequence's mean loss counts the same, packed or not.
+    AVERAGE_PER_SEQUENCE: not supported.
     """
 
     NUM_REAL_TARGET_TOKENS = 1
@@ -196,18 +196,6 @@ def convert_special_loss_normalizing_factor_to_enum(
         ) from None
 
 
-@jax.vmap
-def _sum_within_segment(segment_ids: Array, weights: Array) -> Array:
-    """For each position of a row, the weights of its segment added up.
-
-    Args:
-        segment_ids: int [length], ascending from 1; 0 at padding.
-        weights: float [length].
-    """
-    sums = jax.ops.segment_sum(weights, segment_ids, segment_ids.shape[0] + 1)
-    return sums[segment_ids]
-
-
 def get_loss_normalizing_factor_and_weights(
     loss_normalizing_factor: float | str | SpecialLossNormalizingFactor | None,
     batch: Mapping[str, Array],
@@ -217,10 +205,13 @@ def get_loss_normalizing_factor_and_weights(
     Args:
         loss_normalizing_factor: a number or None (kept as they are), or a special one.
         batch: has 'decoder_target_tokens' and perhaps 'decoder_loss_weights',
-            [batch, length] each; where packed also 'decoder_segment_ids'.
+            [batch, length] each.
 
     Returns:
         (number to divide by or None, loss weights or None).
+
+    Raises:
+        NotImplementedError: AVERAGE_PER_SEQUENCE, which only T5X has.
     """
     weights = batch.get("decoder_loss_weights")
     if isinstance(loss_normalizing_factor, str):
@@ -238,11 +229,4 @@ def get_loss_normalizing_factor_and_weights(
             return jnp.sum(weights), weights
         case SpecialLossNormalizingFactor.NUM_TOTAL_TARGET_TOKENS:
             return tokens.size, weights
-    if "decoder_segment_ids" in batch:
-        per_sequence = _sum_within_segment(batch["decoder_segment_ids"], weights)
-    else:
-        per_sequence = jnp.sum(weights, axis=-1, keepdims=True)
-    # A sequence without weight takes no part, instead of dividing by zero.
-    empty = per_sequence == 0
-    weights = jnp.where(empty, 0.0, weights / jnp.where(empty, 1, per_sequence))
-    return jnp.sum(weights), weights
+    raise NotImplementedError(_absent.message(str(loss_normalizing_factor)))

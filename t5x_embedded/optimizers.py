@@ -45,13 +45,8 @@ class OptimizerDef:
         raise NotImplementedError
 
     def update_hyper_params(self, **overrides) -> Any:
-        """The hyperparameters with some replaced.
-
-        Args:
-            **overrides: fields of the struct, or `hyper_params` for another struct.
-        """
-        base = overrides.pop("hyper_params", self.hyper_params)
-        return base.replace(**overrides)
+        """The hyperparameters with some replaced."""
+        return self.hyper_params.replace(**overrides)
 
     def create(self, target: Any) -> "Optimizer":
         """Pairs parameters with a fresh state."""

@@ -59,7 +59,6 @@ class SaveCheckpointConfig:
     period: int | None = None
     checkpoint_steps: Sequence[int] | None = None
     keep: int | None = None
-    keep_dataset_checkpoints: int | None = None
     save_dataset: bool = False
     checkpointer_cls: Callable = checkpoints.Checkpointer
     state_transformation_fns: Sequence[Callable] = ()
@@ -179,25 +178,22 @@ def log_model_info(log_file: str | None, full_train_state, partitioner) -> None:
     """Writes names, shapes and shardings of a train state to a file and the log."""
     if jax.process_index() != 0:
         return
-    state = full_train_state.state_dict()
-    specs = flatten_dict_string_keys(
-        partitioner.get_mesh_axes(full_train_state).state_dict()
-    )
-    groups: dict[str, list[str]] = {"target": [], "state": []}
-    for name, array in flatten_dict_string_keys(state).items():
-        group, _, short = name.partition("/")
-        size, shape = getattr(array, "size", 0), getattr(array, "shape", None)
-        groups[group].append(
-            f"Variable    {short:80} size {size:<12} shape {shape!s:40} "
+    shapes = flatten_dict_string_keys(full_train_state.state_dict())
+    axes = partitioner.get_mesh_axes(full_train_state).state_dict()
+    specs = flatten_dict_string_keys(axes)
+    sizes = [x.size for name, x in shapes.items() if name.startswith("target/")]
+    lines = [f"Total number of parameters: {sum(sizes)}", ""]
+    for name, x in shapes.items():
+        size, shape = getattr(x, "size", 0), getattr(x, "shape", None)
+        lines.append(
+            f"Variable    {name:80} size {size:<12} shape {shape!s:40} "
             f"partition spec {specs.get(name)}"
         )
-    total = sum(x.size for x in jax.tree.leaves(state["target"]))
-    count = f"Total number of parameters: {total}"
-    logging.info(count)
+    logging.info(lines[0])
     if log_file is not None:
         path = epath.Path(log_file)
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text("\n".join([*groups["target"], count, "", *groups["state"], ""]))
+        path.write_text("\n".join([*lines, ""]))
 
 
 # ---- Learning rate ----

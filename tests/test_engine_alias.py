@@ -1,8 +1,6 @@
 """`t5x` resolves to one engine, and to one set of module objects."""
 
 import os
-import pathlib
-import re
 import subprocess
 import sys
 import textwrap
@@ -77,12 +75,6 @@ def test_an_installed_t5x_is_left_alone(tmp_path):
         path=[tmp_path],
     )
     assert result.stdout.split() == ["theirs", "t5x"], result.stderr
-
-
-def test_only_the_alias_knows_the_embedded_engine():
-    imports = re.compile(r"^\s*(from|import) t5x_embedded", re.MULTILINE)
-    files = pathlib.Path(ROOT, "t5patches").rglob("*.py")
-    assert not [path for path in files if imports.search(path.read_text())]
 
 
 def test_the_choice_is_logged_once_and_imports_nothing_heavy():

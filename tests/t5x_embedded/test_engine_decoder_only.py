@@ -12,6 +12,7 @@ from t5patches import decoder_only
 from t5x_embedded import adafactor, decoding, models
 
 
+@functools.cache
 def make(prefix=True):
     """(model, parameters, batch)."""
     module = decoder_only.DecoderWrapper(
@@ -27,6 +28,12 @@ def make(prefix=True):
     return model, cases.init(module)["params"], cases.batch(prefix=True)
 
 
+@functools.cache
+def decodes_of(prefix):
+    model, params, batch = make(prefix)
+    return np.asarray(jax.jit(model.predict_batch)(params, batch))
+
+
 def test_agrees_with_t5x():
     """Loss, metrics, gradients, decodes of both kinds, scores."""
     got = cases.flat(cases.run("t5x_embedded"))
@@ -37,7 +44,7 @@ def test_agrees_with_t5x():
 def test_greedy_decodes_are_the_argmax_of_the_forward_pass(prefix):
     """Prompts of different lengths, one of them empty, the cache filled at once."""
     model, params, batch = make(prefix)
-    decodes = np.asarray(jax.jit(model.predict_batch)(params, batch))
+    decodes = decodes_of(prefix)
     length = decodes.shape[1]
     for row, prompt in zip(decodes, cases.PROMPTS, strict=True):
         assert not row[length - prompt :].any()
@@ -49,7 +56,8 @@ def test_greedy_decodes_are_the_argmax_of_the_forward_pass(prefix):
         "decoder_input_tokens": jnp.asarray(np.pad(full, ((0, 0), (1, 0)))[:, :-1]),
         "decoder_target_tokens": jnp.ones_like(full),
     }
-    best = np.asarray(model._compute_logits(params, read_back).argmax(-1))
+    logits = jax.jit(model._compute_logits)(params, read_back)
+    best = np.asarray(logits.argmax(-1))
     checked = 0
     for row, expected, prompt in zip(full, best, cases.PROMPTS, strict=True):
         ends = np.flatnonzero(row[prompt:] == 1)
@@ -62,8 +70,8 @@ def test_greedy_decodes_are_the_argmax_of_the_forward_pass(prefix):
 def test_targets_in_the_batch_are_not_looked_at():
     model, params, batch = make()
     hidden = {name: x * batch["decoder_causal_attention"] for name, x in batch.items()}
-    predict = jax.jit(model.predict_batch)
-    np.testing.assert_array_equal(predict(params, hidden), predict(params, batch))
+    predicted = jax.jit(model.predict_batch)(params, hidden)
+    np.testing.assert_array_equal(predicted, decodes_of(True))
 
 
 def test_a_prefix_sees_itself_in_both_directions():
@@ -72,16 +80,14 @@ def test_a_prefix_sees_itself_in_both_directions():
         model, params, batch = make(prefix)
         changed = dict(batch)
         changed["decoder_input_tokens"] = batch["decoder_input_tokens"].at[0, 5].add(1)
-        before, after = (
-            model._compute_logits(params, features)[0, 0]
-            for features in (batch, changed)
-        )
+        logits = jax.jit(model._compute_logits)
+        before, after = (logits(params, rows)[0, 0] for rows in (batch, changed))
         assert bool(jnp.any(before != after)) == prefix
 
 
 def test_what_is_missing_is_said():
     model, params, batch = make()
-    del batch["decoder_causal_attention"]
+    batch = {k: v for k, v in batch.items() if k != "decoder_causal_attention"}
     with pytest.raises(ValueError, match="needs inputs and targets"):
         model.predict_batch(params, batch)
     with pytest.raises(ValueError, match="decoder_causal_attention"):

@@ -128,7 +128,7 @@ def setting():
     model = toy.model(dropout_rate=0.0)
     data = utils.get_dataset(toy.dataset(), 0, 1, model.FEATURE_CONVERTER_CLS)
     batch = jax.tree.map(jnp.asarray, next(data.as_numpy_iterator()))
-    return model, toy.state_of(model), batch
+    return model, toy.initializer(model).from_scratch(jax.random.PRNGKey(0)), batch
 
 
 def test_microbatches_give_the_same_gradients_and_metrics(setting):

@@ -13,6 +13,7 @@ from t5patches.checkpoints import contents, finding
 from t5patches.errors import UserError
 from t5x_embedded import checkpoints, utils
 from tests.t5x_embedded import toy
+from tests.t5x_embedded.toy import assert_same, manager
 
 
 def write(path, state, version=3, driver="file", old_path=False):
@@ -40,14 +41,8 @@ def write(path, state, version=3, driver="file", old_path=False):
 
 
 @pytest.fixture(scope="module")
-def initializer():
-    return toy.initializer(toy.model())
-
-
-@pytest.fixture(scope="module")
-def state(initializer):
-    state = initializer.from_scratch(jax.random.PRNGKey(0))
-    return state.replace_step(jnp.array(7, jnp.int32))
+def state(state):
+    return toy.at_step(state, 7)
 
 
 @pytest.fixture(scope="module")
@@ -57,20 +52,9 @@ def saved(state, tmp_path_factory):
     return path
 
 
-def manager(initializer, folder, **kwargs):
-    shape = initializer.global_train_state_shape
-    return checkpoints.OrbaxCheckpointManagerInterface(
-        str(folder), shape, toy.partitioner(), **kwargs
-    )
-
-
-def assert_same(a, b):
-    jax.tree.map(np.testing.assert_array_equal, a, b)
-
-
 def test_parameters_and_optimizer_are_restored(initializer, state, saved, tmp_path):
     restored = manager(initializer, tmp_path).restore(path=str(saved))
-    assert_same(restored.state_dict(), state.state_dict())
+    assert_same(restored, state)
     like = jax.tree.map(lambda x: x.dtype, state.state_dict())
     assert jax.tree.map(lambda x: x.dtype, restored.state_dict()) == like
     assert int(checkpoints.load_t5x_checkpoint(saved.parent)["state"]["step"]) == 7
@@ -80,7 +64,7 @@ def test_a_run_goes_on_in_its_folder(initializer, state, tmp_path):
     write(tmp_path / "checkpoint_7", state.state_dict())
     a_manager = manager(initializer, tmp_path)
     restored = a_manager.restore()
-    a_manager.save(restored.replace_step(jnp.array(8, jnp.int32)))
+    a_manager.save(toy.at_step(restored, 8))
     a_manager.close()
     assert checkpoints.all_steps(tmp_path) == [7, 8] == finding.steps(tmp_path)
 

@@ -74,14 +74,6 @@ def test_metrics_are_written_at_their_steps(run):
     assert sorted(inferred) == [4, 8] and 0.0 <= inferred[8] <= 1.0
 
 
-def test_a_resumed_run_ends_like_an_unbroken_one_bit_for_bit(run, tmp_path):
-    shutil.copytree(run / "checkpoint_4", tmp_path / "checkpoint_4")
-    # What a kill in the middle of a save leaves.
-    (tmp_path / "checkpoint_6.orbax-checkpoint-tmp-1").mkdir()
-    train.train(**toy.train_arguments(tmp_path, get_dataset_fn=toy.skipping(4)))
-    assert_same(parameters(run, 8), parameters(tmp_path, 8))
-
-
 def test_nothing_is_done_twice(run):
     before = sorted(p.name for p in run.iterdir())
     step, state = train.train(**toy.train_arguments(run))
@@ -89,28 +81,30 @@ def test_nothing_is_done_twice(run):
     assert sorted(p.name for p in run.iterdir()) == before
 
 
-def test_a_trainer_that_wants_to_stop_is_saved_and_ends_the_run(run, tmp_path):
+def test_a_stopped_run_goes_on_and_ends_like_an_unbroken_one_bit_for_bit(run, tmp_path):
     class Stopping(trainer.Trainer):
         def train(self, batch_iter, num_steps, start_step=None):
             self.stop_training = start_step + num_steps >= 6
             return super().train(batch_iter, num_steps, start_step)
 
-    settings = toy.trainer_cls().keywords
+    start = utils.RestoreCheckpointConfig(str(run / "checkpoint_4"), mode="specific")
     arguments = toy.train_arguments(
         tmp_path,
         checkpoint_cfg=utils.CheckpointConfig(
-            save=utils.SaveCheckpointConfig(period=8),
-            restore=utils.RestoreCheckpointConfig(
-                str(run / "checkpoint_4"), mode="specific"
-            ),
+            save=utils.SaveCheckpointConfig(period=8), restore=start
         ),
-        trainer_cls=functools.partial(Stopping, **settings),
+        trainer_cls=functools.partial(Stopping, **toy.trainer_cls().keywords),
+        get_dataset_fn=toy.skipping(4),
         total_steps=12,
         stats_period=1,
     )
     step, _ = train.train(**arguments)
     assert step == 6
     assert checkpoints.all_steps(tmp_path) == [4, 6]
+    # What a kill in the middle of a save leaves.
+    (tmp_path / "checkpoint_7.orbax-checkpoint-tmp-1").mkdir()
+    train.train(**toy.train_arguments(tmp_path, get_dataset_fn=toy.skipping(6)))
+    assert_same(parameters(run, 8), parameters(tmp_path, 8))
 
 
 def test_arguments_that_do_not_fit(run, tmp_path):

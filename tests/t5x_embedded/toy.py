@@ -3,8 +3,10 @@
 import functools
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 
-from t5x_embedded import partitioning, trainer, utils
+from t5x_embedded import checkpoints, partitioning, trainer, utils
 from tests import engine_toy
 from tests.engine_toy import LENGTHS, TASK, VOCABULARY, register
 
@@ -83,6 +85,20 @@ def initializer(a_model=None, optimizer=True) -> utils.TrainStateInitializer:
     )
 
 
-def state_of(a_model=None, seed=0):
-    """A train state from scratch."""
-    return initializer(a_model).from_scratch(jax.random.PRNGKey(seed))
+def manager(an_initializer, folder, **options):
+    """What saves and restores the initializer's train states in a folder."""
+    return checkpoints.OrbaxCheckpointManagerInterface(
+        str(folder), an_initializer.global_train_state_shape, partitioner(), **options
+    )
+
+
+def at_step(state, step):
+    return state.replace_step(jnp.array(step, jnp.int32))
+
+
+def assert_same(a, b):
+    """Compares trees of arrays, or train states."""
+    a, b = (
+        tree.state_dict() if hasattr(tree, "state_dict") else tree for tree in (a, b)
+    )
+    jax.tree.map(np.testing.assert_array_equal, a, b)
