@@ -283,11 +283,9 @@ class OrbaxCheckpointManagerInterface:
             return False
         state = train_state.state_dict()
 
-        def args_of(tree, dtype=None):
-            return jax.tree.map(lambda _: ocp.SaveArgs(dtype=dtype), tree)
-
-        save_args = args_of(state)
-        save_args["target"] = args_of(state["target"], self._save_dtype)
+        save_args = jax.tree.map(lambda _: ocp.SaveArgs(), state)
+        cast = ocp.SaveArgs(dtype=self._save_dtype)
+        save_args["target"] = jax.tree.map(lambda _: cast, state["target"])
         logging.info("Saving checkpoint_%d in %s", step, self.directory)
         item = ocp.args.PyTreeSave(state, save_args=save_args)
         args = ocp.args.Composite(**{_STATE: item})

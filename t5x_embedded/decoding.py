@@ -20,7 +20,6 @@ from t5x_embedded import _absent
 __getattr__ = _absent.module_getattr(__name__)
 
 Array = jax.Array
-NEG_INF = np.array(-1.0e7)
 NEG_INF_VALUE = -1.0e7
 # At and below this temperature sampling is greedy.
 MIN_TEMPERATURE = np.array(1e-4)

@@ -11,14 +11,7 @@ import seqio
 from absl import logging
 from etils import epath
 
-from t5x_embedded import (
-    _absent,
-    checkpoints,
-    gin_utils,
-    models,
-    partitioning,
-    utils,
-)
+from t5x_embedded import _absent, gin_utils, models, partitioning, utils
 
 __getattr__ = _absent.module_getattr(__name__)
 
@@ -32,7 +25,7 @@ class InferenceEvaluator:
         inference_evaluator_cls: Callable[..., seqio.Evaluator],
         model: models.BaseTransformerModel,
         partitioner: partitioning.BasePartitioner,
-        log_dir: str | None = None,
+        log_dir: str,
         verify_matching_vocabs_fn: Callable | None = utils.verify_matching_vocabs,
     ):
         """Loads the data; compiles nothing yet.
@@ -42,16 +35,12 @@ class InferenceEvaluator:
             inference_evaluator_cls: `seqio.Evaluator`, perhaps with bound arguments.
             model: predicts and scores.
             partitioner: compiles.
-            log_dir: results go to `<log_dir>/inference_eval`; None logs none.
+            log_dir: results go to `<log_dir>/inference_eval`.
             verify_matching_vocabs_fn: raises if task and model do not match.
         """
         cfg = infer_eval_dataset_cfg
         if verify_matching_vocabs_fn:
             verify_matching_vocabs_fn(cfg, model)
-        if log_dir:
-            logs = {"log_dir": str(epath.Path(log_dir) / "inference_eval")}
-        else:
-            logs = {"logger_cls": ()}
         self._model = model
         self._partitioner = partitioner
         self._batch_size = cfg.batch_size
@@ -64,7 +53,7 @@ class InferenceEvaluator:
             seed=cfg.seed,
             sequence_length=cfg.task_feature_lengths,
             use_memory_cache=cfg.use_memory_cache,
-            **logs,
+            log_dir=str(epath.Path(log_dir) / "inference_eval"),
         )
         self.model_feature_shapes = self._evaluator.model_feature_shapes
         self.eval_tasks = self._evaluator.eval_tasks
@@ -167,9 +156,7 @@ def evaluate(
         if cfg.mode == "all" and path in done:
             logging.info("%s was evaluated before; skipping it.", path)
             continue
-        state = checkpoints.restore_train_state(
-            path, initializer.global_train_state_shape, partitioner, cfg.dtype
-        )
+        state = initializer.restore(path, cfg.dtype)
         evaluator.evaluate(state, initializer.train_state_axes).result()
         utils.sync_global_devices(f"evaluated:{path}")
         if jax.process_index() == 0:

@@ -20,7 +20,7 @@ import tensorflow as tf
 from absl import logging
 from etils import epath
 
-from t5x_embedded import _absent, checkpoints, gin_utils, models, partitioning, utils
+from t5x_embedded import _absent, gin_utils, models, partitioning, utils
 
 # (predictions in the order of the data, auxiliary values by name)
 Inferences = tuple[Sequence[Any], Mapping[str, Any]]
@@ -38,13 +38,9 @@ __getattr__ = _absent.module_getattr(__name__)
 
 
 def _plain(value):
-    """A value that JSON can hold."""
-    if isinstance(value, bytes):
-        return value.decode("utf-8")
+    """An array as lists; other values are the JSON encoder's."""
     if isinstance(value, np.ndarray | jax.Array):
         return np.asarray(value).tolist()
-    if isinstance(value, np.generic):
-        return value.item() if value.dtype.kind in "iubSUO" else float(value)
     return value
 
 
@@ -228,12 +224,8 @@ def infer(
         output_dir if shard_id == 0 else None,
         train_state_initializer_cls,
     )
-    state = checkpoints.restore_train_state(
-        restore_checkpoint_cfg.path,
-        initializer.global_train_state_shape,
-        partitioner,
-        restore_checkpoint_cfg.dtype,
-    )
+    cfg = restore_checkpoint_cfg
+    state = initializer.restore(cfg.path, cfg.dtype)
     infer_fn = utils.get_infer_fn(
         infer_step=steps[mode],
         batch_size=dataset_cfg.batch_size,
@@ -288,14 +280,14 @@ def _infer_chunks(chunks: tf.data.Dataset, infer_fn, write, base: epath.Path) ->
         base.parent.mkdir(parents=True, exist_ok=True)
 
     def finish(path, inferences, chunk_ds):
-        write(str(path), inferences, chunk_ds)
-        _suffixed(path, _DONE).touch()
+        write(path, inferences, chunk_ds)
+        epath.Path(f"{path}{_DONE}").touch()
 
     with concurrent.futures.ThreadPoolExecutor(1) as writer:
         written = []
         for number, chunk in enumerate(chunks.prefetch(1)):
-            path = _suffixed(base, f"-chunk{number:05}")
-            if _suffixed(path, _DONE).exists():
+            path = f"{base}-chunk{number:05}"
+            if epath.Path(f"{path}{_DONE}").exists():
                 logging.info("Chunk %d is complete; skipping it.", number)
                 continue
             task_ds = tf.data.Dataset.from_tensor_slices(chunk[0])
@@ -325,10 +317,6 @@ def _by_length(features: Mapping[str, tf.Tensor]) -> tf.data.Dataset:
         order = np.argsort(np.count_nonzero(tokens, axis=1), kind="stable")
     ordered = {name: tf.gather(value, order) for name, value in features.items()}
     return tf.data.Dataset.from_tensor_slices((order, ordered))
-
-
-def _suffixed(path: epath.Path, suffix: str) -> epath.Path:
-    return path.parent / (path.name + suffix)
 
 
 def _remove(folder: epath.Path) -> None:

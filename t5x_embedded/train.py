@@ -270,9 +270,7 @@ def train(
     )
     state, manager = None, None
     if restore_cfg:
-        state = checkpoints.restore_train_state(
-            paths[0], shape, partitioner, restore_cfg.dtype
-        )
+        state = initializer.restore(paths[0], restore_cfg.dtype)
     save_period = (save_cfg.period or 0) if save_cfg else 0
     if save_period:
         manager = checkpoints.OrbaxCheckpointManagerInterface(

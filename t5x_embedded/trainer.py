@@ -330,12 +330,6 @@ class Trainer:
             for name in eval_names
         }
 
-    def __enter__(self):
-        return self
-
-    def __exit__(self, exc_type, exc_value, traceback):
-        self.close()
-
     def close(self) -> None:
         """Waits for what is being written and ends the threads."""
         with contextlib.ExitStack() as stack:

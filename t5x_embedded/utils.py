@@ -285,9 +285,7 @@ def get_first_valid_restore_config_and_paths(
 
 
 class TrainStateInitializer:
-    """Knows the shapes of train states; makes them from scratch, sharded.
-
-    `checkpoints.restore_train_state` makes them from checkpoints.
+    """Knows the shapes of train states; makes them, sharded.
 
     Attributes:
         global_train_state_shape: a train state of `jax.ShapeDtypeStruct`s.
@@ -336,6 +334,12 @@ class TrainStateInitializer:
             out_axis_resources=self.train_state_axes,
         )
         return initialize(init_rng)
+
+    def restore(self, path: epath.PathLike, dtype=None):
+        """The train state of a checkpoint; see `checkpoints.restore_train_state`."""
+        return checkpoints.restore_train_state(
+            path, self.global_train_state_shape, self._partitioner, dtype
+        )
 
     __getattr__ = _absent.instance_getattr("utils.TrainStateInitializer")
 

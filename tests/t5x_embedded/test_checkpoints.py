@@ -1,7 +1,5 @@
 """Checkpoints: what is saved is restored, and nothing half-written ever is."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -124,43 +122,9 @@ def test_configurations_of_folders(mode, saved, tmp_path):
         utils.get_first_valid_restore_config_and_paths([missing])
 
 
-def test_what_only_t5x_has_is_refused(initializer, tmp_path):
-    with pytest.raises(NotImplementedError, match="T5X does"):
-        manager(initializer, tmp_path, dataset_iterator=iter([]))
-    with pytest.raises(AttributeError, match="T5X does"):
-        _ = checkpoints.SaveBestCheckpointer
-    with pytest.raises(NotImplementedError, match="Checkpointer.*T5X does"):
-        checkpoints.Checkpointer(None, None, str(tmp_path))
+def test_attributes_that_only_t5x_has(initializer):
     with pytest.raises(AttributeError, match="Initializer.from_checkpoint; T5X does"):
         initializer.from_checkpoint([])
-
-
-@pytest.mark.parametrize(
-    ("config", "options"),
-    [
-        (
-            functools.partial(utils.RestoreCheckpointConfig, "x"),
-            {
-                "assignment_map": [("a", None)],
-                "fallback_to_scratch": True,
-                "state_transformation_fns": [dict],
-                "restore_dataset": True,
-            },
-        ),
-        (
-            utils.SaveCheckpointConfig,
-            {
-                "save_dataset": True,
-                "checkpoint_steps": [3],
-                "state_transformation_fns": [dict],
-            },
-        ),
-    ],
-)
-def test_options_that_only_t5x_has(config, options):
-    for name, value in options.items():
-        with pytest.raises(NotImplementedError, match=f"{name}=.*T5X does"):
-            config(**{name: value})
 
 
 def test_modes_and_types_are_checked():

@@ -90,14 +90,6 @@ def test_maximum_of_steps_counts_after_each_prompt():
         [9, 8, 7, 0, 0, 0, 0, 0, 0],
         [9, 9, 8, 7, 0, 0, 0, 0, 0],
     ]
-    limited, _ = sample(
-        tokens,
-        chain,
-        temperature=0.0,
-        max_decode_steps=2,
-        max_decode_steps_hard_limit=1,
-    )
-    assert limited[0, 0].tolist() == [9, 8, 0, 0, 0, 0, 0, 0, 0]
     with pytest.raises(ValueError, match="max_decode_steps is 10, the length only 9"):
         sample(tokens, chain, max_decode_steps=10)
 
@@ -140,21 +132,6 @@ def test_decodes_are_sorted_by_log_probability():
         pairs = itertools.pairwise([0, *row[row != 0].tolist()])
         expected = sum(LOG_PROBS[a, b] for a, b in pairs)
         np.testing.assert_allclose(log_prob, expected, rtol=1e-4)
-
-
-def test_what_only_t5x_does_is_refused():
-    with pytest.raises(NotImplementedError, match="temperature.*T5X does"):
-        sample(inputs(), temperature=jnp.array([5.0, 0.0]))
-    for decode, name, value in (
-        (decoding.temperature_sample, "cache_offset", 1),
-        (decoding.temperature_sample, "logit_callback_fn", len),
-        (decoding.temperature_sample, "state_callback_fn", len),
-        (decoding.beam_search, "cache_offset", 1),
-        (decoding.beam_search, "max_decode_step", 3),
-        (decoding.beam_search, "initial_index", jnp.array([1, 1])),
-    ):
-        with pytest.raises(NotImplementedError, match=f"{name}.*T5X does"):
-            decode(inputs(), cache(), markov, EOS, **{name: value})
 
 
 def test_top_k_and_top_p_exclude_each_other():
@@ -251,8 +228,3 @@ def test_beam_dimensions():
     assert [bool(jnp.any(v < 0)) for v in mapped.values()] == [False, False, True]
     mapped = decoding.cache_map(jnp.negative, cached, apply_to_index=True)["a"]
     assert {k for k, v in mapped.items() if jnp.any(v < 0)} == {"cache_index", "key"}
-
-
-def test_missing_names_point_to_t5x():
-    with pytest.raises(AttributeError, match="gather_beams; T5X does"):
-        decoding.gather_beams  # noqa: B018

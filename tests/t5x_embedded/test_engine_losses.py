@@ -120,21 +120,5 @@ def test_normalizing_factors():
     assert get("NUM_REAL_TARGET_TOKENS", plain)[0] == 4
     assert get("NUM_REAL_TARGET_TOKENS", weighted)[0] == 13
     assert get("num_total_target_tokens", weighted)[0] == 12
-    factor, weights = get("AVERAGE_PER_SEQUENCE", plain)
-    assert factor == 2
-    third = 1 / 3
-    expected = [[third] * 3 + [0], [1, 0, 0, 0], [0, 0, 0, 0]]
-    np.testing.assert_allclose(weights, expected, rtol=1e-6)
-
-
-def test_average_per_sequence_of_packed_examples():
-    batch = {
-        "decoder_target_tokens": jnp.array([[5, 6, 7, 8, 9, 0]]),
-        "decoder_loss_weights": jnp.array([[1.0, 3.0, 0.0, 2.0, 2.0, 0.0]]),
-        "decoder_segment_ids": jnp.array([[1, 1, 2, 3, 3, 0]]),
-    }
-    factor, weights = losses.get_loss_normalizing_factor_and_weights(
-        losses.SpecialLossNormalizingFactor.AVERAGE_PER_SEQUENCE, batch
-    )
-    np.testing.assert_allclose(weights, [[0.25, 0.75, 0, 0.5, 0.5, 0]])
-    assert factor == 2
+    with pytest.raises(NotImplementedError, match="AVERAGE_PER_SEQUENCE; T5X does"):
+        get("AVERAGE_PER_SEQUENCE", plain)

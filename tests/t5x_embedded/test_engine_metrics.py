@@ -55,5 +55,3 @@ def test_kinds():
     assert metrics.is_metric_obj(total) and not metrics.is_metric_obj(1.0)
     assert metrics.is_time_metric(metrics.StepsPerTime())
     assert not metrics.is_time_metric(total)
-    with pytest.raises(AttributeError, match="create_metrics_dict; T5X does"):
-        metrics.create_metrics_dict  # noqa: B018

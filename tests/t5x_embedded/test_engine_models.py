@@ -129,8 +129,3 @@ def test_metrics_of_packed_batches():
     assert value("non_padding_fraction/encoder") == pytest.approx(0.6)
     assert value("non_padding_fraction/overall") == pytest.approx(0.6)
     assert value("accuracy") == 1
-
-
-def test_missing_names_point_to_t5x():
-    with pytest.raises(AttributeError, match="t5x.models.DecoderParams; T5X does"):
-        models.DecoderParams  # noqa: B018

@@ -238,14 +238,3 @@ def test_axes_that_cannot_be_mapped_name_their_parameter():
     p = partitioning.PjitPartitioner(num_partitions=1)
     with pytest.raises(ValueError, match="kernel"):
         p.get_mesh_axes(State())
-
-
-def test_what_only_t5x_has():
-    with pytest.raises(NotImplementedError, match="Pass num_partitions=4"):
-        partitioning.PjitPartitioner(model_parallel_submesh=(2, 2, 1, 1))
-    with pytest.raises(NotImplementedError, match="ici_mesh_shape=.*T5X does"):
-        partitioning.PjitPartitioner(2, ici_mesh_shape=(1, 4, 2))
-    with pytest.raises(ValueError, match="num_partitions must be given"):
-        partitioning.PjitPartitioner()
-    with pytest.raises(AttributeError, match="t5x.partitioning.get_mesh; T5X does"):
-        partitioning.get_mesh  # noqa: B018

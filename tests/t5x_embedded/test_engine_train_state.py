@@ -182,20 +182,6 @@ def test_inference_state():
             use()
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"factor_map": [(".*", ())]}, r"Adafactor\(factor_map=.*T5X does"),
-        ({"skip_nan_updates": True}, "skip_nan_updates=True.*T5X does"),
-        ({"weight_decay_rate": 0.1}, "weight_decay_rate=0.1.*T5X does"),
-        ({"multiply_by_parameter_scale": {}}, "multiply_by_parameter_scale.*T5X does"),
-    ],
-)
-def test_options_that_only_t5x_has(options, message):
-    with pytest.raises(NotImplementedError, match=message):
-        adafactor.Adafactor(**options)
-
-
 def test_parameters_that_only_t5x_factors():
     cube = variables({"heads": (4, 5, 6)}, {"heads": ("embed", "heads", "kv")})
     with pytest.raises(ValueError, match=r"layer/heads.*\(4, 5, 6\).*T5X does"):
@@ -239,13 +225,3 @@ def test_another_optimizer():
     assert not any(jnp.any(x) for x in jax.tree.leaves(after.params))
     with pytest.raises(ValueError, match="Descent has no `derive_logical_axes`"):
         state.as_logical_axes()
-
-
-def test_missing_names_point_to_t5x():
-    with pytest.raises(
-        AttributeError,
-        match="does not have t5x.optimizers.MultiOptimizer; T5X does",
-    ):
-        optimizers.MultiOptimizer  # noqa: B018
-    with pytest.raises(AttributeError, match="no attribute 'MultyOptimizer'"):
-        optimizers.MultyOptimizer  # noqa: B018

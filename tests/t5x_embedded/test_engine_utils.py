@@ -38,11 +38,6 @@ def test_schedules_are_those_of_t5x(factors, arguments, expected):
     np.testing.assert_allclose(rates, expected, rtol=2e-6)
 
 
-def test_unknown_factors():
-    with pytest.raises(ValueError, match="'cosine_decay'.*T5X does"):
-        utils.create_learning_rate_scheduler("constant * cosine_decay")
-
-
 # ---- Data ----
 
 
@@ -175,12 +170,6 @@ def test_a_step_updates_the_state_and_adds_metrics(setting):
     assert int(new.step) == 1
     assert float(metrics["learning_rate/current"].compute()) == 0.25
     assert float(metrics["moved"].compute()) > 0
-
-
-@pytest.mark.parametrize("name", ["WeightMetricsComputer", "TerminateOnNanAction"])
-def test_names_of_the_trainer_that_only_t5x_has(name):
-    with pytest.raises(AttributeError, match=f"t5x.trainer.{name}; T5X does"):
-        getattr(trainer, name)
 
 
 def test_summaries_are_written_in_order_and_raise_what_went_wrong(tmp_path):

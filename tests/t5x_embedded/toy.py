@@ -5,6 +5,7 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+import tensorflow as tf
 
 from t5x_embedded import checkpoints, partitioning, trainer, utils
 from tests import engine_toy
@@ -102,3 +103,29 @@ def assert_same(a, b):
         tree.state_dict() if hasattr(tree, "state_dict") else tree for tree in (a, b)
     )
     jax.tree.map(np.testing.assert_array_equal, a, b)
+
+
+def arrays(folder, step):
+    """A checkpoint's arrays by name."""
+    path = checkpoints.get_checkpoint_dir(folder, step)
+    return utils.flatten_dict_string_keys(checkpoints.load_t5x_checkpoint(path))
+
+
+def assert_equal(a, b):
+    """Compares `arrays`, types included."""
+    assert a.keys() == b.keys()
+    for name in a:
+        assert a[name].dtype == b[name].dtype
+        np.testing.assert_array_equal(a[name], b[name], err_msg=name)
+
+
+def scalars(folder):
+    """Tag -> {step: value}, of TensorBoard events."""
+    found = {}
+    for path in sorted(folder.glob("events.*")):
+        for event in tf.compat.v1.train.summary_iterator(str(path)):
+            for value in event.summary.value:
+                if value.tensor.dtype == tf.float32.as_datatype_enum:
+                    number = float(tf.make_ndarray(value.tensor))
+                    found.setdefault(value.tag, {})[event.step] = number
+    return found

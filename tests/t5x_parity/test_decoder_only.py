@@ -1,9 +1,6 @@
 """Our decoder-only network and the engine's DecoderOnlyModel against T5X's."""
 
 import json
-import os
-import pathlib
-import subprocess
 import sys
 
 import decoder_only_cases as cases
@@ -15,8 +12,8 @@ from t5x.examples.decoder_only import network as t5x_network
 from t5patches import decoder_only
 from t5patches.interchange import json_files
 from t5patches.run import scripts
+from tests.t5x_parity import processes
 
-ROOT = pathlib.Path(__file__).parents[2]
 T5X_NETWORK = "t5x.examples.decoder_only.network"
 
 
@@ -66,21 +63,12 @@ def test_either_engine_s_model(prefix):
     cases.assert_same(cases.flat(cases.run("t5x_embedded", prefix=prefix)), want)
 
 
-GENERATE = """
-import sys
-from t5patches import _engine
-from t5patches.run import scripts
-assert _engine.name() == "t5x_embedded"
-scripts.run("infer", sys.argv[1:])
-"""
-
-
 def test_a_run_by_gin_generates_alike_on_both_engines(tmp_path):
     """Fine-tuned and updated under T5X; its checkpoints generate under either."""
 
     def arguments(name, **macros):
         return [
-            f"--gin_search_paths={ROOT}",
+            f"--gin_search_paths={processes.ROOT}",
             f"--gin_file=tests/testdata/runs/decoder_only_{name}.gin",
             *(f"--gin.{macro}={value!r}" for macro, value in macros.items()),
         ]
@@ -102,13 +90,7 @@ def test_a_run_by_gin_generates_alike_on_both_engines(tmp_path):
         if engine == "t5x":
             scripts.run("infer", run)
         else:
-            path = os.pathsep.join([str(ROOT), *sys.path])
-            subprocess.run(
-                [sys.executable, "-c", GENERATE, *run],
-                env=os.environ | {"PYTHONPATH": path, "T5PATCHES_ENGINE": engine},
-                cwd=ROOT,
-                check=True,
-            )
+            processes.embedded(("infer", run))
         (path,) = folder.glob("*.jsonl")
         engines.append([row for _, row in json_files.read_jsonl(path)])
     assert engines[0] == engines[1]

@@ -60,7 +60,6 @@ def test_the_frozen_numbers_are_t5xs():
         (30.0, 0.2),
         ("num_real_target_tokens", 0.2),
         ("NUM_TOTAL_TARGET_TOKENS", 0.0),
-        ("AVERAGE_PER_SEQUENCE", 0.2),
     ],
 )
 def test_loss_and_gradient(factor, label_smoothing):

@@ -4,32 +4,16 @@ This process runs T5X; the embedded engine runs in another, where T5PATCHES_ENGI
 for it. `python -m t5x.train`, the script itself, runs in a third.
 """
 
-import json
-import os
-import pathlib
-import subprocess
-import sys
-
 import numpy as np
 import pytest
-import tensorflow as tf
-from flax import traverse_util
 
 from t5patches import _engine
 from t5patches.run import scripts
-from t5x_embedded import checkpoints
 from tests import engine_toy
+from tests.t5x_embedded.toy import arrays, assert_equal, scalars
+from tests.t5x_parity import processes
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
-GIN = ROOT / "tests" / "testdata" / "engine"
-RUN_ALL = """
-import json, sys
-from t5patches import _engine
-from t5patches.run import scripts
-assert _engine.name() == 't5x_embedded'
-for script, arguments in json.loads(sys.argv[1]):
-    scripts.run(script, arguments)
-"""
+GIN = processes.ROOT / "tests" / "testdata" / "engine"
 
 
 def train_arguments(folder, *more, gin_file=GIN / "train.gin"):
@@ -48,72 +32,30 @@ def go_on_from(checkpoint):
     return "--gin.TRAIN_STEPS=4", f"--gin.INITIAL_CHECKPOINT_PATH='{checkpoint}'"
 
 
-def python(arguments, **environment):
-    path = os.pathsep.join([str(ROOT), *sys.path])
-    result = subprocess.run(
-        [sys.executable, *arguments],
-        env={**os.environ, "PYTHONPATH": path, "JAX_PLATFORMS": "cpu", **environment},
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert result.returncode == 0, result.stderr[-5000:]
-
-
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
     """Folders `t5x` and `embedded`, of a run and of what goes on from the other's."""
     folder = tmp_path_factory.mktemp("runs")
     t5x, embedded = folder / "t5x", folder / "embedded"
-    # The embedded engine's three trainings are one program.
-    cache = {"JAX_COMPILATION_CACHE_DIR": str(folder / "compiled")}
     assert _engine.name() == "t5x"
-    python(["-m", "t5x.train", *train_arguments(t5x / "run")])
-    jobs = [
+    replay = train_arguments(
+        embedded / "replayed",
+        "--gin.TRAIN_STEPS=1",
+        gin_file=t5x / "run" / "config.gin",
+    )
+    start = t5x / "run" / "checkpoint_3"
+    processes.python(["-m", "t5x.train", *train_arguments(t5x / "run")])
+    processes.embedded(
         ("train", train_arguments(embedded / "run")),
-        (
-            "train",
-            train_arguments(
-                embedded / "resumed", *go_on_from(t5x / "run" / "checkpoint_3")
-            ),
-        ),
-        (
-            "train",
-            train_arguments(
-                embedded / "replayed",
-                "--gin.TRAIN_STEPS=1",
-                gin_file=t5x / "run" / "config.gin",
-            ),
-        ),
-        ("infer", infer_arguments(t5x / "run" / "checkpoint_3", embedded / "infer")),
-    ]
-    python(["-c", RUN_ALL, json.dumps(jobs)], T5PATCHES_ENGINE="t5x_embedded", **cache)
+        ("train", train_arguments(embedded / "resumed", *go_on_from(start))),
+        ("train", replay),
+        ("infer", infer_arguments(start, embedded / "infer")),
+    )
     return t5x, embedded
 
 
 def losses(folder):
-    """Step -> loss, from the TensorBoard events of training."""
-    found = {}
-    for path in sorted(folder.glob("train/events.*")):
-        for event in tf.compat.v1.train.summary_iterator(str(path)):
-            for value in event.summary.value:
-                if value.tag == "loss":
-                    found[event.step] = float(tf.make_ndarray(value.tensor))
-    return found
-
-
-def arrays(folder, step):
-    path = checkpoints.get_checkpoint_dir(folder, step)
-    state = checkpoints.load_t5x_checkpoint(path)
-    return traverse_util.flatten_dict(state, sep="/")
-
-
-def assert_equal(ours, theirs):
-    assert ours.keys() == theirs.keys()
-    for name in theirs:
-        assert ours[name].dtype == theirs[name].dtype
-        np.testing.assert_array_equal(ours[name], theirs[name], err_msg=name)
+    return scalars(folder / "train")["loss"]
 
 
 def test_losses_and_states_agree(runs):
