@@ -45,22 +45,20 @@ class DecodingState:
 
 
 @flax.struct.dataclass
-class SamplingLoopState:
-    """What `temperature_sample` carries from step to step; callbacks see it.
+class _Sampling:
+    """What `temperature_sample` carries from step to step.
 
     Attributes:
-        step: int32 scalar, steps done.
         cur_index: int32 [batch], the position being read.
         sequences: int32 [batch, length + 2]: the start token, the decoded tokens, and
             a place to write to for rows that are full before others.
         cache: the model's cache.
         cur_token: int32 [batch, 1].
-        ended: bool [batch, 1].
+        ended: bool [batch].
         rng: the key of the next step.
         log_prob: float32 [batch].
     """
 
-    step: Array
     cur_index: Array
     sequences: Array
     cache: Mapping[str, Array]
@@ -238,7 +236,7 @@ def temperature_sample(
         last = jnp.minimum(length, jnp.sum(inputs != 0, axis=1) + max_decode_steps)
     position = jnp.arange(length + 2)
 
-    def step(state: SamplingLoopState) -> SamplingLoopState:
+    def step(state: _Sampling) -> _Sampling:
         rng, next_rng = jax.random.split(state.rng)
         so_far = state.sequences[:, :length]
         logits, cache = tokens_to_logits(
@@ -251,29 +249,27 @@ def temperature_sample(
         is_next = position == here[:, None] + 1
         given = jnp.sum(jnp.where(is_next, state.sequences, 0), axis=1)
         free = given == 0
-        live = ~state.ended[:, 0]
+        live = ~state.ended
         new = jnp.where(live, jnp.where(free, new, given), 0)
         ended = ~live | (free & (new == eos_id)) | (here >= last - 1)
-        return SamplingLoopState(
-            step=state.step + 1,
+        return _Sampling(
             cur_index=here + 1,
             sequences=jnp.where(is_next, new[:, None], state.sequences),
             cache=flax.core.unfreeze(cache),
             cur_token=new[:, None],
-            ended=ended[:, None],
+            ended=ended,
             rng=next_rng,
             log_prob=state.log_prob + jnp.where(free & live, log_prob, 0.0),
         )
 
     # Without a prefill the first token is 0, whatever the inputs begin with.
     token = jnp.take_along_axis(inputs, start[:, None], axis=1)
-    state = SamplingLoopState(
-        step=jnp.zeros((), jnp.int32),
+    state = _Sampling(
         cur_index=start.astype(jnp.int32),
         sequences=jnp.pad(inputs, ((0, 0), (0, 2))),
         cache=flax.core.unfreeze(cache),
         cur_token=token if prefilled else jnp.zeros_like(token),
-        ended=jnp.zeros((rows, 1), bool),
+        ended=jnp.zeros((rows,), bool),
         rng=jax.random.PRNGKey(0) if decode_rng is None else decode_rng,
         log_prob=jnp.zeros((rows,), jnp.float32),
     )

@@ -17,14 +17,9 @@ __getattr__ = _absent.module_getattr(__name__)
 _OWN_IMPORT = re.compile(r"^(from|import) t5x_embedded\b", re.MULTILINE)
 
 
-def get_gin_config_str(show_provenance: bool = False) -> str:
-    """The parsed configuration, as text that gin can parse.
-
-    Args:
-        show_provenance: whether to say where each binding comes from.
-    """
-    text = gin.config_str(show_provenance=True) if show_provenance else gin.config_str()
-    return _OWN_IMPORT.sub(r"\1 t5x", text)
+def get_gin_config_str() -> str:
+    """The parsed configuration, as text that gin can parse."""
+    return _OWN_IMPORT.sub(r"\1 t5x", gin.config_str())
 
 
 def parse_gin_flags(

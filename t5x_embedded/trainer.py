@@ -41,21 +41,15 @@ __getattr__ = _absent.module_getattr(__name__)
 # ---- Metrics ----
 
 
+@jax.jit
 def _merge(metrics: MetricMapType, update: MetricMapType) -> MetricMapType:
-    return jax.tree.map(
-        lambda old, new: old.merge(new),
-        metrics,
-        update,
-        is_leaf=metrics_lib.is_metric_obj,
-    )
-
-
-_compiled_merge = jax.jit(_merge)
+    merged = lambda old, new: old.merge(new)
+    return jax.tree.map(merged, metrics, update, is_leaf=metrics_lib.is_metric_obj)
 
 
 def merge_metrics(a: MetricMapType, b: MetricMapType) -> MetricMapType:
     """Merges two dicts of metrics, on the device."""
-    return _compiled_merge(*jax.tree.map(utils.get_local_data, (a, b)))
+    return _merge(*jax.tree.map(utils.get_local_data, (a, b)))
 
 
 class MetricsManager:

@@ -542,16 +542,6 @@ def prepare_train_iter(train_iter, *, partitioner) -> clu_data.PeekableDatasetIt
 # ---- Inference ----
 
 
-def _pad_rows(tree, rows: int):
-    """Repeats the first row until there are `rows`."""
-
-    def pad(x):
-        missing = rows - len(x)
-        return np.concatenate([x, np.repeat(x[:1], missing, axis=0)]) if missing else x
-
-    return jax.tree.map(pad, tree)
-
-
 # Encoders run at a quarter, a half, three quarters or the whole of the inputs' length,
 # each a program of its own; below this length there is little to gain.
 _SHORTEST_BUCKET = 32
@@ -578,13 +568,12 @@ def _infer_batches(ds, batch_size: int, shard_id: int, num_shards: int):
     Row r of the data goes to shard r mod num_shards, so that all shards see the same
     number of batches, and the padding is in the last of them.
     """
+    places = np.arange(batch_size)[shard_id::num_shards]
     for indices, batch in ds.batch(batch_size).as_numpy_iterator():
-        real = len(indices)
-        indices, batch = _pad_rows((indices, _without_padding(batch)), batch_size)
-        indices = np.where(np.arange(batch_size) < real, indices, -1)
-        mine = slice(shard_id, None, num_shards)
-        indices, batch = jax.tree.map(lambda x, s=mine: x[s], (indices, batch))
-        yield indices, batch
+        real = places < len(indices)
+        rows = np.where(real, places, 0)  # The first row pads.
+        mine = {name: x[rows] for name, x in _without_padding(batch).items()}
+        yield np.where(real, indices[rows], -1), mine
 
 
 def get_infer_fn(
