@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import seqio
 from flax import traverse_util
+from flax.linen import partitioning as flax_partitioning
 
 from t5patches import network
 
@@ -33,6 +34,30 @@ CONFIG = network.T5Config(
     dropout_rate=0.1,
 )
 LOSS = dict(label_smoothing=0.1, z_loss=1e-3, loss_normalizing_factor=50.0)
+LAYER_SHAPES = {"wide": (130, 140), "narrow": (6, 140), "scale": (140,)}
+LAYER_AXES = {"wide": ("embed", "mlp"), "narrow": ("relpos_buckets", "heads")}
+LAYER_AXES["scale"] = ("embed",)
+
+
+def layer_variables(shapes=LAYER_SHAPES, axes=LAYER_AXES, **collections):
+    """Variables of one layer with random parameters; `axes` None for nameless ones."""
+    rng = np.random.default_rng(0)
+    made = {
+        "params": {
+            "layer": {
+                k: jnp.asarray(rng.standard_normal(s), jnp.float32)
+                for k, s in shapes.items()
+            }
+        },
+        **collections,
+    }
+    if axes is not None:
+        names = {
+            f"{k}_axes": flax_partitioning.AxisMetadata(names=v)
+            for k, v in axes.items()
+        }
+        made["params_axes"] = {"layer": names}
+    return flax.core.freeze(made)
 
 
 def batch(weights=True):

@@ -189,19 +189,6 @@ def test_one_device():
     np.testing.assert_array_equal(double(np.arange(3.0), 2), [0, 2, 4])
 
 
-def test_compile_takes_anything_that_lowers():
-    class Lowering:
-        def lower(self, *args):
-            self.args = args
-            return self
-
-        def compile(self):
-            return ("compiled", *self.args)
-
-    p = partitioning.PjitPartitioner(num_partitions=1)
-    assert p.compile(Lowering(), 1, 2) == ("compiled", 1, 2)
-
-
 def test_constraints_outside_a_partitioned_function_do_nothing():
     x = jnp.ones(3)
     spec = PartitionSpec("data")

@@ -1,5 +1,6 @@
 """Train states and their optimizer: layout, steps, axes, and what is refused."""
 
+import engine_case
 import flax
 import jax
 import jax.numpy as jnp
@@ -10,29 +11,7 @@ from jax.sharding import PartitionSpec
 
 from t5x_embedded import adafactor, optimizers, train_state
 
-SHAPES = {"wide": (130, 140), "narrow": (6, 140), "scale": (140,)}
-AXES = {"wide": ("embed", "mlp"), "narrow": ("relpos_buckets", "heads")}
-AXES["scale"] = ("embed",)
-
-
-def variables(shapes=SHAPES, axes=AXES, **collections):
-    rng = np.random.default_rng(0)
-    made = {
-        "params": {
-            "layer": {
-                k: jnp.asarray(rng.standard_normal(s), jnp.float32)
-                for k, s in shapes.items()
-            }
-        },
-        **collections,
-    }
-    if axes is not None:
-        names = {
-            f"{k}_axes": flax_partitioning.AxisMetadata(names=v)
-            for k, v in axes.items()
-        }
-        made["params_axes"] = {"layer": names}
-    return flax.core.freeze(made)
+AXES, variables = engine_case.LAYER_AXES, engine_case.layer_variables
 
 
 def optimizer(**options):
