@@ -28,7 +28,7 @@ class CustomAnnotator:
     def __init__(
         self,
         name: str,
-        function: Callable[[str, str], Sequence[Span]],
+        function: Callable[..., Any],
         file: str | None = None,
     ):
         """Takes the function, the name by which `load` finds it, and its module's file.
