@@ -10,9 +10,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import flax.struct
 import gin
 import jax
 import jax.numpy as jnp
+import numpy as np
 import seqio
 from clu import metrics as clu_metrics
 from flax import core as flax_core
@@ -24,6 +26,15 @@ from t5patches import feature_converters, losses, upstream_values
 PyTree = Any
 Batch = Mapping[str, jax.Array]
 Metrics = dict[str, clu_metrics.Metric]
+
+
+@flax.struct.dataclass
+class _TokenMean(clu_metrics.Average):
+    """A mean over tokens of a kind; NaN, quietly, where a batch has none of them."""
+
+    def compute(self) -> Any:
+        with np.errstate(invalid="ignore"):
+            return super().compute()
 
 
 class NegativeTrainingTransformer(t5x_models.BaseTransformerModel):
@@ -160,7 +171,7 @@ class NegativeTrainingTransformer(t5x_models.BaseTransformerModel):
             segment_ids=_segment_ids(batch),
         )
         metrics |= {
-            name: clu_metrics.Average(total=total, count=count)
+            name: _TokenMean(total=total, count=count)
             for name, (total, count) in parts.items()
         }
         return loss, metrics

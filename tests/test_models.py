@@ -1,6 +1,7 @@
 """The model classes of the method family over a network."""
 
 import inspect
+import warnings
 
 import decoder_only_cases
 import gin
@@ -60,6 +61,17 @@ def test_loss_is_the_targeted_loss_of_the_two_networks(states):
     for name in ("unwanted/loss", "unwanted/probability", "other/loss", "other/kl"):
         total, count = parts[name]
         np.testing.assert_allclose(metrics[name].compute(), total / count, rtol=1e-5)
+
+
+def test_a_batch_without_anything_unwanted_has_no_mean_and_no_warning(states):
+    batch = tiny.make_batch()
+    batch["decoder_loss_weights"] = np.abs(batch["decoder_loss_weights"])
+    _, metrics = tiny.make_model().eval_fn(states[0], batch, states[1])
+    on_host = jax.device_get(metrics)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert np.isnan(on_host["unwanted/loss"].compute())
+        assert np.isfinite(on_host["other/loss"].compute())
 
 
 def test_normalizers_and_metrics_count_magnitudes(states):
