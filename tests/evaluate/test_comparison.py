@@ -15,6 +15,7 @@ from t5patches.evaluate import similarity
 from t5patches.interchange import json_files, records
 
 ANNOTATOR = PhraseAnnotator(["fool"])
+KINDS = ["fixed", "remaining", "changed", "broken", "unchanged"]
 
 
 def rows_for(*texts, tokens=10):
@@ -41,13 +42,7 @@ def test_numbers():
     assert results["prevalence"] == {"before": 2 / 5, "after": 2 / 5}
     assert results["unwanted_per_1000_tokens"] == {"before": 60.0, "after": 40.0}
     assert results["exact_match"] == {"all": 1 / 5, "clean": 1 / 3, "marked": 0.0}
-    assert results["outcomes"] == {
-        "fixed": 1,
-        "remaining": 1,
-        "broken": 1,
-        "changed": 1,
-        "unchanged": 1,
-    }
+    assert results["outcomes"] == dict.fromkeys(KINDS, 1)
     clean = results["subsets"]["clean"]
     assert clean["examples"] == 3
     assert clean["rougeL"] == pytest.approx((1 + 3 / 4 + 0) / 3)
@@ -56,14 +51,12 @@ def test_numbers():
     json.dumps(results)
 
 
-def test_an_update_that_changed_nothing():
+def test_an_update_that_changed_nothing_and_a_subset_without_members():
     results = evaluate.compare(OLD, OLD, ANNOTATOR)
     assert results["bleu"] == pytest.approx(100)
     assert results["rougeL"] == 1
     assert results["exact_match"] == {"all": 1, "clean": 1, "marked": 1}
 
-
-def test_subsets_without_members():
     results = evaluate.compare(rows_for("nice"), rows_for("nice"), ANNOTATOR)
     assert results["exact_match"] == {"all": 1, "clean": 1, "marked": None}
     assert results["subsets"]["marked"]["bleu"] is None
@@ -79,26 +72,23 @@ def test_references():
     right = {str(i): "a nice day indeed" for i in range(5)}
     results = evaluate.compare(OLD, NEW, ANNOTATOR, right)
     assert results["references"]["old"]["exact_match"] == 1 / 5
+    del right["4"]
     with pytest.raises(UserError, match=r"missing in the references \('4'\)"):
-        evaluate.compare(
-            OLD, NEW, ANNOTATOR, {k: v for k, v in right.items() if k != "4"}
-        )
+        evaluate.compare(OLD, NEW, ANNOTATOR, right)
 
 
-def test_ids_that_do_not_match():
-    with pytest.raises(
-        UserError, match=r"old predictions are missing in the new \('4'\)"
-    ):
-        evaluate.compare(OLD, NEW[:4], ANNOTATOR)
-    with pytest.raises(
-        UserError, match=r"new predictions are missing in the old \('0', '1', '2'…\)"
-    ):
-        evaluate.compare(OLD[4:], NEW, ANNOTATOR)
-    with pytest.raises(UserError, match="id '0' occurs twice in the new predictions"):
-        evaluate.compare(OLD, [*NEW, NEW[0]], ANNOTATOR)
-    other = [{**NEW[0], "inputs": "something else"}, *NEW[1:]]
-    with pytest.raises(UserError, match="id '0' has other inputs"):
-        evaluate.compare(OLD, other, ANNOTATOR)
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        (OLD, NEW[:4], r"old predictions are missing in the new \('4'\)"),
+        (OLD[4:], NEW, r"new predictions are missing in the old \('0', '1', '2'…\)"),
+        (OLD, [*NEW, NEW[0]], "id '0' occurs twice in the new predictions"),
+        (OLD, [{**NEW[0], "inputs": "else"}, *NEW[1:]], "id '0' has other inputs"),
+    ],
+)
+def test_ids_that_do_not_match(old, new, message):
+    with pytest.raises(UserError, match=message):
+        evaluate.compare(old, new, ANNOTATOR)
 
 
 def test_files_and_examples(tmp_path):
@@ -113,13 +103,7 @@ def test_files_and_examples(tmp_path):
         tmp_path / "right.jsonl",
     )
     assert results["references"]["new"]["exact_match"] == 0
-    assert [e["kind"] for e in examples] == [
-        "fixed",
-        "remaining",
-        "changed",
-        "broken",
-        "unchanged",
-    ]
+    assert [example["kind"] for example in examples] == KINDS
     assert examples[0]["old_spans"] == [(4, 8, "fool")] and not examples[0]["new_spans"]
 
 
@@ -189,9 +173,8 @@ def test_sets_that_were_not_annotated_alike(tmp_path):
     results, _ = evaluate.evaluate_files(old, new, None)
     assert results["prevalence"] == {"before": 0.5, "after": 0.0}
     new = annotated(other, texts, "fine")
-    with pytest.raises(
-        UserError, match=r"alike: phrases is '\w+' in .*one.* and '\w+'"
-    ):
+    alike = r"alike: phrases is '\w+' in .*one.* and '\w+'"
+    with pytest.raises(UserError, match=alike):
         evaluate.evaluate_files(old, new, None)
     # What came from elsewhere is taken as it is.
     (other / "out/settings.json").unlink()

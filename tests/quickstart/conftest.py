@@ -1,8 +1,10 @@
 """One small run of the whole job, which several tests look at."""
 
+import shutil
+
 import pytest
 
-from t5patches.interchange import json_files
+from t5patches.interchange import claims, json_files
 from t5patches.quickstart import comments, job
 from t5patches.quickstart.run_folder import Run
 
@@ -38,3 +40,19 @@ def whole(options, tmp_path_factory):
     run = Run(folder=str(tmp_path_factory.mktemp("whole")), **options)
     job.run_all(run)
     return run
+
+
+@pytest.fixture(scope="session")
+def before_update(whole, options, tmp_path_factory):
+    """Makes runs that have done of `whole` what comes before the update."""
+
+    def copy(settings):
+        run = Run(folder=str(tmp_path_factory.mktemp("copy") / "run"), **options)
+        claims.claim(run.folder, settings)
+        for name in ("corpus", "finetuned", "before", "annotated"):
+            shutil.copytree(whole.path(name), run.path(name))
+        for name in job.SHARED_STAGES:
+            claims.mark_done(run.path(name), claims.findings(whole.path(name)))
+        return run
+
+    return copy

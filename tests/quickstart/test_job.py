@@ -25,7 +25,8 @@ job.run_all(run_folder.Run(**json.loads(sys.argv[1])))
 
 def kill_when(options, folder, pattern):
     """Starts a run in a process of its own; kills it when a file matches `pattern`."""
-    log = open(folder / "../killed.log", "w")
+    folder.mkdir(exist_ok=True)
+    log = open(folder.with_suffix(".log"), "w")
     child = subprocess.Popen(
         [sys.executable, "-c", CHILD, json.dumps({"folder": str(folder), **options})],
         stdout=log,
@@ -63,30 +64,35 @@ def test_files_and_results(whole):
 
 
 def test_the_update_starts_from_the_fine_tuned_model(whole):
-    steps = [
-        int(whole.checkpoint(model).rpartition("_")[2])
-        for model in ("finetuned", "updated")
-    ]
-    assert steps == [12, 18]
+    paths = [whole.checkpoint(model) for model in ("finetuned", "updated")]
+    assert [path.rpartition("_")[2] for path in paths] == ["12", "18"]
 
 
-def test_killed_while_fine_tuning_and_while_updating(whole, options, tmp_path):
-    folder = tmp_path / "run"
-    folder.mkdir()
-    kill_when(options, folder, "finetuned/checkpoint_4")
-    kill_when(options, folder, "updated/checkpoint_14")
-    run = Run(folder=str(folder), **options)
+def check_same(run, whole, model, when):
+    """The model and its generations are those of the run that nobody disturbed."""
+    for ours, theirs in zip(
+        parameters(run, model), parameters(whole, model), strict=True
+    ):
+        np.testing.assert_array_equal(ours, theirs)
+    ours, theirs = (
+        sorted(pathlib.Path(r.folder, when).glob("*.jsonl")) for r in (run, whole)
+    )
+    assert [p.read_bytes() for p in ours] == [p.read_bytes() for p in theirs] != []
+
+
+def test_killed_while_fine_tuning(whole, options, tmp_path):
+    run = Run(folder=str(tmp_path / "run"), **options)
+    kill_when(options, tmp_path / "run", "finetuned/checkpoint_4")
+    job.do_stages(run, ["corpus", "finetune"], "{what}")
+    job.generate(run, "finetuned", "before", "train")
+    check_same(run, whole, "finetuned", "before/train")
+
+
+def test_killed_while_updating(whole, before_update, options):
+    run = before_update(job.settings(whole))
+    kill_when(options, pathlib.Path(run.folder), "updated/checkpoint_14")
     job.run_all(run)
-    for model in ("finetuned", "updated"):
-        for ours, theirs in zip(
-            parameters(run, model), parameters(whole, model), strict=True
-        ):
-            np.testing.assert_array_equal(ours, theirs)
-    for name in ("before/train", "after/test"):
-        ours, theirs = (
-            sorted(pathlib.Path(r.folder, name).glob("*.jsonl")) for r in (run, whole)
-        )
-        assert [p.read_bytes() for p in ours] == [p.read_bytes() for p in theirs]
+    check_same(run, whole, "updated", "after/test")
     ours, theirs = (claims.findings(r.path("evaluate")) for r in (run, whole))
     assert ours["scores"] == theirs["scores"]
 

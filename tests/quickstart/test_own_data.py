@@ -17,12 +17,6 @@ def write_csv(path, fields, rows):
     return path
 
 
-def texts(count):
-    return [
-        f"comment number {i} says that nothing at all happened" for i in range(count)
-    ]
-
-
 def test_text_is_cut_at_a_word_boundary():
     assert own_data.cut("a b c d e") == ("a b", "c d e")
     assert own_data.cut("  too few words") is None
@@ -32,7 +26,8 @@ def test_text_is_cut_at_a_word_boundary():
 
 
 def test_text_column_of_a_csv(tmp_path):
-    rows = [{"spans": "[]", "text": text} for text in texts(300)]
+    text = "comment number {} says that nothing at all happened"
+    rows = [{"spans": "[]", "text": text.format(i)} for i in range(300)]
     splits = own_data.read(write_csv(tmp_path / "d.csv", ["spans", "text"], rows))
     assert sum(map(len, splits.values())) == 300
     assert len(splits["train"]) > 200
@@ -41,12 +36,8 @@ def test_text_column_of_a_csv(tmp_path):
 
 def test_inputs_and_targets_of_jsonl(tmp_path):
     path = tmp_path / "d.jsonl"
-    path.write_text(
-        "".join(
-            json.dumps({"inputs": f"q {i}", "targets": f"a\n{i}"}) + "\n"
-            for i in range(300)
-        )
-    )
+    rows = ({"inputs": f"q {i}", "targets": f"a\n{i}"} for i in range(300))
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     examples = [row for rows in own_data.read(path).values() for row in rows]
     assert {"inputs": "q 7", "targets": "a 7"} in examples
 
@@ -59,18 +50,14 @@ def test_same_inputs_stand_in_one_split_only(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("content", "says"),
+    ("name", "content", "says"),
     [
-        ("a,b\n1,2\n", "d.csv:2.*'inputs' and 'targets', or 'text'"),
-        ("text\nfour words stand here\n", "1 different examples"),
+        ("d.csv", "a,b\n1,2\n", "d.csv:2.*'inputs' and 'targets', or 'text'"),
+        ("d.csv", "text\nfour words stand here\n", "1 different examples"),
+        ("d.parquet", "", "takes a .csv or a .jsonl"),
     ],
 )
-def test_wrong_data(tmp_path, content, says):
-    (tmp_path / "d.csv").write_text(content)
+def test_wrong_data(tmp_path, name, content, says):
+    (tmp_path / name).write_text(content)
     with pytest.raises(UserError, match=says):
-        own_data.read(tmp_path / "d.csv")
-
-
-def test_other_suffix(tmp_path):
-    with pytest.raises(UserError, match="takes a .csv or a .jsonl"):
-        own_data.read(tmp_path / "d.parquet")
+        own_data.read(tmp_path / name)

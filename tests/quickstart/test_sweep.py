@@ -3,18 +3,15 @@
 import dataclasses
 import json
 import pathlib
-import shutil
 
 import pytest
 import seqio
 
 from t5patches import tasks
 from t5patches.errors import UserError
-from t5patches.interchange import claims, json_files, records
+from t5patches.interchange import json_files, records
 from t5patches.quickstart import grid, job, sweep, use_cases
 from t5patches.quickstart.run_folder import Run
-
-SHARED = ("corpus", "finetuned", "before", "annotated")
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -26,16 +23,9 @@ def small_grid():
 
 
 @pytest.fixture(scope="module")
-def run(whole, options, tmp_path_factory):
+def run(before_update, whole):
     """A comparison whose fine-tuned model and annotations are those of `whole`."""
-    folder = tmp_path_factory.mktemp("sweep") / "run"
-    run = Run(folder=str(folder), **options)
-    claims.claim(run.folder, job.settings(run, methods="*"))
-    for name in SHARED:
-        shutil.copytree(whole.path(name), folder / name)
-    for name in job.SHARED_STAGES:
-        claims.mark_done(run.path(name), claims.findings(whole.path(name)))
-    return run
+    return before_update(job.settings(whole, methods="*"))
 
 
 @pytest.fixture(scope="module")

@@ -86,6 +86,7 @@ def test_headline(methods, front, says):
     assert re.search(says, found)
 
 
+@pytest.mark.filterwarnings("error")
 def test_page_and_picture(results, tmp_path):
     report.write_comparison(tmp_path, results, TITLES, settings={"pieces": 1000})
     page = (tmp_path / "report.html").read_text()

@@ -85,9 +85,7 @@ def test_the_page_needs_nothing_else(written):
     assert "url(" not in written[2] and "@import" not in written[2]
     assert "link" not in reader.tags
     assert [v for k, v in reader.attributes if k == "lang"] == ["en"]
-    assert [v for k, v in reader.attributes if k == "alt"][0].startswith(
-        "Unwanted outp"
-    )
+    assert [v[:14] for k, v in reader.attributes if k == "alt"] == ["Unwanted outpu"]
 
 
 def test_unwanted_words_are_marked_on_both_sides(written):
@@ -132,17 +130,13 @@ def test_highlight(spans, expected):
     assert rendering.highlight("a<b c", spans) == expected
 
 
+@pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("texts", [("nice",), ("fool",)])
 def test_subsets_without_members_and_nothing_optional(tmp_path, texts):
     results = evaluate.compare(predictions(*texts), predictions(*texts), ANNOTATOR)
     results["unwanted_per_1000_tokens"] = {"before": None, "after": None}
     assert "–" in report.write_report(tmp_path, results, [])
     Reader((tmp_path / "report.html").read_text(encoding="utf-8"))
-
-
-def test_results_of_something_else(tmp_path):
-    with pytest.raises(UserError, match="'prevalence'"):
-        report.write_report(tmp_path, {"examples": 3}, [])
 
 
 @pytest.mark.parametrize(
