@@ -217,7 +217,9 @@ def _rows_to_annotate(run: Run, method: str, split: str) -> Iterable[Mapping[str
     use_case = use_cases.find(run.use_case, run.data)
     for row in records.read_annotated(run.annotated(split)):
         spans = [(s["start"], s["end"], s["label"]) for s in row["annotations"]]
-        if corrected := use_case.correct(row["prediction"], spans):
+        if not spans:  # What the model generated, id by id, is its own correction.
+            yield row
+        elif corrected := use_case.correct(row["prediction"], spans):
             yield {**row, "corrected": corrected}
 
 
