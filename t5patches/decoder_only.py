@@ -19,7 +19,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from flax import struct
 
-from t5patches import layers
+from t5patches import layers, network
 
 
 @struct.dataclass
@@ -51,53 +51,6 @@ class TransformerConfig:
     dropout_rate: float = 0.1
     logits_via_embedding: bool = False
     float32_attention_logits: bool = False
-
-
-class Layer(nn.Module):
-    """Self-attention and feed-forward, each added to what it was given, normed."""
-
-    config: TransformerConfig
-
-    @nn.compact
-    def __call__(
-        self,
-        x: jax.Array,
-        bias: jax.Array,
-        mask: jax.Array | None,
-        *,
-        deterministic: bool,
-        decode: bool,
-        prefill_lengths: jax.Array | None,
-    ) -> jax.Array:
-        """Maps x [batch, length, emb_dim] to its shape; see `layers.Attention`."""
-        cfg = self.config
-
-        def dropout(name, update):
-            return layers.Dropout(cfg.dropout_rate, name=name)(update, deterministic)
-
-        normed = layers.rms_norm("pre_self_attention_layer_norm", x, cfg.dtype)
-        attended = layers.Attention(
-            num_heads=cfg.num_heads,
-            head_dim=cfg.head_dim,
-            dtype=cfg.dtype,
-            dropout_rate=cfg.dropout_rate,
-            float32_logits=cfg.float32_attention_logits,
-            name="self_attention",
-        )(
-            normed,
-            normed,
-            bias,
-            mask,
-            deterministic=deterministic,
-            decode=decode,
-            prefill_lengths=prefill_lengths,
-        )
-        x = x + dropout("post_self_attention_dropout", attended)
-        normed = layers.rms_norm("pre_mlp_layer_norm", x, cfg.dtype)
-        mlp = layers.Mlp(
-            cfg.mlp_dim, cfg.mlp_activations, cfg.dropout_rate, cfg.dtype, name="mlp"
-        )(normed, deterministic=deterministic)
-        return x + dropout("post_mlp_dropout", mlp)
 
 
 class Decoder(nn.Module):
@@ -167,20 +120,11 @@ class Decoder(nn.Module):
             prefill_lengths = jnp.sum(mask[:, 0, 0], axis=-1)
 
         length = decode and max_decode_length or decoder_input_tokens.shape[1]
-        distances = layers.Weight(
-            "rel_embedding",
-            (cfg.num_heads, layers.NUM_BUCKETS),
-            ("heads", "relpos_buckets"),
-            layers.distance_init,
-            name="relpos_bias",
-        )().astype(cfg.dtype)
-        bias = layers.position_bias(distances, length, bidirectional=False)
-        table = layers.Weight(
-            "embedding",
-            (cfg.vocab_size, cfg.emb_dim),
-            ("vocab", "embed"),
-            nn.initializers.normal(1.0),
-            name="token_embedder",
+        bias = layers.relative_positions(
+            cfg.num_heads, length, cfg.dtype, bidirectional=False
+        )
+        table = layers.token_embedder(
+            cfg.vocab_size, cfg.emb_dim, name="token_embedder"
         )()
 
         def dropout(name, x):
@@ -189,7 +133,10 @@ class Decoder(nn.Module):
         x = layers.embed(table, decoder_input_tokens, cfg.dtype)
         x = dropout("input_dropout", x)
         for i in range(cfg.num_layers):
-            x = Layer(cfg, name=f"layers_{i}")(
+            layer = network.Layer(
+                cfg, decoder=True, named_dropout=True, name=f"layers_{i}"
+            )
+            x = layer(
                 x,
                 bias,
                 mask,

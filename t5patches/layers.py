@@ -33,7 +33,6 @@ MAX_DISTANCE = 128
 # The initialisers of T5X, which fold the 1/sqrt(head_dim) of attention into the query.
 attention_init = nn.initializers.variance_scaling(1.0, "fan_in", "normal")
 dense_init = nn.initializers.variance_scaling(1.0, "fan_in", "truncated_normal")
-distance_init = nn.initializers.variance_scaling(1.0, "fan_avg", "uniform")
 
 
 class Weight(nn.Module):
@@ -140,6 +139,12 @@ def _product_bwd(operands, gradient):
 product.defvjp(_product_fwd, _product_bwd)
 
 
+def token_embedder(vocab_size: int, features: int, **options: Any) -> Weight:
+    """Returns the module of the embedding table [vocab_size, features]."""
+    shape, axes = (vocab_size, features), ("vocab", "embed")
+    return Weight("embedding", shape, axes, nn.initializers.normal(1.0), **options)
+
+
 def embed(table: jax.Array, ids: jax.Array, dtype: Any) -> jax.Array:
     """Rows of `table` [vocab, features] at `ids` [batch, length], in `dtype`.
 
@@ -210,6 +215,16 @@ def position_bias(table: jax.Array, length: int, bidirectional: bool) -> jax.Arr
     rows = jnp.broadcast_to(start[:, None], (heads, length, 2 * length))
     flat = rows.reshape(heads, 2 * length * length)[:, : length * (2 * length - 1)]
     return flat.reshape(heads, length, 2 * length - 1)[None, :, :, :length]
+
+
+def relative_positions(
+    num_heads: int, length: int, dtype: Any, bidirectional: bool
+) -> jax.Array:
+    """Returns `position_bias` of a table declared here, in a compact method."""
+    shape, axes = (num_heads, NUM_BUCKETS), ("heads", "relpos_buckets")
+    init = nn.initializers.variance_scaling(1.0, "fan_avg", "uniform")
+    table = Weight("rel_embedding", shape, axes, init, name="relpos_bias")()
+    return position_bias(table.astype(dtype), length, bidirectional)
 
 
 def pair_mask(

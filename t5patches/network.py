@@ -56,9 +56,16 @@ class Layer(nn.Module):
     """Self-attention, attention to `encoded` where it is given, feed-forward.
 
     Each is applied to the normed input, and its output, after dropout, added to it.
+
+    Attributes:
+      config: of the network; a `T5Config` or one with the same fields.
+      decoder: whether the parameters are called as a decoder's.
+      named_dropout: whether the dropouts have names, on which their masks depend.
     """
 
-    config: T5Config
+    config: Any
+    decoder: bool
+    named_dropout: bool = False
 
     @nn.compact
     def __call__(
@@ -71,6 +78,7 @@ class Layer(nn.Module):
         *,
         deterministic: bool,
         decode: bool = False,
+        prefill_lengths: jax.Array | None = None,
     ) -> jax.Array:
         """Maps x [batch, length, emb_dim] to its shape; see `Stack`."""
         cfg = self.config
@@ -85,22 +93,30 @@ class Layer(nn.Module):
                 name=name,
             )
 
-        def residual(x, norm, function):
-            update = function(layers.rms_norm(norm, x, cfg.dtype))
-            return x + layers.Dropout(cfg.dropout_rate)(update, deterministic)
+        def residual(x, part, function):
+            update = function(layers.rms_norm(f"pre_{part}_layer_norm", x, cfg.dtype))
+            name = f"post_{part}_dropout" if self.named_dropout else None
+            dropout = layers.Dropout(cfg.dropout_rate, name=name)
+            return x + dropout(update, deterministic)
 
-        prefix = "" if encoded is None else "self_"
+        name = "self_attention" if self.decoder else "attention"
         x = residual(
             x,
-            f"pre_{prefix}attention_layer_norm",
-            lambda y: attention(f"{prefix}attention")(
-                y, y, bias, mask, deterministic=deterministic, decode=decode
+            name,
+            lambda y: attention(name)(
+                y,
+                y,
+                bias,
+                mask,
+                deterministic=deterministic,
+                decode=decode,
+                prefill_lengths=prefill_lengths,
             ),
         )
         if encoded is not None:
             x = residual(
                 x,
-                "pre_cross_attention_layer_norm",
+                "cross_attention",
                 lambda y: attention("encoder_decoder_attention")(
                     y,
                     encoded,
@@ -112,9 +128,7 @@ class Layer(nn.Module):
         mlp = layers.Mlp(
             cfg.mlp_dim, cfg.mlp_activations, cfg.dropout_rate, cfg.dtype, name="mlp"
         )
-        return residual(
-            x, "pre_mlp_layer_norm", lambda y: mlp(y, deterministic=deterministic)
-        )
+        return residual(x, "mlp", lambda y: mlp(y, deterministic=deterministic))
 
 
 class Stack(nn.Module):
@@ -159,20 +173,15 @@ class Stack(nn.Module):
         """
         cfg = self.config
         length = decode and max_decode_length or x.shape[1]
-        table = layers.Weight(
-            "rel_embedding",
-            (cfg.num_heads, layers.NUM_BUCKETS),
-            ("heads", "relpos_buckets"),
-            layers.distance_init,
-            name="relpos_bias",
-        )().astype(cfg.dtype)
         # Made here once; each layer adds it to its own logits.
-        bias = layers.position_bias(table, length, bidirectional=not self.decoder)
+        bias = layers.relative_positions(
+            cfg.num_heads, length, cfg.dtype, bidirectional=not self.decoder
+        )
 
         x = layers.Dropout(cfg.dropout_rate)(x, deterministic)
         count = cfg.num_decoder_layers if self.decoder else cfg.num_encoder_layers
         for i in range(count):
-            x = Layer(cfg, name=f"layers_{i}")(
+            x = Layer(cfg, self.decoder, name=f"layers_{i}")(
                 x,
                 bias,
                 mask,
@@ -197,12 +206,7 @@ class Transformer(nn.Module):
 
     def setup(self):
         cfg = self.config
-        self.token_embedder = layers.Weight(
-            "embedding",
-            (cfg.vocab_size, cfg.emb_dim),
-            ("vocab", "embed"),
-            nn.initializers.normal(1.0),
-        )
+        self.token_embedder = layers.token_embedder(cfg.vocab_size, cfg.emb_dim)
         self.encoder = Stack(cfg, decoder=False)
         self.decoder = Stack(cfg, decoder=True)
 

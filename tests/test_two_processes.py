@@ -41,13 +41,7 @@ def start(index, port, folder):
             stdout=log,
             stderr=log,
             cwd=ROOT,
-            env={
-                **os.environ,
-                "JAX_PLATFORMS": "cpu",
-                # The second run's programs are the first one's.
-                "JAX_COMPILATION_CACHE_DIR": str(folder / "compiled"),
-                "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.1",
-            },
+            env={**os.environ, "JAX_PLATFORMS": "cpu"},
         )
 
 

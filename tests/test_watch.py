@@ -13,8 +13,8 @@ import pytest
 import tiny
 from clu import metrics as clu_metrics
 
+from t5patches import progress, watch
 from t5patches import trainer as trainer_lib
-from t5patches import watch
 from t5patches.errors import UserError
 
 NAME = "loss_per_nonpadding_target_token"
@@ -39,8 +39,13 @@ def make_trainer(model_dir=None, learning_rate_fn=None, model=None):
 # ---- SIGTERM ----
 
 
-def test_sigterm_stops_after_the_step_it_came_in(tmp_path):
+def test_sigterm_stops_after_the_step_it_came_in(monkeypatch):
+    """Of the steps that its progress bar counts."""
     trainer = make_trainer()
+    shown = []
+    monkeypatch.setattr(
+        progress, "track", lambda steps, *what: shown.append(what) or steps
+    )
 
     def batches():
         for number in range(10):
@@ -53,6 +58,7 @@ def test_sigterm_stops_after_the_step_it_came_in(tmp_path):
         trainer.train(batches(), 10, start_step=0)
     assert isinstance(stopped.value, SystemExit) and not stopped.value.code
     assert int(trainer.train_state.step) == 3
+    assert shown == [("train", 10)]
     trainer.close()
     assert signal.getsignal(signal.SIGTERM) is before
 
