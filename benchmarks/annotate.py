@@ -96,13 +96,14 @@ def name_pipeline(examples: list[tuple[str, str]]) -> spacy.Language:
     return nlp
 
 
-def tagger_pipeline(examples: list[tuple[str, str]]) -> spacy.Language:
-    """Returns a tagger of the default shape, not trained."""
+def save_tagger(folder: pathlib.Path, examples: list[tuple[str, str]]) -> pathlib.Path:
+    """Saves a tagger of the default shape, not trained; returns its folder."""
     nlp = spacy.blank("en")
     nlp.add_pipe(component.FACTORY)
     docs = [nlp.make_doc(text) for text, _ in examples[:10]]
     nlp.initialize(lambda: [Example(doc, doc) for doc in docs])
-    return nlp
+    nlp.to_disk(folder / "tagger")
+    return folder / "tagger"
 
 
 def shouting(text: str, inputs: str) -> list[tuple[int, int, str]]:
@@ -132,10 +133,11 @@ def main() -> None:
         ),
         "custom": shouting,
         "entities": entities.EntityAnnotator(args.pipeline or name_pipeline(examples)),
-        "toxicity": toxicity.ToxicityAnnotator(tagger_pipeline(examples)),
     }
     with tempfile.TemporaryDirectory() as name:
         folder = pathlib.Path(name)
+        tagger = save_tagger(folder, examples)
+        annotators["toxicity"] = toxicity.ToxicityAnnotator(tagger)
         vocabulary = made_up_vocabulary(folder, examples)
         rows = (
             {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import operator
 import traceback
@@ -54,20 +55,14 @@ def annotate_texts(
     That is an error of the annotator, or something returned that is no list of spans of
     the text.
     """
+    finds = [functools.partial(annotator, *pair) for pair in pairs]
     if hasattr(annotator, "pipe") and len(pairs) > 1:
-        try:
+        with contextlib.suppress(*RAISED):  # One by one, to find where it comes from.
             several = list(annotator.pipe(pairs))
-        except RAISED:  # One by one, to find the text that it comes from.
-            several = []
-        if len(several) == len(pairs):
-            return [
-                _check(annotator, text, lambda spans=spans: spans)
-                for spans, (text, _) in zip(several, pairs, strict=True)
-            ]
-    return [
-        _check(annotator, text, functools.partial(annotator, text, inputs))
-        for text, inputs in pairs
-    ]
+            if len(several) == len(pairs):
+                finds = [functools.partial(lambda spans: spans, s) for s in several]
+    texts = (text for text, _ in pairs)
+    return [_check(annotator, *each) for each in zip(texts, finds, strict=True)]
 
 
 def _check(annotator: Annotator, text: str, find: Callable[[], Any]) -> Found:
@@ -82,7 +77,8 @@ def _check(annotator: Annotator, text: str, find: Callable[[], Any]) -> Found:
     except UserError as error:
         return error
     except RAISED as error:
-        return _raised(error, annotator)
+        raised = describe(error)
+        return UserError(f"the annotator raised {raised} ({_place(error, annotator)})")
 
 
 def _check_span(span: Any, text: str) -> Span:
@@ -110,12 +106,12 @@ def _check_span(span: Any, text: str) -> Span:
     return start, end, label
 
 
-def _raised(error: BaseException, annotator: Any) -> UserError:
+def describe(error: BaseException) -> str:
+    """Returns the type and the message of what a user's code raised."""
     try:
-        text = f"{type(error).__name__}: {error}"
+        return f"{type(error).__name__}: {error}"
     except Exception:  # An exception of the user's own that cannot be printed.
-        text = type(error).__name__
-    return UserError(f"the annotator raised {text} ({_place(error, annotator)})")
+        return type(error).__name__
 
 
 def _place(error: BaseException, annotator: Any) -> str:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from t5patches.annotate.alignment import Span
-from t5patches.annotate.annotator import RAISED
+from t5patches.annotate.annotator import RAISED, describe
 from t5patches.errors import UserError
 from t5patches.interchange import claims
 
@@ -25,12 +25,7 @@ class CustomAnnotator:
     called; it may load a model. Its `pipe`, if it has one, is used for many texts.
     """
 
-    def __init__(
-        self,
-        name: str,
-        function: Callable[..., Any],
-        file: str | None = None,
-    ):
+    def __init__(self, name: str, function: Callable[..., Any], file: str | None):
         """Takes the function, the name by which `load` finds it, and its module's file.
 
         The settings have the content of the file; what that imports or reads is not
@@ -60,29 +55,29 @@ def load(name: str) -> CustomAnnotator:
     Raises:
       UserError: there is no such module or function, or it fails when it is loaded.
     """
-    module_name, separator, attribute = name.rpartition(":")
-    if not (separator and module_name and attribute):
+    module_name, _, attribute = name.rpartition(":")
+    if not (module_name and attribute):
         raise UserError(f"{name!r} names no function; {_HINT}")
     module = _module(module_name)
     function = getattr(module, attribute, None)
     if not callable(function):
-        what = (
-            "no function" if function is None else f"of type {type(function).__name__}"
-        )
-        raise UserError(f"{module_name}: {attribute!r} is {what} there; {_HINT}")
+        kind = "no function"
+        if function is not None:
+            kind = f"of type {type(function).__name__}"
+        raise UserError(f"{module_name}: {attribute!r} is {kind} there; {_HINT}")
     if inspect.isclass(function):
         try:
             function = function()
         except RAISED as error:
-            raise UserError(
-                f"{name}: making it raised {type(error).__name__}: {error}"
-            ) from error
+            raise UserError(f"{name}: making it raised {describe(error)}") from error
         if not callable(function):
             raise UserError(f"{name}: a class whose objects cannot be called; {_HINT}")
     return CustomAnnotator(name, function, getattr(module, "__file__", None))
 
 
 def _module(name: str) -> Any:
+    if name.endswith(".py") and not os.path.isfile(name):
+        raise UserError(f"{name}: no such file; {_HINT}")
     try:
         if name.endswith(".py"):
             return _module_of_file(name)
@@ -93,23 +88,16 @@ def _module(name: str) -> Any:
             return importlib.import_module(name)
         finally:
             sys.path.remove(os.getcwd())
-    except UserError:
-        raise
     except ModuleNotFoundError as error:
         if error.name and (name == error.name or name.startswith(f"{error.name}.")):
             raise UserError(f"{name}: no such module; {_HINT}") from error
-        raise UserError(
-            f"{name}: it imports {error.name!r}, which is missing"
-        ) from error
+        what = f"it imports {error.name!r}, which is missing"
+        raise UserError(f"{name}: {what}") from error
     except RAISED as error:
-        raise UserError(
-            f"{name}: importing it raised {type(error).__name__}: {error}"
-        ) from error
+        raise UserError(f"{name}: importing it raised {describe(error)}") from error
 
 
 def _module_of_file(path: str) -> Any:
-    if not os.path.isfile(path):
-        raise UserError(f"{path}: no such file; {_HINT}")
     name = f"t5patches_custom_{os.path.basename(path).removesuffix('.py')}"
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None and spec.loader is not None  # The name ends in .py.

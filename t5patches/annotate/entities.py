@@ -113,26 +113,18 @@ def _trim(text: str, start: int, end: int) -> tuple[int, int]:
     return start, possessive.start() if possessive else end
 
 
-def _entity_components(nlp: Any) -> list[str]:
-    return [
+def _entity_labels(nlp: Any) -> set[str]:
+    components = [
         name
         for name in nlp.pipe_names
         if any(part.startswith("doc.ents") for part in nlp.get_pipe_meta(name).assigns)
     ]
-
-
-def _entity_labels(nlp: Any) -> set[str]:
-    components = _entity_components(nlp)
     if not components:
         raise UserError(
             f"{_name(nlp)}: has no component that finds entities (it has: "
             f"{', '.join(nlp.pipe_names) or 'none'}); give a pipeline with 'ner'"
         )
-    return {
-        label
-        for name in components
-        for label in getattr(nlp.get_pipe(name), "labels", ())
-    }
+    return {label for name in components for label in nlp.pipe_labels.get(name, ())}
 
 
 def _switch_off(nlp: Any) -> None:
@@ -145,7 +137,7 @@ def _switch_off(nlp: Any) -> None:
         listeners = getattr(nlp.get_pipe(name), "listening_components", None)
         if factory in ("tok2vec", "transformer") and listeners is not None:
             off |= {name} if off.issuperset(listeners) else set()
-    nlp.disable_pipes(*off) if off else None
+    nlp.disable_pipes(*off)
 
 
 def _name(nlp: Any) -> str:

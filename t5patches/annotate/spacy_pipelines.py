@@ -5,7 +5,6 @@ from __future__ import annotations
 import abc
 import hashlib
 import os
-import pathlib
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -73,11 +72,18 @@ def load(source: Any, advice: str = "") -> Any:
 
 
 def digest(nlp: Any) -> str:
-    """Tells pipelines apart: by language, name, version, and files or else content."""
+    """Tells pipelines apart: by language, name, version, and files or else content.
+
+    Of the files in its folder only those count that spaCy loads: others, such as
+    `evaluation.json` of `t5patches tagger train`, may change while the pipeline stays.
+    """
     parts: dict[str, Any] = {k: nlp.meta.get(k) for k in ("lang", "name", "version")}
     if nlp.path is not None:
-        files = sorted(pathlib.Path(nlp.path).rglob("*"))
-        parts["files"] = claims.file_digest([p for p in files if p.is_file()])
+        loaded = {"config.cfg", "meta.json", "tokenizer", "vocab", *nlp.component_names}
+        files = (p for p in sorted(nlp.path.rglob("*")) if p.is_file())
+        parts["files"] = claims.file_digest(
+            [p for p in files if p.relative_to(nlp.path).parts[0] in loaded]
+        )
     else:  # Without its strings, to which every text may add some.
         content = nlp.to_bytes(exclude=["strings"])
         parts["content"] = hashlib.sha256(content).hexdigest()[:16]

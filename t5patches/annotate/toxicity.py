@@ -8,6 +8,7 @@ from typing import Any
 from t5patches.annotate import spacy_pipelines
 from t5patches.annotate.alignment import Span
 from t5patches.errors import UserError
+from t5patches.interchange import shards
 
 # Raised by one whenever the same probabilities come to mark other words.
 RULES = 1
@@ -22,15 +23,14 @@ class ToxicityAnnotator(spacy_pipelines.SpacyAnnotator):
 
     def __init__(
         self,
-        tagger: Any,
+        tagger: shards.PathLike,
         threshold: float = THRESHOLD,
         batch_size: int = spacy_pipelines.BATCH_SIZE,
     ):
         """Takes a tagger.
 
         Args:
-          tagger: the folder that `t5patches tagger train` wrote, or a pipeline of
-            `tagger.training.train`, which stays as it is.
+          tagger: the folder that `t5patches tagger train` wrote.
           threshold: probability from which a token is unwanted, in place of the
             trained one.
           batch_size: texts that go through the pipeline together.
@@ -44,14 +44,9 @@ class ToxicityAnnotator(spacy_pipelines.SpacyAnnotator):
         if not 0 <= threshold <= 1:
             raise UserError(f"threshold {threshold} is not between 0 and 1")
         super().__init__(tagger, load_tagger(tagger), batch_size)
-        trained = self.nlp.get_pipe(component.FACTORY)
-        # The pipeline's own stays at the threshold that was trained.
-        cfg = {**trained.cfg, "threshold": threshold}
-        self._tagger = component.SpanTagger(
-            self.nlp.vocab, trained.model, trained.name, **cfg
-        )
-        self.threshold = threshold
-        self._others = {"disable": [trained.name]}
+        cfg = self.nlp.get_pipe(component.FACTORY).cfg
+        cfg["threshold"] = self.threshold = threshold
+        self._label = cfg["label"]
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -66,18 +61,17 @@ class ToxicityAnnotator(spacy_pipelines.SpacyAnnotator):
     def pipe(self, pairs: Iterable[tuple[str, str]]) -> Iterator[list[Span]]:
         """Yields the unwanted spans of each (text, inputs); inputs do not matter."""
         texts = (text for text, _ in pairs)
-        docs = self.nlp.pipe(texts, batch_size=self.batch_size, **self._others)
-        for doc in self._tagger.pipe(docs, batch_size=self.batch_size):
+        for doc in self.nlp.pipe(texts, batch_size=self.batch_size):
             yield [
                 (span.start_char, span.end_char, span.label_)
-                for span in doc.spans[self._tagger.label]
+                for span in doc.spans[self._label]
             ]
 
     def __reduce__(self):
         return ToxicityAnnotator, (self.source, self.threshold, self.batch_size)
 
 
-def load_tagger(source: Any) -> Any:
+def load_tagger(folder: shards.PathLike) -> Any:
     """Returns the spaCy pipeline that `t5patches tagger train` wrote, by its folder.
 
     Raises:
@@ -86,10 +80,10 @@ def load_tagger(source: Any) -> Any:
     from t5patches.annotate.tagger import component
 
     advice = "give the folder that `t5patches tagger train` wrote"
-    nlp = spacy_pipelines.load(source, advice)
+    nlp = spacy_pipelines.load(folder, advice)
     if component.FACTORY not in nlp.pipe_names:
         raise UserError(
-            f"{source}: has no {component.FACTORY!r} (it has: "
+            f"{folder}: has no {component.FACTORY!r} (it has: "
             f"{', '.join(nlp.pipe_names) or 'none'}); make one with `t5patches tagger "
             "train`"
         )

@@ -275,8 +275,11 @@ def test_saved_and_loaded(trained, tagger, tmp_path):
     assert annotate_texts(annotator, pairs) == [annotator(t, "") for t, _ in pairs]
     again = pickle.loads(pickle.dumps(annotator))
     assert again(text, "") == [found] and again.settings == annotator.settings
-    nothing = toxicity.ToxicityAnnotator(tmp_path / "tagger", threshold=1.0)
-    assert nothing(text, "") == [] and nothing.settings != annotator.settings
+    # No word is certain, and the likeliest one of a text is marked or none.
+    pairs = [("a fool", ""), ("hm", "")]
+    low, high = (toxicity.ToxicityAnnotator(tmp_path / "tagger", t) for t in (0.0, 1.0))
+    assert all(annotate_texts(low, pairs)) and annotate_texts(high, pairs) == [[], []]
+    assert low.settings != high.settings != annotator.settings
     with pytest.raises(UserError, match="not between 0 and 1"):
         toxicity.ToxicityAnnotator(tmp_path / "tagger", threshold=3.0)
 
@@ -335,6 +338,7 @@ def test_commands(tmp_path, command, monkeypatch):
     names = sorted(path.name for path in tmp_path.iterdir())
     assert names == ["held.jsonl", "out", "train.jsonl"]
     results = json_files.read_json("out/evaluation.json")
+    made = toxicity.ToxicityAnnotator("out").settings
     assert results["training_posts"] == 60 and results["taken_out"] == 12
     status, output, _ = command(f"{train} out --compare")
     assert status == 0 and output.count("95 % interval") == 3
@@ -342,6 +346,8 @@ def test_commands(tmp_path, command, monkeypatch):
     compared = json_files.read_json("out/evaluation.json")
     assert results == {k: v for k, v in compared.items() if k != "plain_ner"}
     assert results["evaluation"]["posts"] == compared["plain_ner"]["posts"] == 12
+    # To `annotate` it is the same tagger: what was compared says nothing of it.
+    assert toxicity.ToxicityAnnotator("out").settings == made
 
     # Other settings, or a folder that no training made.
     status, _, error = command(f"{train} out --seed 1")
