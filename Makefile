@@ -11,7 +11,7 @@ quickstart: $(VENV)/installed
 	$(BIN)/t5patches quickstart $(ARGS)
 
 test: $(VENV)/installed
-	$(BIN)/python -m pytest --numprocesses auto --dist loadfile
+	$(BIN)/python -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
 
 lint: $(VENV)/linters
 	$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/basedpyright

@@ -13,48 +13,33 @@ from typing import NamedTuple
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 
-# From the top to the ground floor: a room imports only from the floors below its own.
-FLOORS: tuple[dict[str, tuple[str, ...]], ...] = (
-    {"cli": ("t5patches.cli", "t5patches.__main__")},
-    {"quickstart": ("t5patches.quickstart",)},
-    {"report": ("t5patches.report",), "evaluate": ("t5patches.evaluate",)},
-    {"run": ("t5patches.run",)},
-    {"annotate": ("t5patches.annotate",)},
-    {"tasks": ("t5patches.tasks",)},
-    {
-        "trainer": (
-            "t5patches.trainer",
-            "t5patches.frozen",
-            "t5patches.watch",
-            "t5patches.train_step",
-        )
-    },
-    {
-        "models": (
-            "t5patches.models",
-            "t5patches.feature_converters",
-            "t5patches.feature_converters_utils",
-        )
-    },
-    {"checkpoints": ("t5patches.checkpoints",)},
-    {"interchange": ("t5patches.interchange",)},
-    {
-        "losses": ("t5patches.losses", "t5patches.upstream_values"),
-        "network": (
-            "t5patches.network",
-            "t5patches.layers",
-            "t5patches.decoder_only",
-        ),
-    },
-    {
-        "base": (
-            "t5patches",
-            "t5patches.errors",
-            "t5patches.progress",
-            "t5patches._engine",
-        )
-    },
-)
+# From the top floor to the ground: a room imports only from the rooms below it.
+ROOMS: dict[str, tuple[str, ...]] = {
+    "cli": ("t5patches.cli", "t5patches.__main__"),
+    "quickstart": ("t5patches.quickstart",),
+    "report": ("t5patches.report",),
+    "evaluate": ("t5patches.evaluate",),
+    "run": ("t5patches.run",),
+    "annotate": ("t5patches.annotate",),
+    "tasks": ("t5patches.tasks",),
+    "trainer": ("t5patches.trainer", "t5patches.frozen", "t5patches.watch"),
+    "models": (
+        "t5patches.models",
+        "t5patches.feature_converters",
+        "t5patches.feature_converters_utils",
+    ),
+    "checkpoints": ("t5patches.checkpoints",),
+    "interchange": ("t5patches.interchange",),
+    "network": ("t5patches.network", "t5patches.layers", "t5patches.decoder_only"),
+    "losses": ("t5patches.losses", "t5patches.upstream_values"),
+    "base": (
+        "t5patches",
+        "t5patches.errors",
+        "t5patches.progress",
+        "t5patches._engine",
+    ),
+}
+FLOORS = {room: floor for floor, room in enumerate(ROOMS)}  # 0 is the top.
 FOLDERS = {"t5patches": "t5patches", "t5patches.tasks": "tasks"}
 
 
@@ -106,32 +91,26 @@ def _targets(
                 yield name if name in known else module
 
 
-def room_of(module: str) -> tuple[int, str]:
-    """Returns the floor (0 is the top) and the room of a module.
+def room_of(module: str) -> str:
+    """Returns the room of a module.
 
     Raises:
       KeyError: no room has it.
     """
-    best: tuple[int, int, str] | None = None
-    for floor, rooms in enumerate(FLOORS):
-        for room, names in rooms.items():
-            for name in names:
-                # The package's own face is no prefix: it would take in everything.
-                inside = name != "t5patches" and module.startswith(f"{name}.")
-                if (module == name or inside) and (not best or len(name) > best[0]):
-                    best = (len(name), floor, room)
-    if best is None:
-        raise KeyError(f"{module}: no room in docs/architecture.py has it")
-    return best[1:]
+    for room, names in ROOMS.items():
+        # The package's own face is no prefix: it would take in everything.
+        inside = (n for n in names if n != "t5patches" and module.startswith(f"{n}."))
+        if module in names or any(inside):
+            return room
+    raise KeyError(f"{module}: no room in docs/architecture.py has it")
 
 
 def arrows() -> set[tuple[str, str]]:
     """Returns which room imports which, what follows from others left out."""
-    direct: dict[str, set[str]] = {room: set() for f in FLOORS for room in f}
+    direct: dict[str, set[str]] = {room: set() for room in ROOMS}
     for source, target, _ in imports():
-        first, second = room_of(source)[1], room_of(target)[1]
-        if first != second and second != "base":
-            direct[first].add(second)
+        if room_of(target) not in (room_of(source), "base"):
+            direct[room_of(source)].add(room_of(target))
 
     def reach(room: str) -> set[str]:
         return direct[room].union(*(reach(below) for below in direct[room]))
@@ -151,61 +130,43 @@ def draw(path: pathlib.Path) -> None:
     matplotlib.use("Agg")
     from matplotlib import patches, pyplot
 
-    holds = {
-        room: ", ".join(
-            sorted(
-                {
-                    name.removeprefix(f"{prefix}.").partition(".")[0]
-                    for name in modules()
-                    for prefix in prefixes
-                    if name.startswith(f"{prefix}.") and prefix != "t5patches"
-                }
-                or {prefix.rpartition(".")[2] for prefix in prefixes}
-            )
+    figure, axes = pyplot.subplots(figsize=(10, 8))
+    for room, floor in FLOORS.items():
+        box = patches.FancyBboxPatch(
+            (0, -floor - 0.3),
+            8,
+            0.6,
+            boxstyle="round,pad=0.01",
+            facecolor="#eef3fa",
+            edgecolor="#44546a",
         )
-        for rooms in FLOORS
-        for room, prefixes in rooms.items()
-    }
-    figure, axes = pyplot.subplots(figsize=(10, 11))
-    boxes = {}
-    for floor, rooms in enumerate(FLOORS):
-        width = 9.0 / len(rooms)
-        for column, (room, _) in enumerate(rooms.items()):
-            left, y = column * width, -floor
-            boxes[room] = (left + width / 2, y)
-            axes.add_patch(
-                patches.FancyBboxPatch(
-                    (left + 0.15, y - 0.28),
-                    width - 0.3,
-                    0.56,
-                    boxstyle="round,pad=0.02",
-                    facecolor="#eef3fa" if room != "base" else "#f4f4f4",
-                    edgecolor="#44546a",
-                )
+        axes.add_patch(box)
+        axes.text(0.1, -floor, room, weight="bold", va="center", size=10)
+        held = {m.split(".")[-1] for m in modules() if room_of(m) == room}
+        held -= {room, "__main__"}
+        text = ", ".join(sorted(held))
+        if len(text) > 84:
+            text = f"{text[:84].rpartition(',')[0]}, …"
+        axes.text(1.5, -floor, text, va="center", size=8, color="#444")
+    lane = 8.0
+    style = {"arrowstyle": "-|>", "color": "#2f6db5", "shrinkA": 0, "shrinkB": 0}
+    for upper, lower in sorted(arrows(), key=lambda pair: FLOORS[pair[1]]):
+        start, end = -FLOORS[upper], -FLOORS[lower]
+        if start - end == 1:
+            ends = (4, end + 0.31), (4, start - 0.31)
+        else:  # In a lane of its own beside the house, past the floors between.
+            lane += 0.2
+            axes.plot(
+                [8, lane, lane],
+                [start - 0.1, start - 0.1, end + 0.1],
+                color=style["color"],
+                lw=1,
             )
-            axes.text(left + 0.3, y + 0.1, room, weight="bold", va="center", size=11)
-            text = holds[room]
-            limit = int(width * 13)
-            shown = text if len(text) <= limit else text[:limit].rpartition(",")[0]
-            shown += "" if shown == text else ", …"
-            axes.text(left + 0.3, y - 0.14, shown, va="center", size=8, color="#444")
-    for number, (upper, lower) in enumerate(sorted(arrows())):
-        (x, y), (x2, y2) = boxes[upper], boxes[lower]
-        far = y - y2 > 1.5
-        shift = (number % 7 - 3) * 0.25
-        axes.annotate(
-            "",
-            xy=(x2 + shift, y2 + 0.3),
-            xytext=(x + shift, y - 0.3),
-            arrowprops={
-                "arrowstyle": "-|>",
-                "color": "#2f6db5" if not far else "#9db8d9",
-                "connectionstyle": f"arc3,rad={0.25 if far else 0}",
-            },
-        )
-    axes.set(xlim=(-0.2, 9.2), ylim=(-len(FLOORS) + 0.4, 0.6))
+            ends = (8, end + 0.1), (lane, end + 0.1)
+        axes.annotate("", xy=ends[0], xytext=ends[1], arrowprops=style)
+    axes.set(xlim=(-0.1, lane + 0.2), ylim=(-len(ROOMS) + 0.5, 0.5))
     axes.axis("off")
-    figure.savefig(path, dpi=110, bbox_inches="tight")
+    figure.savefig(path, dpi=100, bbox_inches="tight")
     pyplot.close(figure)
 
 

@@ -24,6 +24,28 @@ if importlib.util.find_spec("apache_beam") is None:
     LEFT_OUT["beam"] = "apache-beam is not installed (the extra 'beam')"
 collect_ignore = list(LEFT_OUT)
 
+# Files with whole runs, the longest first: begun last, one would keep a worker busy
+# when the other has nothing left.
+LONGEST = (
+    "test_docs",
+    "test_readme",
+    "test_two_processes",
+    "test_watched_runs",
+    "test_trainer",
+    "test_job",
+    "test_sweep",
+    "test_decoder_only_runs",
+    "test_generation_runs",
+    "test_runs",
+    "test_network",
+)
+
+
+def pytest_collection_modifyitems(items):
+    """Puts the files with whole runs first."""
+    order = {name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: order.get(item.path.stem, len(LONGEST)))
+
 
 def pytest_terminal_summary(terminalreporter):
     """Says how many tests were left out, and why."""

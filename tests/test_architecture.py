@@ -15,9 +15,8 @@ IMPORTS = sorted(architecture.imports())
 def test_rooms_import_only_from_below():
     wrong = []
     for source, target, place in IMPORTS:
-        floor, room = architecture.room_of(source)
-        floor_below, room_below = architecture.room_of(target)
-        if room != room_below and floor >= floor_below:
+        room, below = architecture.room_of(source), architecture.room_of(target)
+        if room != below and architecture.FLOORS[room] >= architecture.FLOORS[below]:
             wrong.append(f"{place}: {room} imports {target}")
     assert not wrong
 
