@@ -48,7 +48,8 @@ def write_vocabulary(folder):
 def blocks(name, language=""):
     """The code blocks of a document that are of a language, or of none."""
     content = (ROOT / name).read_text()
-    return re.findall(rf"^```{language}\n(.*?)^```", content, re.M | re.S)
+    found = re.findall(r"^```(\w*)\n(.*?)^```$", content, re.M | re.S)
+    return [block for kind, block in found if kind == language]
 
 
 def words(commands, folder):
