@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from absl import logging
 from etils import epath
@@ -59,77 +61,68 @@ def annotate_files(
     return job.run(processes)
 
 
+@dataclasses.dataclass
 class Job:
     """A set of files to annotate, whose shards can be done anywhere, in any order.
 
+    When it is made, it checks the files and claims the output folder, with a UserError
+    if there are no predictions, or the folder holds another job's results.
+
     Attributes:
+      predictions: files as `shards.expand` takes them.
+      annotator: says which characters are unwanted.
+      output_dir: a folder of its own.
+      vocabulary: the one that the model generated with.
+      settings: what tells the annotator from others, where it does not say so in an
+        attribute `settings` as those of this package do: e.g. the name and version of a
+        function of yours.
+      only_annotated: keep only predictions with an unwanted id.
+      feature_lengths: lengths of `inputs` and `targets` in training; what they would
+        cut off is counted.
+      on_error: 'stop' raises at the first wrong line; 'skip' leaves out wrong lines and
+        missing shards and lists them.
       paths: the files.
-      sources: what the result of each depends on besides the settings: its content,
-        and how many lines the files before it have, since a line without an id is
-        named by its number.
-      settings: what the results of all depend on, as the folder's `settings.json`.
     """
 
-    def __init__(
-        self,
-        predictions: shards.PathLike | Sequence[shards.PathLike],
-        annotator: Annotator,
-        output_dir: shards.PathLike,
-        vocabulary: Any,
-        *,
-        settings: Mapping[str, Any] | None = None,
-        only_annotated: bool = False,
-        feature_lengths: Mapping[str, int] | None = None,
-        on_error: str = "stop",
-    ):
-        """Checks the files and claims the output folder.
+    predictions: shards.PathLike | Sequence[shards.PathLike]
+    annotator: Annotator
+    output_dir: shards.PathLike
+    vocabulary: Any
+    _: dataclasses.KW_ONLY
+    settings: Mapping[str, Any] | None = None
+    only_annotated: bool = False
+    feature_lengths: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    on_error: Literal["stop", "skip"] = "stop"
 
-        Args:
-          predictions: files as `shards.expand` takes them.
-          annotator: says which characters are unwanted.
-          output_dir: a folder of its own.
-          vocabulary: the one that the model generated with.
-          settings: what tells the annotator from others, where it does not say so in an
-            attribute `settings` as those of this package do: e.g. the name and version
-            of a function of yours.
-          only_annotated: keep only predictions with an unwanted id.
-          feature_lengths: lengths of `inputs` and `targets` in training; what they
-            would cut off is counted.
-          on_error: 'stop' raises at the first wrong line; 'skip' leaves out wrong lines
-            and missing shards and lists them.
-
-        Raises:
-          UserError: there are no predictions, or the folder holds another job's
-            results.
-        """
-        if on_error not in ("stop", "skip"):
-            raise ValueError(f"on_error must be 'stop' or 'skip', not {on_error!r}")
-        self._skips = on_error == "skip"
-        self._annotator = annotator
-        self._vocabulary = vocabulary
-        self._only_annotated = only_annotated
-        self._lengths = dict(feature_lengths or {})
-        self._folder = os.fspath(output_dir)
+    def __post_init__(self):
+        self._skips = self.on_error == "skip"
+        self._folder = os.fspath(self.output_dir)
         self._missing: list[UserError] = []
         self.paths = shards.expand(
-            predictions,
+            self.predictions,
             on_error=self._missing.append if self._skips else shards.raise_error,
         )
-        self.settings = {
+        # What the results of all depend on, as the folder's `settings.json`.
+        self._claimed = {
             "step": "annotate",
-            **settings_of(annotator, settings),
+            **settings_of(self.annotator, self.settings),
             "job_rules": RULES,
-            "vocabulary": _vocabulary_digest(vocabulary),
-            "only_annotated": only_annotated,
-            "feature_lengths": self._lengths,
+            "vocabulary": _vocabulary_digest(self.vocabulary),
+            "only_annotated": self.only_annotated,
+            "feature_lengths": dict(self.feature_lengths),
             "files": len(self.paths),
         }
-        self.sources = self._find_sources()
+        self._sources = self._find_sources()
         self._claim()
 
     def _find_sources(self) -> list[dict[str, Any]]:
+        """Returns what the result of each file depends on besides the settings.
+
+        That is its content, and how many lines the files before it have, since a line
+        without an id is named by its number.
+        """
         sources, before = [], 0
-        made_by = claims.fingerprint(self.settings)
+        made_by = claims.fingerprint(self._claimed)
         for path in self.paths:
             digest = claims.file_digest(path)
             sources.append(
@@ -153,7 +146,7 @@ class Job:
                     "folder"
                 )
         names = (f"{NAME}-*", STATISTICS)
-        claims.claim(self._folder, self.settings, results=names)
+        claims.claim(self._folder, self._claimed, results=names)
         made = [claims.findings(self._unit(index)) for index in indices]
         changed = [i for i in indices if made[i] and self._findings(i) is None]
         if changed and all(found and not found["skipped"] for found in made):
@@ -174,7 +167,7 @@ class Job:
         return [f"{self._unit(index)}{suffix}" for suffix in (".jsonl", ".tfrecord")]
 
     def _findings(self, index: int) -> dict[str, Any] | None:
-        return claims.findings(self._unit(index), self.sources[index])
+        return claims.findings(self._unit(index), self._sources[index])
 
     def _is_done(self, index: int) -> bool:
         found = self._findings(index)
@@ -185,7 +178,7 @@ class Job:
 
     def run(self, processes: int = 1) -> dict[str, Any]:
         """Annotates the files that are not done; returns the statistics of all."""
-        with workers.several(self._annotator, processes) as team:
+        with workers.several(self.annotator, processes) as team:
             for index in range(len(self.paths)):
                 self.run_shard(index, team)
         return self.finish()
@@ -205,23 +198,23 @@ class Job:
             logging.info("%s: there already, skipped", unit)
             return
         # Two jobs that begin at once may both find the folder free; one of them has it.
-        claims.check(self._folder, self.settings)
+        claims.check(self._folder, self._claimed)
         claims.unmark(unit)
-        statistics = Statistics(self._lengths)
+        statistics = Statistics(self.feature_lengths)
         on_error = statistics.skip if self._skips else shards.raise_error
-        team = team or workers.alone(self._annotator)
+        team = team or workers.alone(self.annotator)
         self._write(unit, self._annotated(index, team, on_error), statistics)
-        claims.mark_done(unit, statistics.findings(), self.sources[index])
+        claims.mark_done(unit, statistics.findings(), self._sources[index])
 
     def _annotated(
         self, index: int, team: workers.Workers, on_error: shards.OnError
     ) -> Iterator[AnnotatedPrediction]:
-        path, before = self.paths[index], self.sources[index]["lines_before"]
-        rows = _predictions(path, before, self._vocabulary, on_error)
+        path, before = self.paths[index], self._sources[index]["lines_before"]
+        rows = _predictions(path, before, self.vocabulary, on_error)
         rows = progress.track(rows, f"annotate {epath.Path(path).name}")
         for (where, row), found in workers.find(rows, team):
             try:
-                annotated = _with_spans(row, found, self._vocabulary)
+                annotated = _with_spans(row, found, self.vocabulary)
             except UserError as error:
                 on_error(UserError(f"{where}: {error}"))
             else:
@@ -234,10 +227,10 @@ class Job:
 
         def features() -> Iterator[dict[str, list[int]]]:
             for row in rows:
-                kept = any(row["target_annotations"]) or not self._only_annotated
+                kept = any(row["target_annotations"]) or not self.only_annotated
                 made: dict[str, list[int]] = {}
-                if kept or "inputs" in self._lengths:
-                    made = records.training_features(row, self._vocabulary)
+                if kept or "inputs" in self.feature_lengths:
+                    made = records.training_features(row, self.vocabulary)
                 statistics.count(row, made.get("inputs", []))
                 if kept:
                     lines.write(json_files.json_line(row))
@@ -254,8 +247,8 @@ class Job:
           UserError: every line of all files was wrong, or another job has written to
             the folder.
         """
-        claims.check(self._folder, self.settings)
-        totals = Statistics(self._lengths)
+        claims.check(self._folder, self._claimed)
+        totals = Statistics(self.feature_lengths)
         for error in self._missing:
             totals.skip(error)
         for index in range(len(self.paths)):
@@ -332,8 +325,6 @@ def _predictions(
 
 def _vocabulary_digest(vocabulary: Any) -> str:
     """Returns what tells vocabularies apart, wherever their files lie."""
-    import hashlib
-
     name = type(vocabulary).__name__
     model = getattr(vocabulary, "sp_model", b"") or b""
     digest = hashlib.sha256(model).hexdigest()[:16]

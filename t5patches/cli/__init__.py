@@ -91,15 +91,15 @@ def _dispatch(argv: list[str]) -> None:
 
 
 def _annotate(argv: list[str]) -> None:
-    from t5patches.cli import annotate, starting
+    from t5patches.cli import annotate
 
-    annotate.annotate(argv, starting.parser, starting.prepare)
+    annotate.annotate(argv)
 
 
 def _tagger(argv: list[str]) -> None:
-    from t5patches.cli import starting, tagger
+    from t5patches.cli import tagger
 
-    tagger.tagger(argv, starting.parser, starting.start_logging)
+    tagger.tagger(argv)
 
 
 def _quickstart(argv: list[str]) -> None:

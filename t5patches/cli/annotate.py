@@ -5,22 +5,22 @@ from __future__ import annotations
 import argparse
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
 
 from t5patches.annotate import (
     Annotator,
-    annotate_files,
     custom,
     entities,
+    job,
     occurrence,
     phrases,
     spacy_pipelines,
     toxicity,
 )
-from t5patches.cli.options import names, natural, positive, probability
+from t5patches.cli import starting
+from t5patches.cli.options import add_option, names, natural, positive, probability
 
-Parser = argparse.ArgumentParser
-Add = Callable[..., None]  # `_add`, of a parser.
+Add = Callable[..., None]  # `add_option`, of a parser.
+Make = Callable[[argparse.Namespace], Annotator]
 
 _FILES = """\
 reads   predictions (JSON lines, also gzipped, with inputs, prediction, target_tokens,
@@ -35,53 +35,44 @@ writes  to the output folder, a shard for each file of predictions:
 Typed again, it skips the shards that are there if nothing has changed."""
 
 
-def annotate(
-    argv: list[str], parser: Callable[[str, str], Parser], prepare: Callable[[], None]
-) -> None:
-    """Runs `t5patches annotate`.
-
-    Args:
-      argv: the words after it.
-      parser: makes a parser from a command's name and description.
-      prepare: called before something heavy is imported.
-    """
-    top = parser("annotate", "Marks what is unwanted in predictions.")
+def annotate(argv: list[str]) -> None:
+    """Runs `t5patches annotate`."""
+    top = starting.parser("annotate", "Marks what is unwanted in predictions.")
     top.epilog = "`t5patches annotate phrases --help` says what it reads and writes."
-    kinds = top.add_subparsers(metavar="ANNOTATOR", dest="annotator", required=True)
-    for name, kind in ANNOTATORS.items():
-        files = _FILES.format(reads=kind.reads)
+    kinds = top.add_subparsers(metavar="ANNOTATOR", required=True)
+    for name, (add_options, summary, description, reads) in ANNOTATORS.items():
         own = kinds.add_parser(
             name,
-            help=kind.summary,
-            description=f"{kind.description}\n\n{files}",
+            help=summary,
+            description=f"{description}\n\n{_FILES.format(reads=reads)}",
             formatter_class=top.formatter_class,
         )
-        kind.add_options(functools.partial(_add, own))
-        _add_shared(own)
+        add = functools.partial(add_option, own)
+        own.set_defaults(make=add_options(add))
+        _add_shared(add)
     args, beam_flags = top.parse_known_args(argv)
     if beam_flags and not args.runner:
         top.error(f"unrecognized arguments: {' '.join(beam_flags)}")
-    prepare()
+    starting.prepare()
     from t5patches.interchange import records
 
-    lengths = {"inputs": args.inputs_length, "targets": args.targets_length}
-    options = {
-        "only_annotated": args.only_annotated,
-        "feature_lengths": {name: n for name, n in lengths.items() if n is not None},
-        "on_error": args.on_error,
-    }
-    annotator = ANNOTATORS[args.annotator].make(args)
-    vocabulary = records.load_vocabulary(args.vocabulary, args.extra_ids)
-    files_and_annotator = (args.predictions, annotator, args.output, vocabulary)
+    run = functools.partial(job.Job.run, processes=args.processes)
     if args.runner:
         from t5patches.annotate import beam
 
         flags = [f"--runner={args.runner}", *beam_flags]
-        stats = beam.annotate_files(*files_and_annotator, flags=flags, **options)
-    else:
-        stats = annotate_files(
-            *files_and_annotator, processes=args.processes, **options
-        )
+        run = functools.partial(beam.run, flags=flags)
+    lengths = {"inputs": args.inputs_length, "targets": args.targets_length}
+    files = job.Job(
+        args.predictions,
+        args.make(args),
+        args.output,
+        records.load_vocabulary(args.vocabulary, args.extra_ids),
+        only_annotated=args.only_annotated,
+        feature_lengths={name: n for name, n in lengths.items() if n is not None},
+        on_error=args.on_error,
+    )
+    stats = run(files)
     print(
         f"{stats['examples']:,} predictions, "
         f"{100 * stats['share_with_unwanted']:.1f} % with something unwanted "
@@ -91,35 +82,23 @@ def annotate(
     )
 
 
-def _add(parser: Parser, option: str, value: str, text: str, **how: Any) -> None:
-    """Adds an option with a value, which is required unless `how` says otherwise."""
-    how = how or {"required": True}
-    parser.add_argument(option, metavar=value, help=text, **how)
-
-
-def _add_shared(parser: Parser) -> None:
-    add = functools.partial(_add, parser)
+def _add_shared(add: Add) -> None:
     text = "files, patterns, or the prefix of a sharded set"
     add("--predictions", "FILE", text, required=True, nargs="+")
     add("--output", "FOLDER", "a folder of its own")
     add("--vocabulary", "FILE", "the model's SentencePiece file, or 'bytes' for ByT5")
     text = "sentinel ids after the vocabulary (T5: 100; default: %(default)s)"
     add("--extra-ids", "N", text, type=natural, default=0)
-    parser.add_argument(
-        "--only-annotated",
-        action="store_true",
-        help="keep only predictions with something unwanted",
-    )
+    text = "keep only predictions with something unwanted"
+    add("--only-annotated", None, text, action="store_true")
     for name in ("inputs", "targets"):
         text = f"length of {name} in training; what it cuts off is counted"
         add(f"--{name}-length", "N", text, type=natural)
-    parser.add_argument(
-        "--on-error",
-        choices=["stop", "skip"],
-        default="stop",
-        help="what to do at a wrong line (default: %(default)s); 'skip' leaves it out "
-        "and lists it in skipped.txt",
+    text = (
+        "what to do at a wrong line (default: %(default)s); 'skip' leaves it out "
+        "and lists it in skipped.txt"
     )
+    add("--on-error", None, text, choices=["stop", "skip"], default="stop")
     text = "processes that share the work (default: %(default)s)"
     add("--processes", "N", text, type=positive, default=1)
     text = (
@@ -129,22 +108,26 @@ def _add_shared(parser: Parser) -> None:
     add("--runner", "NAME", text, default=None)
 
 
-# --------------------------------------------------------------------------- annotators
+# The annotators: each function adds an annotator's own options, and returns what makes
+# it from the arguments.
 
 
-def _add_phrases(add: Add) -> None:
+def _phrases(add: Add) -> Make:
     add("--phrases", "FILE", "text file, a phrase per line, # for comments, \\# for #")
+    return lambda args: phrases.load(args.phrases)
 
 
-def _add_entities(add: Add) -> None:
+def _entities(add: Add) -> Make:
     text = "a spaCy pipeline, by name or folder (default: %(default)s)"
     add("--pipeline", "NAME", text, default=entities.PIPELINE)
     text = "entities to consider, e.g. PERSON,GPE,DATE (default: all)"
     add("--labels", "A,B", text, type=names)
     _add_batch_size(add)
+    make = entities.EntityAnnotator
+    return lambda args: make(args.pipeline, args.labels, args.batch_size)
 
 
-def _add_toxicity(add: Add) -> None:
+def _toxicity(add: Add) -> Make:
     add("--tagger", "FOLDER", "what `t5patches tagger train` wrote")
     text = (
         "probability from which a word is marked (default: %(default)s); the one that "
@@ -153,6 +136,8 @@ def _add_toxicity(add: Add) -> None:
     )
     add("--threshold", "P", text, type=probability, default=toxicity.THRESHOLD)
     _add_batch_size(add)
+    make = toxicity.ToxicityAnnotator
+    return lambda args: make(args.tagger, args.threshold, args.batch_size)
 
 
 def _add_batch_size(add: Add) -> None:
@@ -161,26 +146,9 @@ def _add_batch_size(add: Add) -> None:
     add("--batch-size", "N", text, type=positive, default=default)
 
 
-def _add_custom(add: Add) -> None:
+def _custom(add: Add) -> Make:
     add("--function", "MODULE:NAME", "my_module:function or my_file.py:function")
-
-
-class _Kind(NamedTuple):
-    """An annotator as the command has it.
-
-    Attributes:
-      summary: of a few words.
-      description: its help begins with this.
-      reads: what it reads besides predictions.
-      add_options: adds its own options.
-      make: makes it from the arguments.
-    """
-
-    summary: str
-    description: str
-    reads: str
-    add_options: Callable[[Add], None]
-    make: Callable[[argparse.Namespace], Annotator]
+    return lambda args: custom.load(args.function)
 
 
 _PHRASES = (
@@ -201,37 +169,31 @@ imports is not seen: then give another folder.
 
     def shouting(text, inputs):
         return [(*m.span(), "shout") for m in re.finditer("[A-Z]{3,}", text)]"""
+# Name -> what adds its options, its summary, the first lines of its help, and what it
+# reads besides predictions.
 ANNOTATORS = {
-    "phrases": _Kind(
+    "phrases": (
+        _phrases,
         "every occurrence of a phrase of a list",
         _PHRASES,
         " and a list of phrases",
-        _add_phrases,
-        lambda args: phrases.load(args.phrases),
     ),
-    "entities": _Kind(
+    "entities": (
+        _entities,
         "names, numbers and dates that the input does not mention",
         _ENTITIES,
         "",
-        _add_entities,
-        lambda args: entities.EntityAnnotator(
-            args.pipeline, args.labels, args.batch_size
-        ),
     ),
-    "toxicity": _Kind(
+    "toxicity": (
+        _toxicity,
         "what a trained tagger marks (`t5patches tagger train`)",
         _TOXICITY,
         " and a tagger",
-        _add_toxicity,
-        lambda args: toxicity.ToxicityAnnotator(
-            args.tagger, args.threshold, args.batch_size
-        ),
     ),
-    "custom": _Kind(
+    "custom": (
+        _custom,
         "what a Python function of yours returns",
         _CUSTOM,
         " and a Python module",
-        _add_custom,
-        lambda args: custom.load(args.function),
     ),
 }

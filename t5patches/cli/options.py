@@ -1,6 +1,29 @@
-"""Values of options: each function reads one word of the command line."""
+"""Options of the commands, and their values: each type reads one word."""
 
 import argparse
+from typing import Any
+
+
+def add_option(
+    parser: argparse.ArgumentParser,
+    option: str,
+    value: str | None,
+    text: str,
+    **how: Any,
+) -> None:
+    """Adds an option, which is required unless `how` says otherwise.
+
+    Args:
+      parser: of the command.
+      option: its name, with the hyphens.
+      value: what its value is called in the help; None if it has none, or choices.
+      text: its help.
+      how: other arguments of `add_argument`.
+    """
+    how = how or {"required": True}
+    if value is not None:
+        how["metavar"] = value
+    parser.add_argument(option, help=text, **how)
 
 
 def names(text: str) -> list[str]:

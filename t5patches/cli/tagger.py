@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 from collections.abc import Callable
 from typing import Any
 
 from t5patches.annotate.toxicity import THRESHOLD
-from t5patches.cli.options import natural, positive, probability
+from t5patches.cli import starting
+from t5patches.cli.options import add_option, natural, positive, probability
 from t5patches.errors import UserError
-
-Parser = argparse.ArgumentParser
 
 _DATA = """\
 reads   posts: CSV with columns spans ("[8, 9, 10]", character offsets) and text, as
@@ -38,11 +38,9 @@ over posts), with a 95 % bootstrap interval.
 writes  one line of JSON to standard output"""
 
 
-def tagger(
-    argv: list[str], parser: Callable[[str, str], Parser], prepare: Callable[[], None]
-) -> None:
-    """Runs `t5patches tagger`; the arguments are those of `annotate`."""
-    top = parser("tagger", "Trains and evaluates a tagger of unwanted words.")
+def tagger(argv: list[str]) -> None:
+    """Runs `t5patches tagger`."""
+    top = starting.parser("tagger", "Trains and evaluates a tagger of unwanted words.")
     commands = top.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for name, summary, description, add_options, run in (
         ("train", "from posts with marked characters", _TRAIN, _add_training, _train),
@@ -55,32 +53,21 @@ def tagger(
             formatter_class=top.formatter_class,
         )
         command.set_defaults(run=run)
-        command.add_argument(
-            "--data", required=True, nargs="+", metavar="FILE", help="posts"
-        )
-        command.add_argument(
-            "--tfds_data_dir", metavar="FOLDER", help="of TensorFlow Datasets"
-        )
-        add_options(command.add_argument)
+        add = functools.partial(add_option, command)
+        add("--data", "FILE", "posts", required=True, nargs="+")
+        add("--tfds_data_dir", "FOLDER", "of TensorFlow Datasets", default=None)
+        add_options(add)
     args = top.parse_args(argv)
-    prepare()
+    starting.start_logging()
     args.run(args)
 
 
-def _add_training(add: Callable[..., Any]) -> None:
-    add("--output", required=True, metavar="FOLDER", help="a folder of its own")
-    add(
-        "--evaluate",
-        nargs="+",
-        default=[],
-        metavar="FILE",
-        help="posts to report F1 on; they are taken out of the training posts",
-    )
-    add(
-        "--compare",
-        action="store_true",
-        help="also train spaCy's plain NER on the same posts and report its F1",
-    )
+def _add_training(add: Callable[..., None]) -> None:
+    add("--output", "FOLDER", "a folder of its own")
+    text = "posts to report F1 on; they are taken out of the training posts"
+    add("--evaluate", "FILE", text, nargs="+", default=[])
+    text = "also train spaCy's plain NER on the same posts and report its F1"
+    add("--compare", None, text, action="store_true")
     for name, kind, default, text in (
         ("label", str, "toxic", "of what is marked"),
         ("language", str, "en", "of spaCy's tokenizer"),
@@ -89,7 +76,7 @@ def _add_training(add: Callable[..., Any]) -> None:
         ("seed", natural, 0, "of weights, order and the posts held out"),
     ):
         text += " (default: %(default)s)"
-        add(f"--{name}", type=kind, default=default, help=text)
+        add(f"--{name}", None, text, type=kind, default=default)
 
 
 def _train(args: argparse.Namespace) -> None:
@@ -125,20 +112,13 @@ def _line(name: str, result: dict[str, Any]) -> str:
     )
 
 
-def _add_evaluation(add: Callable[..., Any]) -> None:
-    add(
-        "--tagger",
-        required=True,
-        metavar="FOLDER",
-        help="what `t5patches tagger train` wrote",
+def _add_evaluation(add: Callable[..., None]) -> None:
+    add("--tagger", "FOLDER", "what `t5patches tagger train` wrote")
+    text = (
+        "probability from which a word is marked (default: the one that training "
+        f"chose; `annotate toxicity` has {THRESHOLD})"
     )
-    add(
-        "--threshold",
-        type=probability,
-        metavar="P",
-        help="probability from which a word is marked (default: the one that training "
-        f"chose; `annotate toxicity` has {THRESHOLD})",
-    )
+    add("--threshold", "P", text, type=probability)
 
 
 def _evaluate(args: argparse.Namespace) -> None:

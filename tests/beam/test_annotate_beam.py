@@ -8,7 +8,7 @@ import spacy
 from small_vocabulary import small_vocabulary
 
 from t5patches import cli
-from t5patches.annotate import annotate_files, beam, entities, phrases
+from t5patches.annotate import beam, entities, job, phrases
 from t5patches.errors import UserError
 from t5patches.interchange import json_files, records, shards
 
@@ -53,14 +53,12 @@ def entity_annotator(tmp_path):
 )
 def test_same_output(tmp_path, make, vocabulary):
     predictions, annotator = write(tmp_path, vocabulary), make(tmp_path)
-    options = {"only_annotated": True}
-    plain = annotate_files(
-        predictions, annotator, tmp_path / "plain", vocabulary, **options
-    )
-    on_beam = beam.annotate_files(
-        predictions, annotator, tmp_path / "beam", vocabulary, flags=FLAGS, **options
-    )
-    assert plain == on_beam and plain["written"] > 0
+    jobs = [
+        job.Job(predictions, annotator, tmp_path / n, vocabulary, only_annotated=True)
+        for n in ("plain", "beam")
+    ]
+    plain = jobs[0].run()
+    assert plain == beam.run(jobs[1], FLAGS) and plain["written"] > 0
     assert contents(tmp_path / "plain") == contents(tmp_path / "beam")
 
 
@@ -70,12 +68,11 @@ def test_a_wrong_line_is_named_once_and_the_other_files_are_done(tmp_path):
     with open(shards.shard_path(predictions, 1, 3), "a") as file:
         file.write("{\n")
     arguments = (predictions, phrases.PhraseAnnotator(["fool"]), tmp_path / "out")
-    options = {"flags": FLAGS}
     with pytest.raises(UserError, match=r"00001-of-00003\.jsonl:5: not valid JSON"):
-        beam.annotate_files(*arguments, vocabulary, **options)
+        beam.run(job.Job(*arguments, vocabulary), FLAGS)
     done = [f"annotated-0000{i}-of-00003{s}" for i in (0, 2) for s in SUFFIXES]
     assert sorted(os.listdir(tmp_path / "out")) == sorted([*done, "settings.json"])
-    stats = beam.annotate_files(*arguments, vocabulary, **options, on_error="skip")
+    stats = beam.run(job.Job(*arguments, vocabulary, on_error="skip"), FLAGS)
     assert stats["skipped"] == 1 and stats["examples"] == 12
 
 
