@@ -20,8 +20,8 @@ from .annotated import (
     filtered_task,
     negative_task,
 )
-from .datasets import civil_comments_spans_task, civil_comments_task, xsum_task
-from .texts import text_task
+from .comments import civil_comments_spans_task, civil_comments_task
+from .texts import text_task, xsum_task
 
 __all__ = [
     "annotated_task",

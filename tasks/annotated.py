@@ -12,6 +12,7 @@ What a task makes of the same records is its kind:
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import os
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -70,12 +71,15 @@ def annotated_task(
         raise UserError(f"kind must be one of {', '.join(KINDS)}, not {kind!r}")
     files, name = plain(files), name or kind
     output_vocabulary = output_vocabulary or vocabulary
-    features = {name: seqio.Feature(output_vocabulary) for name in KINDS[kind].targets}
+    targets = dict.fromkeys(KINDS[kind].targets, seqio.Feature(output_vocabulary))
+    features = {"inputs": seqio.Feature(vocabulary), **targets}
+    preprocessors = [*KINDS[kind].preprocessors]
     more: dict[str, int | None] = dict.fromkeys(KINDS[kind].reads)
     if kind == "annotated":
         features["target_annotations"] = MARKS
         if negative_token_ids:
             more["negative_token_ids"] = negative_token_ids
+            preprocessors.append(_fill_negative_token_ids)
             features["negative_token_ids"] = seqio.Feature(
                 output_vocabulary, add_eos=False, rank=2
             )
@@ -100,17 +104,28 @@ def annotated_task(
         check,
         source=source,
         preprocessors=[
-            *([_rows_of(negative_token_ids)] if "negative_token_ids" in more else []),
-            *KINDS[kind].preprocessors,
+            *preprocessors,
             to_features,
             seqio.CacheDatasetPlaceholder(),
             end_inputs_with_eos,
         ],
-        output_features={"inputs": seqio.Feature(vocabulary), **features},
+        output_features=features,
         shuffle_buffer_size=shuffle_buffer_size,
     )
 
 
+def _with_its_arguments(function: Callable[..., str]) -> Callable[..., str]:
+    """Gives a function the signature of `annotated_task` without its kind.
+
+    So gin says at once which argument it does not have.
+    """
+    signature = inspect.signature(annotated_task)
+    *arguments, _ = signature.parameters.values()
+    function.__signature__ = signature.replace(parameters=arguments)
+    return function
+
+
+@_with_its_arguments
 def filtered_task(*args: Any, **kwargs: Any) -> str:
     """Registers the annotated examples without an unwanted token; returns the name.
 
@@ -122,6 +137,7 @@ def filtered_task(*args: Any, **kwargs: Any) -> str:
     return annotated_task(*args, **kwargs, kind="filtered")
 
 
+@_with_its_arguments
 def corrective_task(*args: Any, **kwargs: Any) -> str:
     """Registers annotated examples with corrected outputs as targets; returns the name.
 
@@ -133,6 +149,7 @@ def corrective_task(*args: Any, **kwargs: Any) -> str:
     return annotated_task(*args, **kwargs, kind="corrective")
 
 
+@_with_its_arguments
 def negative_task(*args: Any, **kwargs: Any) -> str:
     """Registers annotated examples with the features of google/t5patches' converters.
 
@@ -166,51 +183,43 @@ def _log_counts(what: str, paths: list[str], lengths: Mapping[str, int]) -> None
             )
 
 
+@seqio.map_over_dataset
 def to_features(
-    dataset: tf.data.Dataset, output_features: Mapping[str, seqio.Feature]
-) -> tf.data.Dataset:
-    """Returns the examples with the task's features alone, as int32."""
-    return dataset.map(
-        lambda example: {k: tf.cast(example[k], tf.int32) for k in output_features},
-        num_parallel_calls=tf.data.AUTOTUNE,
-    )
+    example: _Example, output_features: Mapping[str, seqio.Feature]
+) -> dict[str, tf.Tensor]:
+    """Takes the task's features of an example alone, as int32."""
+    return {name: tf.cast(example[name], tf.int32) for name in output_features}
 
 
-def _rows_of(k: int) -> _Map:
-    """Gives the negative token ids of a position a row of their own."""
-
-    def reshape(example: _Example) -> dict[str, tf.Tensor]:
-        ids = example["negative_token_ids"]
-        shape = [tf.size(example["targets"]), k]
-        rows = (
-            tf.reshape(ids, shape) if tf.size(ids) > 0 else tf.zeros(shape, ids.dtype)
-        )
-        return {**example, "negative_token_ids": rows}
-
-    return lambda dataset: dataset.map(reshape, num_parallel_calls=tf.data.AUTOTUNE)
+@seqio.map_over_dataset
+def _fill_negative_token_ids(example: _Example) -> dict[str, tf.Tensor]:
+    """A record without any has none at each position."""
+    ids = example["negative_token_ids"]
+    missing = tf.size(example["targets"]) - tf.shape(ids)[0]
+    return {**example, "negative_token_ids": tf.pad(ids, [[0, missing], [0, 0]])}
 
 
 def _only_clean(dataset: tf.data.Dataset) -> tf.data.Dataset:
     return dataset.filter(lambda x: tf.reduce_sum(x["target_annotations"]) == 0)
 
 
-def _correct(dataset: tf.data.Dataset) -> tf.data.Dataset:
-    """Adds both outputs of an example; one that is an EOS alone is none."""
+@seqio.map_over_dataset
+def _correct(example: _Example) -> dict[str, tf.Tensor]:
+    """Adds both outputs of an example."""
+    generated, given = example["targets"], example["corrected_targets"]
+    kept = tf.boolean_mask(generated, example["target_annotations"] == 0)
+    corrected = given if tf.size(given) > 0 else kept
+    return {
+        "inputs": example["inputs"],
+        "targets": corrected,
+        "corrected_targets": corrected,
+        "negative_targets": generated,
+    }
 
-    def correct(example: _Example) -> dict[str, tf.Tensor]:
-        generated, given = example["targets"], example["corrected_targets"]
-        kept = tf.boolean_mask(generated, example["target_annotations"] == 0)
-        corrected = given if tf.size(given) > 0 else kept
-        return {
-            "inputs": example["inputs"],
-            "targets": corrected,
-            "corrected_targets": corrected,
-            "negative_targets": generated,
-        }
 
-    return dataset.map(correct, num_parallel_calls=tf.data.AUTOTUNE).filter(
-        lambda example: tf.size(example["targets"]) > 1
-    )
+def _not_empty(dataset: tf.data.Dataset) -> tf.data.Dataset:
+    """Leaves out outputs that are an EOS alone."""
+    return dataset.filter(lambda example: tf.size(example["targets"]) > 1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -229,7 +238,7 @@ class Kind:
 
 
 _CORRECTED: dict[str, Any] = dict(
-    preprocessors=(_correct,), reads=("corrected_targets",)
+    preprocessors=(_correct, _not_empty), reads=("corrected_targets",)
 )
 KINDS = {
     "annotated": Kind(),
@@ -239,20 +248,15 @@ KINDS = {
 }
 
 
+@seqio.map_over_dataset
 def end_inputs_with_eos(
-    dataset: tf.data.Dataset,
+    example: _Example,
     output_features: Mapping[str, seqio.Feature],
     sequence_length: Mapping[str, int] | None = None,
-) -> tf.data.Dataset:
+) -> dict[str, tf.Tensor]:
     """Cuts inputs so that they end with EOS, as they did when the model generated."""
-    limit = (sequence_length or {}).get("inputs")
-    if limit is None:
-        return dataset
-    eos_id = output_features["inputs"].vocabulary.eos_id
-
-    def cut(example: _Example) -> dict[str, tf.Tensor]:
-        inputs = example["inputs"]
-        ended = tf.concat([inputs[: limit - 1], [eos_id]], axis=0)
-        return {**example, "inputs": ended if tf.size(inputs) > limit else inputs}
-
-    return dataset.map(cut, num_parallel_calls=tf.data.AUTOTUNE)
+    inputs, limit = example["inputs"], (sequence_length or {}).get("inputs")
+    if limit is not None and tf.size(inputs) > limit:
+        eos_id = output_features["inputs"].vocabulary.eos_id
+        inputs = tf.concat([inputs[: limit - 1], [eos_id]], axis=0)
+    return {**example, "inputs": inputs}

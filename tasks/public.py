@@ -17,8 +17,9 @@ Annotated generations are one's own, and so is a module that names them::
 
 from t5patches.interchange.vocabularies import SentencePieceVocabulary
 
-from .datasets import civil_comments_spans_task, civil_comments_task, xsum_task
+from .comments import civil_comments_spans_task, civil_comments_task
 from .metrics import exact_match, rouge
+from .texts import xsum_task
 
 VOCABULARY = SentencePieceVocabulary(
     "gs://t5-data/vocabs/cc_all.32000.100extra/sentencepiece.model"

@@ -18,15 +18,14 @@ SHUFFLE_BUFFER_SIZE = 10_000
 # Looks at a split before it is read, given the feature lengths; says what is wrong.
 Check = Callable[[str, Mapping[str, int]], None]
 
-# What each of our names was registered with: the same again changes nothing, something
-# else replaces it (a process can run several jobs).
-_registered: dict[str, tuple[Any, ...]] = {}
-
 
 def register(
     name: str, spec: tuple[Any, ...], check: Check | None = None, **task: Any
 ) -> str:
     """Adds a task to SeqIO's registry; returns its name.
+
+    The same again changes nothing, something else replaces it: a process can run
+    several jobs.
 
     Args:
       name: of the task, of letters, digits, dots and underscores.
@@ -37,33 +36,35 @@ def register(
     Raises:
       UserError: the name is no name, or another's.
     """
-    if _registered.get(name) == spec and name in seqio.TaskRegistry.names():
-        return name
-    if name in seqio.TaskRegistry.names() and name not in _registered:
-        raise UserError(f"a task called {name!r} is registered already; choose a name")
-    seqio.TaskRegistry.remove(name)
+    if name in seqio.TaskRegistry.names():
+        there = seqio.TaskRegistry.get(name)
+        if not isinstance(there, CheckedTask):
+            raise UserError(
+                f"a task called {name!r} is registered already; choose a name"
+            )
+        if there.spec == spec:
+            return name
+        seqio.TaskRegistry.remove(name)
+    # Unless told, or where the source shuffles as a whole.
+    whole = task["source"].performs_internal_shuffling
+    task = {"shuffle_buffer_size": None if whole else SHUFFLE_BUFFER_SIZE, **task}
     try:
-        seqio.TaskRegistry.add(name, task_cls=CheckedTask, check=check, **task)
+        task |= {"task_cls": CheckedTask, "spec": spec, "check": check}
+        seqio.TaskRegistry.add(name, **task)
     except ValueError as error:
         raise UserError(f"task {name!r}: {error}") from error
-    _registered[name] = spec
     return name
 
 
 class CheckedTask(seqio.Task):
     """A task that looks at its files first, and whose every epoch is shuffled anew."""
 
-    def __init__(self, name: str, *, check: Check | None, **kwargs: Any):
+    def __init__(self, name: str, spec: Any, check: Check | None, **kwargs: Any):
         super().__init__(name, **kwargs)
-        self._check = check
+        self.spec, self._check = spec, check
 
     def get_dataset(
-        self,
-        sequence_length: Mapping[str, int] | None = None,
-        split: str = "train",
-        use_cached: bool = False,
-        shuffle: bool = True,
-        **kwargs: Any,
+        self, sequence_length=None, split="train", use_cached=False, shuffle=True, **kw
     ) -> tf.data.Dataset:
         lengths = dict(sequence_length or {})
         if "targets" in lengths:  # Counts for what else there is for each target.
@@ -73,11 +74,11 @@ class CheckedTask(seqio.Task):
         if self._check and split in self.splits and not use_cached:
             self._check(split, lengths)
         # SeqIO's cache in memory would freeze the first shuffle.
-        kwargs["try_in_mem_cache"] = False
-        ds = super().get_dataset(lengths or None, split, use_cached, shuffle, **kwargs)
+        kw["try_in_mem_cache"] = False
+        ds = super().get_dataset(lengths or None, split, use_cached, shuffle, **kw)
         if shuffle and use_cached and self._shuffle_buffer_size is None:
             # The source, which shuffles, is not read.
-            ds = ds.shuffle(SHUFFLE_BUFFER_SIZE, kwargs.get("seed"))
+            ds = ds.shuffle(SHUFFLE_BUFFER_SIZE, kw.get("seed"))
         return ds
 
 

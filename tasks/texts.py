@@ -1,7 +1,13 @@
-"""Text pairs of a user's own files as a task."""
+"""Text pairs as a task: of a user's own files, and of XSUM.
+
+References:
+  XSUM: Narayan, Cohen, Lapata, Don't Give Me the Details, Just the Summary!, EMNLP 2018
+  Sizes: Zhang, Ranganath, Tafvizi, https://arxiv.org/abs/2406.13660
+"""
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -12,8 +18,10 @@ from absl import logging
 from t5patches.interchange.shards import Row
 from t5patches.interchange.tables import id_field, text_field
 
-from .registry import SHUFFLE_BUFFER_SIZE, plain, register
-from .sources import Files, FileSource
+from .registry import plain, register
+from .sources import Files, FileSource, TfdsSource
+
+XSUM_SIZES = {"train": 203_577, "validation": 11_305, "test": 11_301}
 
 
 def text_task(
@@ -52,6 +60,44 @@ def text_task(
         vocabulary,
         output_vocabulary,
         metric_fns=metric_fns,
+    )
+
+
+def xsum_task(
+    name: str,
+    vocabulary: seqio.Vocabulary,
+    files: Files | None = None,
+    tfds_name: str = "xsum:1.1.0",
+    metric_fns: Sequence[Callable[..., Any]] = (),
+) -> str:
+    """Registers XSUM, `document` to `summary`, as a task; returns its name.
+
+    How many examples a split has is said in the log where it is not the paper's number.
+
+    Args:
+      name: of the task.
+      vocabulary: of documents and summaries.
+      files: by split, JSON-lines, CSV or Parquet files with `document`, `summary` and,
+        if they have one, `id`; None reads TFDS's copy, which somebody must have made
+        (TFDS cannot download it).
+      tfds_name: of that copy. Its examples have no id and are called `split:index`.
+      metric_fns: SeqIO metric functions.
+    """
+    if files is None:
+        source: seqio.DataSource = TfdsSource(tfds_name, {s: s for s in XSUM_SIZES})
+        names = {"inputs": "document", "targets": "summary"}
+        names["id_pretokenized"] = "id_pretokenized"
+        first = [functools.partial(seqio.preprocessors.rekey, key_map=names)]
+    else:
+        source, first = text_source(plain(files), "document", "summary", "id"), []
+    return register_text(
+        name,
+        ("xsum", files and plain(files), tfds_name),
+        source,
+        vocabulary,
+        preprocessors=first,
+        metric_fns=metric_fns,
+        paper_sizes=XSUM_SIZES,
     )
 
 
@@ -97,13 +143,12 @@ def register_text(
     sizes = dict(paper_sizes or {})
 
     def compare_size(split: str, lengths: Mapping[str, int]) -> None:
-        found = source.num_input_examples(split) if split in sizes else None
-        if found is None:
+        if split not in sizes or (found := source.num_input_examples(split)) is None:
             return
         expected = sizes.pop(split)  # Said once.
-        level = logging.INFO if found == expected else logging.WARNING
-        logging.log(level, "Task %s, split %s: %d examples; the paper has %d",
-                    name, split, found, expected)  # fmt: skip
+        log = logging.info if found == expected else logging.warning
+        what = "Task %s, split %s: %d examples; the paper has %d"
+        log(what, name, split, found, expected)
 
     output_vocabulary = output_vocabulary or vocabulary
     return register(
@@ -122,7 +167,4 @@ def register_text(
             "targets": seqio.Feature(output_vocabulary),
         },
         metric_fns=list(metric_fns),
-        shuffle_buffer_size=(
-            None if source.performs_internal_shuffling else SHUFFLE_BUFFER_SIZE
-        ),
     )

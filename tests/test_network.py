@@ -201,9 +201,16 @@ def test_there_is_a_gin_file_for_every_size():
 @pytest.mark.parametrize("name", [*SHAPES, "t5_1_0_tiny", "t5_1_1_tiny"])
 def test_gin_files_build_the_model(name, clean_gin):
     gin.parse_config_files_and_bindings(
-        [f"models/{name}.gin"], ["DROPOUT_RATE = 0.25", "VOCABULARY_PATH = 'v.model'"]
+        [f"models/{name}.gin"],
+        [
+            "DROPOUT_RATE = 0.25",
+            "VOCABULARY_PATH = 'v.model'",
+            "seqio.SentencePieceVocabulary.extra_ids = 100",
+        ],
     )
     model = copy.deepcopy(gin.query_parameter("%MODEL"))
+    assert model.input_vocabulary.sentencepiece_model_file == "v.model"
+    assert model.input_vocabulary.extra_ids == 100
     config = model.module.config
     first = name.startswith("t5_1_0")
     assert isinstance(model.module, network.Transformer)

@@ -320,6 +320,20 @@ def test_files_are_checked_once_for_each_of_their_states(tmp_path, monkeypatch):
     assert len(read(name)) == 5 and len(checked) == 2
 
 
+@pytest.mark.parametrize("function", ["filtered", "corrective", "negative"])
+def test_gin_says_at_once_what_a_task_does_not_take(function):
+    import gin
+
+    head = "from __gin__ import dynamic_registration\nfrom t5patches import tasks\n"
+    try:
+        gin.parse_config(f"{head}tasks.{function}_task.vocabulary = 1")
+        for wrong in ("colour", "kind"):
+            with pytest.raises(ValueError, match=f"parameter named '{wrong}'"):
+                gin.parse_config(f"{head}tasks.{function}_task.{wrong} = 1")
+    finally:
+        gin.clear_config()
+
+
 def test_from_gin(tmp_path):
     import gin
 

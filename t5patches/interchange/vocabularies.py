@@ -16,3 +16,14 @@ class SentencePieceVocabulary(seqio.SentencePieceVocabulary):
         if not isinstance(other, seqio.SentencePieceVocabulary):
             return False
         return super().__eq__(other) or self.sp_model == other.sp_model
+
+
+def by_pieces(vocabulary: seqio.SentencePieceVocabulary) -> SentencePieceVocabulary:
+    """Returns the same vocabulary, settings and all, compared by its pieces.
+
+    Through it gin's bindings of `seqio.SentencePieceVocabulary` (`extra_ids`) reach the
+    model's vocabulary.
+    """
+    same = SentencePieceVocabulary.__new__(SentencePieceVocabulary)
+    same.__setstate__(vocabulary.__getstate__())
+    return same

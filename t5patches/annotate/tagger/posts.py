@@ -64,14 +64,14 @@ def _rows(
         return
     import seqio
 
-    from t5patches.tasks import tfds
+    from t5patches.tasks import sources
 
     if tfds_data_dir is not None:
         seqio.set_tfds_data_dir_override(os.fspath(tfds_data_dir))
     name, _, split = path.removeprefix(TFDS).rpartition("/")
     if not name:
         raise UserError(f"{path}: give data set and split, {TFDS}NAME/SPLIT")
-    source = tfds.TfdsSource(name, {split: split})
+    source = sources.TfdsSource(name, {split: split})
     for example in source.get_dataset(split, shuffle=False).as_numpy_iterator():
         where = f"{path} ({example['id_pretokenized'].decode()})"
         row = {key: example[key].tolist() for key in ("spans",) if key in example}
