@@ -156,7 +156,7 @@ class Job:
                 "or remove this one"
             )
         if not all(map(self._is_done, indices)):  # Those there are an earlier call's.
-            _remove(os.path.join(self._folder, STATISTICS))
+            (epath.Path(self._folder) / STATISTICS).unlink(missing_ok=True)
 
     def _unit(self, index: int) -> str:
         """Returns the path of a shard's results, without suffix."""
@@ -171,7 +171,8 @@ class Job:
 
     def _is_done(self, index: int) -> bool:
         found = self._findings(index)
-        if found is None or not all(map(shards.is_complete, self._files(index))):
+        files = map(epath.Path, self._files(index))
+        if found is None or not all(path.is_file() for path in files):
             return False
         # What an earlier call skipped must be an error now, if errors are asked for.
         return self._skips or not found["skipped"]
@@ -264,13 +265,13 @@ class Job:
             with shards.atomic_write(listed) as file:
                 file.writelines(f"{line}\n" for line in totals.skipped)
         else:
-            _remove(listed)
+            listed.unlink(missing_ok=True)
         report = totals.report()
         if not report["examples"]:
             for index in range(len(self.paths)):
                 claims.unmark(self._unit(index))
                 for path in self._files(index):
-                    _remove(path)
+                    epath.Path(path).unlink(missing_ok=True)
             raise UserError(
                 f"no line is right (wrong: {report['skipped']}); the first: "
                 f"{totals.skipped[0]}"
@@ -293,11 +294,6 @@ def _with_spans(row: Prediction, found: Found, vocabulary: Any) -> AnnotatedPred
         "annotations": spans,
         "target_annotations": marks,
     }
-
-
-def _remove(path: shards.PathLike) -> None:
-    for name in (os.fspath(path), shards.completion_marker(path)):
-        epath.Path(name).unlink(missing_ok=True)
 
 
 def _line_count(path: str) -> int:

@@ -20,36 +20,25 @@ _PARAMS = "target/"  # The parameters' place among a checkpoint's arrays.
 def check_whole(path: epath.PathLike) -> None:
     """Raises a UserError unless `path` is the folder of a complete checkpoint."""
     path = epath.Path(path)
-    there_is = finding.there_is
-    if epath.Path(f"{path}.index").exists():
-        return  # TensorFlow's, which T5X reads.
-    if not path.is_dir():
-        siblings = path.parent.iterdir() if path.parent.is_dir() else ()
-        if any(p.name.startswith(path.name + _TEMPORARY) for p in siblings):
-            raise _half_written(path)
-        raise UserError(f"there is no checkpoint {path}{there_is(path.parent)}")
-    if _TEMPORARY in path.name:
-        raise _half_written(path)
     legacy = finding.is_legacy(path)
-    if legacy and _engine.name() == "t5x":
-        return  # T5X knows more of its older formats.
-    if not finding.STEP.fullmatch(path.name):
-        raise UserError(
-            f"{path} is not the folder of a checkpoint (checkpoint_<step>)"
-            f"{there_is(path)}"
-        )
+    if epath.Path(f"{path}.index").exists() or legacy and _engine.name() == "t5x":
+        return  # TensorFlow's, or an older format of T5X's: T5X knows more of them.
+    others = finding.there_is(path.parent)
+    if path.is_dir():
+        if not finding.STEP.fullmatch(path.name) and _TEMPORARY not in path.name:
+            raise UserError(
+                f"{path} is not the folder of a checkpoint (checkpoint_<step>)"
+                f"{finding.there_is(path)}"
+            )
+    elif not any(path.parent.glob(f"{path.name}{_TEMPORARY}*")):
+        raise UserError(f"there is no checkpoint {path}{others}")
     state = path / "state"
     parts = [state / "_METADATA", state / "manifest.ocdbt"]
     whole = legacy or (state / "checkpoint").exists() or all(p.exists() for p in parts)
-    if not (whole and finding.is_committed(path)):
-        raise _half_written(path)
-
-
-def _half_written(path: epath.Path) -> UserError:
-    return UserError(
-        f"checkpoint {path} was not written to its end, or lost files since"
-        f"{finding.there_is(path.parent)}"
-    )
+    if not whole or _TEMPORARY in path.name or not finding.is_committed(path):
+        raise UserError(
+            f"checkpoint {path} was not written to its end, or lost files since{others}"
+        )
 
 
 def identity(path: epath.PathLike) -> str:

@@ -9,28 +9,13 @@ Nothing heavy is imported before a command needs it: `t5patches --help` must be 
 from __future__ import annotations
 
 import argparse
-import errno
 import io
 import os
+import pkgutil
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
-from t5patches.cli import evaluation, t5x_scripts
 from t5patches.errors import UserError
-
-Command = Callable[[list[str]], None]
-
-# A file that is a folder's place, a folder that cannot be written to, a full disk.
-_USERS_FAULTS = {
-    errno.EACCES,
-    errno.EEXIST,
-    errno.EISDIR,
-    errno.ENOENT,
-    errno.ENOSPC,
-    errno.ENOTDIR,
-    errno.EPERM,
-    errno.EROFS,
-}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -48,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except OSError as error:
-        if error.filename is None or error.errno not in _USERS_FAULTS:
+        if error.filename is None:  # Not about a file or folder of the user's.
             raise
         print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)
         return 2
@@ -75,7 +60,8 @@ def _dispatch(argv: list[str]) -> None:
         # Each command parses what follows itself, so that none is imported for another.
         commands.add_parser(name, help=summary, add_help=False)
     if argv and argv[0] in COMMANDS:
-        COMMANDS[argv[0]][0](argv[1:])
+        place, _ = COMMANDS[argv[0]]
+        pkgutil.resolve_name(f"t5patches.cli.{place}")(argv[1:])
         return
     args = parser.parse_args(argv)
     if args.version:
@@ -87,35 +73,21 @@ def _dispatch(argv: list[str]) -> None:
     raise SystemExit(2)
 
 
-# The commands, each of which imports its room when it is given.
-
-
-def _annotate(argv: list[str]) -> None:
-    from t5patches.cli import annotate
-
-    annotate.annotate(argv)
-
-
-def _tagger(argv: list[str]) -> None:
-    from t5patches.cli import tagger
-
-    tagger.tagger(argv)
-
-
-def _quickstart(argv: list[str]) -> None:
-    from t5patches.cli import quickstart
-
-    quickstart.quickstart(argv)
-
-
-COMMANDS: dict[str, tuple[Command, str]] = {
-    "quickstart": (_quickstart, "the whole job, on a made-up corpus or your own data"),
-    "train": (t5x_scripts.train, "fine-tune or update a model"),
-    "generate": (t5x_scripts.generate, "write a model's outputs as predictions"),
-    "annotate": (_annotate, "mark what is unwanted in predictions"),
-    "tagger": (_tagger, "train a tagger of unwanted words for annotate toxicity"),
-    "evaluate": (evaluation.evaluate, "compare outputs before and after an update"),
-    "report": (evaluation.report, "write the report of an evaluation"),
-    "infer": (t5x_scripts.infer, "run a model over a task, as T5X does"),
-    "eval": (t5x_scripts.evaluate, "compute a task's metrics, as T5X does"),
+# Name -> where its function is, which is imported when it is given; what it does.
+COMMANDS = {
+    "quickstart": (
+        "quickstart:quickstart",
+        "the whole job, on a made-up corpus or your own data",
+    ),
+    "train": ("t5x_scripts:train", "fine-tune or update a model"),
+    "generate": ("t5x_scripts:generate", "write a model's outputs as predictions"),
+    "annotate": ("annotate:annotate", "mark what is unwanted in predictions"),
+    "tagger": (
+        "tagger:tagger",
+        "train a tagger of unwanted words for annotate toxicity",
+    ),
+    "evaluate": ("evaluation:evaluate", "compare outputs before and after an update"),
+    "report": ("evaluation:report", "write the report of an evaluation"),
+    "infer": ("t5x_scripts:infer", "run a model over a task, as T5X does"),
+    "eval": ("t5x_scripts:evaluate", "compute a task's metrics, as T5X does"),
 }

@@ -67,13 +67,12 @@ def _run(script: str, argv: list[str], what: str, writes: str) -> None:
     from t5patches.run import scripts
 
     if not argv or argv[0] in ("-h", "--help"):
-        checkpoint, flags = (
-            scripts.SCRIPTS[script].checkpoint,
-            scripts.flag_help(script),
+        checkpoint = scripts.SCRIPTS[script].checkpoint
+        flags = scripts.flag_help(script)
+        text = _HELP.format(
+            what=what, checkpoint=checkpoint, writes=writes, flags=flags
         )
-        print(
-            _HELP.format(what=what, checkpoint=checkpoint, writes=writes, flags=flags)
-        )
+        print(text)
         raise SystemExit(0 if argv else 2)
     starting.prepare()
     scripts.run(script, argv)

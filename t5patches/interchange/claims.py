@@ -17,7 +17,7 @@ from etils import epath
 
 from t5patches.errors import UserError, shorten
 from t5patches.interchange.json_files import read_json, write_json
-from t5patches.interchange.shards import PathLike, completion_marker, is_complete
+from t5patches.interchange.shards import PathLike
 
 SETTINGS = "settings.json"
 
@@ -67,25 +67,19 @@ def claim(
         and no record.
     """
     path = epath.Path(os.fspath(folder))
-    record, wanted = path / name, json.loads(json.dumps(dict(settings)))
-    made = sorted(
-        found.name
-        for pattern in results
-        for found in (path.glob(pattern) if path.is_dir() else ())
-        if found.name != name
-    )
-    if made and not record.is_file():
-        raise UserError(
-            f"{path}: has {made[0]}, but no {name} that says what it was made with; "
-            "give another output folder or remove this one"
-        )
-    claimed = made or (
-        record.is_file() and read_json(record).get("step") != wanted.get("step")
-    )
-    if claimed:
+    record = path / name
+    globs = [path.glob(pattern) for pattern in results] if path.is_dir() else []
+    made = sorted(found.name for glob in globs for found in glob if found.name != name)
+    if not record.is_file():
+        if made:
+            raise UserError(
+                f"{path}: has {made[0]}, but no {name} that says what it was made "
+                "with; give another output folder or remove this one"
+            )
+    elif made or read_json(record).get("step") != settings.get("step"):
         check(folder, settings, name)
-    else:
-        write_json(record, wanted)
+        return
+    write_json(record, dict(settings))
 
 
 def check(folder: PathLike, settings: Mapping[str, Any], name: str = SETTINGS) -> None:
@@ -95,13 +89,12 @@ def check(folder: PathLike, settings: Mapping[str, Any], name: str = SETTINGS) -
       UserError: another command has claimed it with other settings (which are named).
     """
     path = epath.Path(os.fspath(folder))
-    found, wanted = read_json(path / name), json.loads(json.dumps(dict(settings)))
+    found, wanted = read_json(path / name), _as_json(settings)
     if found != wanted:
-        keys = sorted(set(found) | set(wanted))
-        differing = [key for key in keys if found.get(key) != wanted.get(key)]
         changes = "; ".join(
             f"{key} was {shorten(found.get(key))}, now {shorten(wanted.get(key))}"
-            for key in differing
+            for key in sorted(found.keys() | wanted.keys())
+            if found.get(key) != wanted.get(key)
         )
         raise UserError(
             f"{path}: made with other settings ({changes}); give another output folder "
@@ -142,20 +135,24 @@ def findings(
       UserError: the mark is none of ours.
     """
     mark = _mark(unit)
-    if not is_complete(mark):
+    if not mark.is_file():
         return None
     found = read_json(mark)
     if not {"source", "findings"} <= set(found):
         raise UserError(f"{mark}: does not say what is done; remove it")
-    same = source is None or found["source"] == json.loads(json.dumps(dict(source)))
+    same = source is None or found["source"] == _as_json(source)
     return found["findings"] if same else None
 
 
 def unmark(unit: PathLike) -> None:
     """Takes a mark away, if there is one: the piece is about to be made anew."""
-    for path in (_mark(unit), completion_marker(_mark(unit))):
-        epath.Path(path).unlink(missing_ok=True)
+    _mark(unit).unlink(missing_ok=True)
 
 
-def _mark(unit: PathLike) -> str:
-    return f"{os.fspath(unit)}.done.json"
+def _mark(unit: PathLike) -> epath.Path:
+    return epath.Path(f"{os.fspath(unit)}.done.json")
+
+
+def _as_json(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns settings as they are read again: tuples become lists."""
+    return json.loads(json.dumps(dict(settings)))

@@ -132,9 +132,8 @@ def check_prediction(
     """
     if isinstance(row.get("inputs"), dict):
         row = _from_t5x(row, where, index, vocabulary)
-    for field in ("inputs", "prediction", "corrected"):
-        if field != "corrected" or field in row:
-            tables.text_field(row, field, where)
+    for field in ("inputs", "prediction", *({"corrected"} & row.keys())):
+        tables.text_field(row, field, where)
     checked = {**row, "id": tables.id_field(row, "id", where)}
     if not checked["id"]:
         raise UserError(
@@ -225,10 +224,10 @@ def _is_int(value: Any) -> TypeGuard[int]:
 def _check_tokens(tokens: Any, where: str, vocabulary: Any) -> None:
     if not isinstance(tokens, list) or not all(map(_is_int, tokens)):
         raise UserError(f"{where}: field 'target_tokens' must be a list of ids")
-    limit = None if vocabulary is None else max_vocabulary_size(vocabulary)
+    limit = float("inf") if vocabulary is None else max_vocabulary_size(vocabulary)
     for token in tokens:
-        if token < 0 or (limit is not None and token >= limit):
-            size = "" if limit is None else f" of {limit} ids"
+        if not 0 <= token < limit:
+            size = "" if vocabulary is None else f" of {limit} ids"
             raise UserError(
                 f"{where}: field 'target_tokens' has id {token}, outside the "
                 f"vocabulary{size}; give the vocabulary that the model generated with"
@@ -238,11 +237,10 @@ def _check_tokens(tokens: Any, where: str, vocabulary: Any) -> None:
             f"{where}: field 'target_tokens' begins with padding (id 0); Hugging Face "
             "writes the decoder's start token first: leave it out"
         )
-    eos_id = None if vocabulary is None else vocabulary.eos_id
-    if eos_id is not None and eos_id in tokens[:-1]:
+    if vocabulary is not None and vocabulary.eos_id in tokens[:-1]:
         raise UserError(
-            f"{where}: field 'target_tokens' goes on after EOS (id {eos_id}); "
-            "it must end there"
+            f"{where}: field 'target_tokens' goes on after EOS (id "
+            f"{vocabulary.eos_id}); it must end there"
         )
 
 

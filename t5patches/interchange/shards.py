@@ -13,7 +13,7 @@ import os
 import platform
 import re
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from etils import epath
 
@@ -121,49 +121,25 @@ def _check_no_shard_missing(paths: Sequence[str], on_error: OnError) -> None:
             )
 
 
-def _rename_is_atomic(path: str) -> bool:
-    return "://" not in path
-
-
-def completion_marker(path: PathLike) -> str:
-    """Returns the name of the marker that says a file on an object store is whole."""
-    return f"{os.fspath(path)}.COMPLETED"
-
-
-def is_complete(path: PathLike) -> bool:
-    """Says whether `path` was wholly written by `atomic_write`."""
-    text = os.fspath(path)
-    wanted = [text] if _rename_is_atomic(text) else [text, completion_marker(text)]
-    return all(epath.Path(part).is_file() for part in wanted)
-
-
 @contextlib.contextmanager
 def atomic_path(path: PathLike) -> Iterator[str]:
     """Yields a temporary name that becomes `path` if the block ends well.
 
-    Readers never see a half-written file: on a local disk by rename; on an object
-    store, where a rename is a copy, by a completion marker written last
-    (`is_complete`). If the block raises, the temporary file goes and what stood at
-    `path` stays.
+    Readers never see a half-written file: a rename on a local disk is atomic, and an
+    object store shows no object before it is whole. If the block raises, the temporary
+    file goes and what stood at `path` stays.
     """
-    text = os.fspath(path)
-    target = epath.Path(text)
+    target = epath.Path(os.fspath(path))
     target.parent.mkdir(parents=True, exist_ok=True)
     # Two processes may be at it, on several machines: each has a name of its own.
     temporary = target.parent / f".{target.name}.{_OWNER}-{os.getpid()}.tmp"
-    atomic, marker = _rename_is_atomic(text), epath.Path(completion_marker(text))
-    if atomic:
-        _remove_leftovers(target)
-    else:
-        marker.unlink(missing_ok=True)
+    _remove_leftovers(target)
     try:
         yield os.fspath(temporary)
         temporary.replace(target)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-    if not atomic:
-        marker.write_text("")
 
 
 def _remove_leftovers(target: epath.Path) -> None:
@@ -179,15 +155,13 @@ def _remove_leftovers(target: epath.Path) -> None:
 
 
 @contextlib.contextmanager
-def atomic_write(path: PathLike, mode: str = "w") -> Iterator[Any]:
+def atomic_write(path: PathLike, mode: Literal["w", "wb"] = "w") -> Iterator[Any]:
     """Opens a file for writing that appears under its name only when it is whole.
 
     Args:
       path: where the file shall stand; its folder is made.
       mode: 'w' (text, UTF-8) or 'wb'.
     """
-    if mode not in ("w", "wb"):
-        raise ValueError(f"mode must be 'w' or 'wb', not {mode!r}")
     with atomic_path(path) as temporary:
         # Always opened as bytes: epath has no encoding argument on every backend.
         with epath.Path(temporary).open("wb") as raw:

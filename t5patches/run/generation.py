@@ -24,25 +24,17 @@ from t5patches.interchange import claims, json_files, records, shards
 _OUTPUT_NAME = re.compile(r"^(?P<stem>.+)\.(?P<suffix>\w+)-(?P<shard>\d+-of-\d+)$")
 _CHUNK_NAME = re.compile(r"-chunk\d+$")
 
-# What the results do not depend on: macros of gin files, ours and T5X's, and arguments.
-_FREE_MACROS = (
-    "SHARD_ID",
-    "BATCH_SIZE",
-    "CHUNK_BATCHES",
-    "NUM_PARTITIONS",
-    "NUM_SHARDS",
-    "CHECKPOINT_PATH",
-    "INFER_OUTPUT_DIR",
-)
-_FREE_ARGUMENTS = (
-    "infer.shard_id",
-    "infer.num_shards",
-    "infer.output_dir",
-    "infer.checkpoint_period",
-    "DatasetConfig.batch_size",
-    "RestoreCheckpointConfig.path",
-    "PjitPartitioner.num_partitions",
-)
+# What the results do not depend on: arguments, and the macros that our gin files and
+# T5X's bind them to.
+_FREE = {
+    "infer.shard_id": "SHARD_ID",
+    "infer.num_shards": "NUM_SHARDS",
+    "infer.output_dir": "INFER_OUTPUT_DIR",
+    "infer.checkpoint_period": "CHUNK_BATCHES",
+    "DatasetConfig.batch_size": "BATCH_SIZE",
+    "RestoreCheckpointConfig.path": "CHECKPOINT_PATH",
+    "PjitPartitioner.num_partitions": "NUM_PARTITIONS",
+}
 
 
 def write_predictions(
@@ -185,9 +177,8 @@ def claim_output(arguments: Mapping[str, Any], bindings: Mapping[str, str]) -> N
 
     cfg, folder = arguments["dataset_cfg"], epath.Path(arguments["output_dir"])
     index, count = arguments["shard_id"], arguments["num_shards"]
-    checkpoint = arguments["restore_checkpoint_cfg"].path
     settings = {
-        "checkpoint": contents.identity(checkpoint),
+        "checkpoint": contents.identity(arguments["restore_checkpoint_cfg"].path),
         "num_shards": count,
         **{name: text for name, text in bindings.items() if not _is_free(name)},
     }
@@ -205,8 +196,7 @@ def claim_output(arguments: Mapping[str, Any], bindings: Mapping[str, str]) -> N
         )
         shard = f"{index:05d}-of-{count:05d}"
         if arguments["merge_chunked_results"]:
-            made = f"{name}.{arguments['file_extension']}-{shard}"
-            _forget_removed(folder, made)
+            _forget_removed(folder, f"{name}.{arguments['file_extension']}-{shard}")
         _claim_chunks(folder / f"tmp-{task.name}-{shard}", chunks)
 
 
@@ -223,7 +213,7 @@ def _claim_chunks(folder: epath.Path, settings: Mapping[str, int]) -> None:
 
 def _is_free(binding: str) -> bool:
     argument = ".".join(binding.rpartition("/")[2].split(".")[-2:])
-    return binding in _FREE_MACROS or argument in _FREE_ARGUMENTS
+    return argument in _FREE or binding in _FREE.values()
 
 
 def _forget_removed(folder: epath.Path, inference_name: str) -> None:

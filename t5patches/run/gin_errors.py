@@ -25,9 +25,14 @@ _PARSE_ERRORS = (OSError, NameError, AttributeError, ValueError, ImportError, Ty
 
 @contextlib.contextmanager
 def in_our_words(find: Callable[[Exception], UserError | None]) -> Iterator[None]:
-    """Raises, for what the block raises, the error that `find` has for it, if any."""
+    """Raises, for what the block raises, the error that `find` has for it, if any.
+
+    An error of ours is raised without what gin has appended to it.
+    """
     try:
         yield
+    except UserError as error:
+        raise UserError(_without_calls(error)) from error
     except Exception as error:
         known = find(error)
         if known is None:
@@ -42,8 +47,6 @@ def parse_error(error: Exception) -> UserError | None:
     in the configuration.
     """
     message = _without_calls(error)
-    if isinstance(error, UserError):
-        return UserError(message)
     if isinstance(error, SyntaxError):
         place = f"{error.filename or 'a binding'}, line {error.lineno}"
         return UserError(_with_line(f"{place}: {error.msg}", error.text))
@@ -121,11 +124,7 @@ def evaluation_error(error: Exception) -> UserError | None:
         at = f"{scope}/{configurable}" if scope else configurable
         where = f" of {at}" if at and at not in first_line else ""
         return UserError(f"not set in the gin files: {missing}{where}\n  {first_line}")
-    if (
-        isinstance(error, UserError)
-        or calls
-        and isinstance(error, OSError | ImportError)
-    ):
+    if calls and isinstance(error, OSError | ImportError):
         return UserError(_without_calls(error))
     return None
 
@@ -133,13 +132,11 @@ def evaluation_error(error: Exception) -> UserError | None:
 def run_error(error: Exception, bindings: Mapping[str, str]) -> UserError | None:
     """Returns what a user can put right of what a run raised, or None.
 
-    It is an error of ours, without what gin has appended, or TensorFlow's about a file
-    or a bucket that cannot be read or written.
+    It is an error of TensorFlow's about a file or a bucket that cannot be read or
+    written.
     """
     import tensorflow as tf
 
-    if isinstance(error, UserError):
-        return UserError(_without_calls(error))
     if not isinstance(
         error,
         tf.errors.FailedPreconditionError

@@ -7,7 +7,7 @@ import difflib
 import importlib
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from absl import logging
@@ -62,13 +62,15 @@ def check(script: str, arguments: dict[str, Any], bindings: Mapping[str, str]) -
     for name in ("train_eval_dataset_cfg", "infer_eval_dataset_cfg"):
         if cfg := arguments.get(name):
             _check_task(cfg.mixture_or_task_name)
-    path = _starting_checkpoint(script, arguments)
+    own = finding.steps(arguments["model_dir"]) if script == "train" else []
+    if own:
+        _check_total_steps(arguments, own[-1])
+        path = _latest(arguments["model_dir"], own)
+    else:
+        path = _given_checkpoint(script, restore_config(arguments))
     if path is None:
         return
     contents.check_whole(path)
-    if script == "train":
-        _check_total_steps(arguments)
-    own = script == "train" and finding.steps(arguments["model_dir"])
     if not own and restore_config(arguments).state_transformation_fns:
         return  # The checkpoint's names are not the model's.
     initializer_cls = arguments["train_state_initializer_cls"]
@@ -115,12 +117,12 @@ def _literal(text: str) -> Any:
         return None
 
 
-def _check_total_steps(arguments: Mapping[str, Any]) -> None:
-    steps, total = finding.steps(arguments["model_dir"]), arguments["total_steps"]
-    if steps and not arguments.get("relative_steps") and steps[-1] > total:
+def _check_total_steps(arguments: Mapping[str, Any], step: int) -> None:
+    if not arguments.get("relative_steps") and step > arguments["total_steps"]:
         raise UserError(
-            f"{arguments['model_dir']} is at step {steps[-1]} and training ends at "
-            f"{total}: train for more steps, or give another MODEL_DIR"
+            f"{arguments['model_dir']} is at step {step} and training ends at "
+            f"{arguments['total_steps']}: train for more steps, or give another "
+            "MODEL_DIR"
         )
 
 
@@ -131,13 +133,12 @@ def restore_config(arguments: Mapping[str, Any]) -> Any:
     return arguments["restore_checkpoint_cfg"]
 
 
-def _starting_checkpoint(script: str, arguments: Mapping[str, Any]) -> str | None:
-    """Returns the checkpoint that will be restored: of the run itself, or given."""
-    if script == "train":
-        steps = finding.steps(arguments["model_dir"])
-        if steps:
-            return os.path.join(arguments["model_dir"], f"checkpoint_{steps[-1]}")
-    cfg = restore_config(arguments)
+def _latest(folder: str, steps: Sequence[int]) -> str | None:
+    return os.path.join(folder, f"checkpoint_{steps[-1]}") if steps else None
+
+
+def _given_checkpoint(script: str, cfg: Any) -> str | None:
+    """Returns the checkpoint that a `RestoreCheckpointConfig` has restored, if any."""
     if cfg is None or not cfg.path:
         return None
     if cfg.mode == "specific" or script == "infer":
@@ -146,8 +147,7 @@ def _starting_checkpoint(script: str, arguments: Mapping[str, Any]) -> str | Non
     for folder in folders:
         if not os.path.isdir(folder) and "://" not in folder:
             raise UserError(f"there is no folder {folder} to restore a checkpoint from")
-    steps = finding.steps(folders[0])
-    return os.path.join(folders[0], f"checkpoint_{steps[-1]}") if steps else None
+    return _latest(folders[0], finding.steps(folders[0]))
 
 
 def _import_module(name: str | None) -> None:

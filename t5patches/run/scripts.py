@@ -60,7 +60,15 @@ _FLAGS = (
     ("integer", "process_count", None, "How many processes it has."),
     ("integer", "process_index", None, "Which of them this one is."),
     ("integer", "initialization_timeout", 300, "Seconds to wait for it."),
+    (
+        "string",
+        "checkpoint",
+        None,
+        "best, latest or a step: {macro} is a model folder, and this is its checkpoint "
+        "to take.",
+    ),
 )
+_INFER_FLAGS = (("integer", "shard_id", None, "Overrides --gin.infer.shard_id."),)
 
 
 def gin_root() -> str:
@@ -140,8 +148,11 @@ def _run(
     if script == "infer":
         generation.claim_output(arguments, config.bindings)
     with contextlib.ExitStack() as stack:
-        if script == "train":
-            _close_trainers(stack, arguments)
+        if script == "train":  # T5X closes its trainer only at a run's own end.
+            trainer_cls = arguments["trainer_cls"]
+            arguments["trainer_cls"] = lambda *args, **kwargs: stack.enter_context(
+                contextlib.closing(trainer_cls(*args, **kwargs))
+            )
         elif script == "infer":
             _show_progress(stack, arguments, description)
         config.function(**arguments)
@@ -153,22 +164,11 @@ def _run(
 def _define_flags(script: str):
     from absl import flags
 
-    more = [
-        (
-            "string",
-            "checkpoint",
-            None,
-            f"best, latest or a step: {SCRIPTS[script].checkpoint} is a model folder, "
-            "and this is its checkpoint to take.",
-        )
-    ]
-    if script == "infer":
-        text = "Overrides --gin.infer.shard_id."
-        more.append(("integer", "shard_id", None, text))
-    values = flags.FlagValues()
+    values, macro = flags.FlagValues(), SCRIPTS[script].checkpoint
+    more = _INFER_FLAGS if script == "infer" else ()
     for kind, name, default, text in (*_FLAGS, *more):
         define = getattr(flags, f"DEFINE_{kind}")
-        define(name, default, text, flag_values=values)
+        define(name, default, text.format(macro=macro), flag_values=values)
     return values
 
 
@@ -246,34 +246,21 @@ def _choose_checkpoint(config: gin_config.Config, macro: str, which: str) -> Non
 
 def _make_paths_absolute(arguments: dict[str, Any]) -> None:
     """Lets paths be relative to the working folder, which Orbax does not."""
+    import jax
+
     from t5patches.checkpoints import finding
     from t5patches.run import preflight
 
-    def absolute(path):
-        if not path:
-            return path
-        if isinstance(path, str):
-            return os.fspath(finding.absolute(path))
-        return [absolute(part) for part in path]
+    def absolute(paths):  # One, several or None.
+        return jax.tree.map(
+            lambda path: path and os.fspath(finding.absolute(path)), paths
+        )
 
-    for name in ("model_dir", "output_dir"):
-        if name in arguments:
-            arguments[name] = absolute(arguments[name])
+    for name in arguments.keys() & {"model_dir", "output_dir"}:
+        arguments[name] = absolute(arguments[name])
     restore = preflight.restore_config(arguments)
     if restore is not None:
         restore.path = absolute(restore.path)
-
-
-def _close_trainers(stack: contextlib.ExitStack, arguments: dict[str, Any]) -> None:
-    """Closes the trainer of a run that stops, too; T5X does at a run's end only."""
-    trainer_cls = arguments["trainer_cls"]
-
-    def make(*args, **kwargs):
-        trainer = trainer_cls(*args, **kwargs)
-        stack.callback(trainer.close)
-        return trainer
-
-    arguments["trainer_cls"] = make
 
 
 def _show_progress(

@@ -10,7 +10,7 @@ import pytest
 from small_vocabulary import small_vocabulary
 
 from t5patches import cli
-from t5patches.cli import t5x_scripts
+from t5patches.cli import evaluation, t5x_scripts
 from t5patches.interchange import json_files, records
 
 VOCABULARY = small_vocabulary()
@@ -194,7 +194,7 @@ def test_an_exit_with_a_message(monkeypatch, capsys):
     def leaves(argv):
         raise SystemExit("bye")
 
-    monkeypatch.setitem(cli.COMMANDS, "report", (leaves, ""))
+    monkeypatch.setattr(evaluation, "report", leaves)
     assert cli.main(["report"]) == 1
     assert "bye" in capsys.readouterr().err
 
@@ -206,9 +206,9 @@ def test_interrupt_and_our_own_faults(files, monkeypatch, capsys):
     def fault(argv):
         raise RuntimeError("ours")
 
-    monkeypatch.setitem(cli.COMMANDS, "report", (interrupt, ""))
+    monkeypatch.setattr(evaluation, "report", interrupt)
     assert cli.main(["report"]) == 130
-    monkeypatch.setitem(cli.COMMANDS, "report", (fault, ""))
+    monkeypatch.setattr(evaluation, "report", fault)
     with pytest.raises(RuntimeError, match="ours"):
         cli.main(["report"])
 

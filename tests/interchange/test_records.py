@@ -162,22 +162,6 @@ def test_a_failed_write_leaves_what_was_there(tmp_path):
     assert [p.name for p in path.parent.iterdir()] == ["p.jsonl"]
 
 
-def test_completion_marker_where_a_rename_is_no_atom(tmp_path, monkeypatch):
-    monkeypatch.setattr(shards, "_rename_is_atomic", lambda path: False)
-    path = tmp_path / "p.jsonl"
-    json_files.write_jsonl(path, [GOOD])
-    assert shards.is_complete(path)
-
-    def rows():
-        assert not shards.is_complete(path)
-        yield GOOD
-        raise RuntimeError("power cut")
-
-    with pytest.raises(RuntimeError):
-        json_files.write_jsonl(path, rows())
-    assert path.exists() and not shards.is_complete(path)
-
-
 def test_claims(tmp_path):
     folder = tmp_path / "out"
     claims.claim(folder, {"a": 0})  # Of a step that made nothing: it does not bind.

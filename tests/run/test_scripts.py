@@ -302,10 +302,13 @@ def test_a_message_that_passed_through_gin():
     def broken():
         raise UserError("a.jsonl:3: field 'inputs' is missing")
 
-    with pytest.raises(UserError, match="In call to configurable") as error:
-        gin.external_configurable(broken, "broken_for_this_test")()
-    known = gin_errors.run_error(error.value, {})
-    assert str(known) == "a.jsonl:3: field 'inputs' is missing"
+    call = gin.external_configurable(broken, "broken_for_this_test")
+    with pytest.raises(UserError, match="In call to configurable"):
+        call()
+    with pytest.raises(UserError) as error:
+        with gin_errors.in_our_words(lambda error: None):
+            call()
+    assert str(error.value) == "a.jsonl:3: field 'inputs' is missing"
 
 
 def test_missing_checkpoints(run, tmp_path):
