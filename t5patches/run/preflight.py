@@ -63,15 +63,17 @@ def check(script: str, arguments: dict[str, Any], bindings: Mapping[str, str]) -
         if cfg := arguments.get(name):
             _check_task(cfg.mixture_or_task_name)
     own = finding.steps(arguments["model_dir"]) if script == "train" else []
+    restore = restore_config(arguments)
     if own:
-        _check_total_steps(arguments, own[-1])
         path = _latest(arguments["model_dir"], own)
     else:
-        path = _given_checkpoint(script, restore_config(arguments))
+        path = _given_checkpoint(script, restore)
     if path is None:
         return
     contents.check_whole(path)
-    if not own and restore_config(arguments).state_transformation_fns:
+    if own:
+        _check_total_steps(arguments, own[-1])
+    elif restore.state_transformation_fns:
         return  # The checkpoint's names are not the model's.
     initializer_cls = arguments["train_state_initializer_cls"]
 

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import time
+from unittest import mock
 
 import pytest
 from small_vocabulary import small_vocabulary
@@ -14,6 +15,10 @@ from t5patches.cli import evaluation, t5x_scripts
 from t5patches.interchange import json_files, records
 
 VOCABULARY = small_vocabulary()
+MODEL_FILE = os.path.abspath(VOCABULARY.sentencepiece_model_file)
+ANNOTATE = "annotate phrases --phrases rude.txt --predictions old.jsonl "
+ANNOTATE += f"--vocabulary {MODEL_FILE} --output"
+EVALUATE = "evaluate --old old.jsonl --new new.jsonl --phrases rude.txt --output"
 
 
 def predictions(path, *texts):
@@ -27,43 +32,20 @@ def predictions(path, *texts):
         for i, text in enumerate(texts)
     ]
     json_files.write_jsonl(path, rows)
-    return str(path)
 
 
 @pytest.fixture
-def files(tmp_path):
+def folder(tmp_path, monkeypatch):
+    """The working folder, with predictions before and after an update."""
     (tmp_path / "rude.txt").write_text("fool\nstupid\n")
-    return {
-        "old": predictions(tmp_path / "old.jsonl", "you fool", "a nice day", "stupid"),
-        "new": predictions(tmp_path / "new.jsonl", "you all", "a nice day", "what"),
-        "phrases": str(tmp_path / "rude.txt"),
-        "folder": tmp_path,
-    }
+    predictions(tmp_path / "old.jsonl", "you fool", "a nice day", "stupid")
+    predictions(tmp_path / "new.jsonl", "you all", "a nice day", "what")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
 
 
-def annotate(files, **changes):
-    options = {
-        "--phrases": files["phrases"],
-        "--predictions": files["old"],
-        "--output": str(files["folder"] / "annotated"),
-        "--vocabulary": VOCABULARY.sentencepiece_model_file,
-        **changes,
-    }
-    words = [word for pair in options.items() for word in pair]
-    return cli.main(["annotate", "phrases", *words])
-
-
-def evaluate(files, *more):
-    words = [
-        "--old",
-        files["old"],
-        "--new",
-        files["new"],
-        "--phrases",
-        files["phrases"],
-    ]
-    output = str(files["folder"] / "results.json")
-    return cli.main(["evaluate", *words, "--output", output, *more])
+def run(*words):
+    return cli.main(" ".join(words).split())
 
 
 def test_help_is_quick_and_imports_nothing_heavy():
@@ -94,22 +76,13 @@ def test_each_help_says_what_is_read_and_written(command, capsys):
 
 
 @pytest.mark.parametrize(
-    "argv",
-    [
-        [],
-        ["fly"],
-        ["annotate"],
-        ["annotate", "magic"],
-        ["annotate", "phrases"],
-        ["evaluate", "--old", "x"],
-        ["train"],
-        ["report", "--nonsense"],
-    ],
+    "words",
+    ["", "fly", "annotate", "annotate magic", "annotate phrases", "evaluate --old x"]
+    + ["train", "report --nonsense"],
 )
-def test_wrong_use(argv, capsys):
-    assert cli.main(argv) == 2
-    captured = capsys.readouterr()
-    assert "Traceback" not in captured.err
+def test_wrong_use(words, capsys):
+    assert run(words) == 2
+    assert "Traceback" not in capsys.readouterr().err
 
 
 def test_version(capsys):
@@ -117,69 +90,60 @@ def test_version(capsys):
     assert capsys.readouterr().out.strip()[0].isdigit()
 
 
-def test_annotate(files, capsys):
-    assert annotate(files, **{"--targets-length": "1"}) == 0
-    out = files["folder"] / "annotated"
-    rows = list(records.read_annotated(out / "annotated", VOCABULARY))
+def test_annotate(folder, capsys):
+    assert run(ANNOTATE, "out --targets-length 1") == 0
+    rows = list(records.read_annotated(folder / "out/annotated", VOCABULARY))
     assert [bool(row["annotations"]) for row in rows] == [True, False, True]
-    stats = json.loads((out / "stats.json").read_text())
+    stats = json.loads((folder / "out/stats.json").read_text())
     assert stats["truncation"]["feature_lengths"] == {"targets": 1}
     assert "3 predictions, 66.7 % with something unwanted" in capsys.readouterr().out
 
 
-def test_wrong_input_is_a_message_and_2(files, capsys):
-    (files["folder"] / "rude.txt").write_text("# nothing\n")
-    assert annotate(files) == 2
+def test_wrong_input_is_a_message_and_2(folder, capsys):
+    (folder / "rude.txt").write_text("# nothing\n")
+    assert run(ANNOTATE, "out") == 2
     error = capsys.readouterr().err
     assert error.startswith("error: ") and "rude.txt: no phrases in it" in error
     assert "Traceback" not in error
-    assert not (files["folder"] / "annotated").exists()
+    assert not (folder / "out").exists()
 
 
-def test_evaluate_and_report(files, capsys):
-    assert evaluate(files) == 0
-    results = json.loads((files["folder"] / "results.json").read_text())
+def test_ids_that_do_not_match(folder, capsys):
+    predictions("new.jsonl", "you all")
+    assert run(EVALUATE, "results.json") == 2
+    assert "missing in the new" in capsys.readouterr().err
+    assert not (folder / "results.json").exists()
+
+
+@pytest.mark.parametrize("command", [ANNOTATE, EVALUATE])
+def test_an_output_in_a_file(folder, command, capsys):
+    (folder / "taken").write_text("")
+    assert run(command, "taken/x.json") == 2
+    assert "taken" in capsys.readouterr().err
+
+
+def test_results_go_over_nothing_that_is_there(folder, capsys):
+    assert run(EVALUATE, str(folder)) == 2
+    assert "is a folder; give a file" in capsys.readouterr().err
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    for name in ("old.jsonl", "new.jsonl"):
+        assert run(EVALUATE, name) == 2
+        assert "is read here" in capsys.readouterr().err
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
+def test_evaluate_and_report(folder, capsys):
+    """Also to an output that nobody reads, as of `| head`, or that has no '─'."""
+    assert run(EVALUATE, "results.json") == 0
+    results = json.loads((folder / "results.json").read_text())
     assert results["prevalence"] == {"before": 2 / 3, "after": 0}
     assert results["exact_match"]["clean"] == 1
-    path = str(files["folder"] / "results.json")
-    assert cli.main(["report", "--results", path]) == 0
+    assert run("report --results results.json") == 0
     assert "66.7 %" in capsys.readouterr().out
-    assert "<mark" in (files["folder"] / "report.html").read_text(encoding="utf-8")
-    assert (files["folder"] / "report.png").stat().st_size > 10_000
-
-
-def test_ids_that_do_not_match(files, capsys):
-    predictions(files["folder"] / "new.jsonl", "you all")
-    assert evaluate(files) == 2
-    assert "missing in the new" in capsys.readouterr().err
-    assert not (files["folder"] / "results.json").exists()
-
-
-def test_an_output_that_is_a_file(files, capsys):
-    (files["folder"] / "taken").write_text("")
-    assert annotate(files, **{"--output": str(files["folder"] / "taken/x")}) == 2
-    assert "taken" in capsys.readouterr().err
-    assert evaluate(files, "--output", str(files["folder"] / "taken/r.json")) == 2
-    assert "taken" in capsys.readouterr().err
-
-
-def test_results_go_over_nothing_that_is_there(files, capsys):
-    assert evaluate(files, "--output", str(files["folder"])) == 2
-    assert "is a folder; give a file" in capsys.readouterr().err
-    before = sorted(os.listdir(files["folder"]))
-    for path in files["folder"].glob("*.jsonl"):
-        content = path.read_bytes()
-        assert evaluate(files, "--output", str(path)) == 2
-        assert "is read here" in capsys.readouterr().err
-        assert path.read_bytes() == content
-    assert sorted(os.listdir(files["folder"])) == before
-
-
-def test_an_output_that_nobody_reads(files):
-    """As of `| head`, and on a terminal without the table's lines."""
-    assert evaluate(files) == 0
-    command = [sys.executable, "-m", "t5patches", "report", "--results"]
-    command.append(str(files["folder"] / "results.json"))
+    assert "<mark" in (folder / "report.html").read_text(encoding="utf-8")
+    assert (folder / "report.png").stat().st_size > 10_000
+    words = "-m t5patches report --results results.json"
+    command = [sys.executable, *words.split()]
     environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 0 and "before" in done.stdout
@@ -190,47 +154,31 @@ def test_an_output_that_nobody_reads(files):
     assert done.returncode == 1 and "Traceback" not in done.stderr
 
 
-def test_an_exit_with_a_message(monkeypatch, capsys):
-    def leaves(argv):
-        raise SystemExit("bye")
+def test_ways_to_end(monkeypatch, capsys):
+    def report_raises(error):
+        monkeypatch.setattr(evaluation, "report", mock.Mock(side_effect=error))
+        return run("report")
 
-    monkeypatch.setattr(evaluation, "report", leaves)
-    assert cli.main(["report"]) == 1
+    assert report_raises(SystemExit("bye")) == 1
     assert "bye" in capsys.readouterr().err
-
-
-def test_interrupt_and_our_own_faults(files, monkeypatch, capsys):
-    def interrupt(argv):
-        raise KeyboardInterrupt
-
-    def fault(argv):
-        raise RuntimeError("ours")
-
-    monkeypatch.setattr(evaluation, "report", interrupt)
-    assert cli.main(["report"]) == 130
-    monkeypatch.setattr(evaluation, "report", fault)
+    assert report_raises(KeyboardInterrupt) == 130
     with pytest.raises(RuntimeError, match="ours"):
-        cli.main(["report"])
+        report_raises(RuntimeError("ours"))
+    with pytest.raises(OSError, match="ours"):
+        report_raises(OSError("ours"))
 
 
 @pytest.mark.parametrize(
     ("given", "expected"),
     [
-        (
-            ["--gin_file=models/a.gin", "--gin_file=my.gin"],
-            [
-                "--gin_file=models/a.gin",
-                "--gin_file=runs/generate.gin",
-                "--gin_file=my.gin",
-            ],
-        ),
-        (["--gin_file=my.gin"], ["--gin_file=runs/generate.gin", "--gin_file=my.gin"]),
-        (["--gin_file=x/runs/generate.gin"], ["--gin_file=x/runs/generate.gin"]),
-        (
-            ["--gin_file", "models/a.gin", "--gin.X=1"],
-            ["--gin_file", "models/a.gin", "--gin_file=runs/generate.gin", "--gin.X=1"],
-        ),
+        ("FILE=models/a.gin FILE=b", "FILE=models/a.gin FILE=runs/generate.gin FILE=b"),
+        ("FILE=b", "FILE=runs/generate.gin FILE=b"),
+        ("FILE=x/runs/generate.gin", "FILE=x/runs/generate.gin"),
+        ("FILE models/a.gin --x", "FILE models/a.gin FILE=runs/generate.gin --x"),
     ],
 )
 def test_generate_adds_its_run_file(given, expected):
+    given, expected = (
+        words.replace("FILE", "--gin_file").split() for words in (given, expected)
+    )
     assert t5x_scripts._with_generate_gin(given) == expected
