@@ -58,8 +58,8 @@ def test_a_class_is_made_once(module):
     assert annotate_texts(annotator, pairs) == [[(0, 3, "bad")]] * 2
 
 
-@pytest.mark.parametrize("function", ["remembering", "partial", "Loaded"])
-def test_digest_of_what_is_no_plain_function(module, function):
+@pytest.mark.parametrize("function", ["shouting", "remembering", "partial", "Loaded"])
+def test_settings_change_with_the_file(module, function):
     text = f"""{SHOUTING}
 import functools
 remembering = functools.lru_cache(shouting)
@@ -69,16 +69,10 @@ partial = functools.partial(shouting)
     annotator = custom.load(f"my_annotators.py:{function}")
     assert annotator.file == str(module)
     before = annotator.settings
+    assert custom.load(f"my_annotators.py:{function}").settings == before
+    assert custom.load("my_annotators.py:broken").settings != before
     module.write_text(text.replace("{3,}", "{4,}").replace('"bad"', '"sad"'))
     assert custom.load(f"my_annotators.py:{function}").settings != before
-
-
-def test_digest_changes_with_the_file(module):
-    before = custom.load("my_annotators.py:shouting").settings
-    assert custom.load("my_annotators.py:shouting").settings == before
-    assert custom.load("my_annotators.py:broken").settings != before
-    module.write_text(SHOUTING.replace("{3,}", "{4,}"))
-    assert custom.load("my_annotators.py:shouting").settings != before
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,9 @@
 """The entity annotator, with pipelines small enough to make here."""
 
+import functools
 import pickle
 
+import annotate_toy
 import pytest
 import spacy
 
@@ -9,17 +11,12 @@ from t5patches.annotate import annotate_texts, entities
 from t5patches.errors import UserError
 
 PATTERNS = [
-    {"label": "PERSON", "pattern": "John Smith"},
-    {"label": "PERSON", "pattern": "Smith"},
-    {"label": "GPE", "pattern": "Paris"},
-    {"label": "GPE", "pattern": [{"LOWER": "the"}, {"TEXT": "Hague"}, {"TEXT": "'s"}]},
+    ("PERSON", "John Smith"),
+    ("PERSON", "Smith"),
+    ("GPE", "Paris"),
+    ("GPE", [{"LOWER": "the"}, {"TEXT": "Hague"}, {"TEXT": "'s"}]),
 ]
-
-
-def ruler_pipeline():
-    nlp = spacy.blank("en")
-    nlp.add_pipe("entity_ruler").add_patterns(PATTERNS)
-    return nlp
+ruler_pipeline = functools.partial(annotate_toy.ruler_pipeline, *PATTERNS)
 
 
 def ner_pipeline(*others):
@@ -39,10 +36,8 @@ def marked(annotator, text, inputs):
 def test_what_the_input_does_not_mention():
     annotator = entities.EntityAnnotator(ruler_pipeline())
     text = "John Smith went to Paris"
-    assert marked(annotator, text, "Smith left") == [
-        ("John Smith", "PERSON"),
-        ("Paris", "GPE"),
-    ]
+    both = [("John Smith", "PERSON"), ("Paris", "GPE")]
+    assert marked(annotator, text, "Smith left") == both
     assert marked(annotator, text, "JOHN SMITH left") == [("Paris", "GPE")]
     assert marked(annotator, text, "John Smith in Paris's suburbs") == []
     assert annotator("", "John Smith") == []
@@ -67,12 +62,10 @@ def test_article_and_possessive_are_not_marked():
     ],
 )
 def test_what_is_marked_of_an_entity(label, entity, rest, expected):
-    nlp = spacy.blank("en")
-    doc = nlp.make_doc("x " + entity + rest)
+    doc = spacy.blank("en").make_doc("x " + entity + rest)
     span = doc.char_span(2, 2 + len(entity), label, alignment_mode="expand")
-    nlp.add_pipe("entity_ruler").add_patterns(
-        [{"label": label, "pattern": [{"ORTH": token.text} for token in span]}]
-    )
+    pattern = [{"ORTH": token.text} for token in span]
+    nlp = annotate_toy.ruler_pipeline((label, pattern))
     spans = marked(entities.EntityAnnotator(nlp), doc.text, "")
     assert spans == ([(expected, label)] if expected else [])
 
@@ -125,27 +118,15 @@ def test_what_entities_do_not_need_is_switched_off():
     # A rule may ask for a sentence's start or a tag.
     nlp = ruler_pipeline()
     nlp.add_pipe("sentencizer", first=True)
-    assert entities.EntityAnnotator(nlp).nlp.pipe_names == [
-        "sentencizer",
-        "entity_ruler",
-    ]
+    kept = entities.EntityAnnotator(nlp).nlp.pipe_names
+    assert kept == ["sentencizer", "entity_ruler"]
 
 
 def test_a_shared_tok2vec_stays_on():
     nlp = spacy.blank("en")
     nlp.add_pipe("tok2vec")
     listener = {"@architectures": "spacy.Tok2VecListener.v1", "width": 96}
-    config = {"model": {"@architectures": "spacy.TransitionBasedParser.v2"}}
-    model = {
-        **config["model"],
-        "state_type": "ner",
-        "extra_state_tokens": False,
-        "hidden_width": 8,
-        "maxout_pieces": 2,
-        "use_upper": True,
-        "tok2vec": listener,
-    }
-    nlp.add_pipe("ner", config={"model": model}).add_label("PERSON")
+    nlp.add_pipe("ner", config={"model": {"tok2vec": listener}}).add_label("PERSON")
     nlp.initialize()
     entities.EntityAnnotator(nlp)
     assert nlp.pipe_names == ["tok2vec", "ner"]
@@ -158,9 +139,8 @@ def test_load_by_path(tmp_path):
     again = pickle.loads(pickle.dumps(annotator))
     assert marked(again, "Smith in Paris", "") == [("Paris", "GPE")]
     assert again.settings == annotator.settings
-    assert (
-        entities.EntityAnnotator(tmp_path / "pipeline").settings != annotator.settings
-    )
+    all_labels = entities.EntityAnnotator(tmp_path / "pipeline")
+    assert all_labels.settings != annotator.settings
 
 
 def test_a_missing_pipeline_is_named_with_the_command(tmp_path):
@@ -175,8 +155,7 @@ def test_a_missing_pipeline_is_named_with_the_command(tmp_path):
 
 def test_pipelines_without_files_are_told_apart_by_what_is_in_them():
     def digest(pattern):
-        nlp = spacy.blank("en")
-        nlp.add_pipe("entity_ruler").add_patterns([{"label": "X", "pattern": pattern}])
+        nlp = annotate_toy.ruler_pipeline(("X", pattern))
         annotator = entities.EntityAnnotator(nlp)
         before = annotator.settings
         annotator("words that were never seen", "")

@@ -1,10 +1,12 @@
 """Annotating files: shards, resuming, statistics, and errors that name their place."""
 
+import functools
 import gzip
 import json
 import os
 import shutil
 
+import annotate_toy
 import pytest
 import tfrecord_rows
 from small_vocabulary import small_vocabulary
@@ -25,31 +27,34 @@ TEXTS = [
 ]
 
 
-def prediction(text, index):
-    ids = records.encode(VOCABULARY, text)
-    return {
-        "inputs": "talk",
-        "prediction": text,
-        "target_tokens": ids,
-        "id": str(index),
-    }
+# A line of T5X's inference without ids.
+T5X = {"inputs": {"inputs_pretokenized": "talk"}, "prediction": "day"}
+prediction = functools.partial(annotate_toy.prediction, VOCABULARY)
 
 
 @pytest.fixture
 def predictions(tmp_path):
-    for shard in range(2):
-        rows = [
-            prediction(t, 2 * shard + i) for i, t in enumerate(TEXTS[2 * shard :][:2])
-        ]
-        json_files.write_jsonl(shards.shard_path(tmp_path / "old", shard, 2), rows)
-    return tmp_path / "old"
+    rows = [prediction(text, i) for i, text in enumerate(TEXTS)]
+    return write(tmp_path, rows[:2], rows[2:])
 
 
-def run(predictions, folder, **options):
+def write(folder, *contents):
+    """Writes rows, a shard each; returns the prefix of the set."""
+    for index, rows in enumerate(contents):
+        path = shards.shard_path(folder / "old", index, len(contents))
+        json_files.write_jsonl(path, rows)
+    return folder / "old"
+
+
+def run(predictions, folder, annotator=ANNOTATOR, **options):
     options = {"settings": {"phrases": "a"}, **options}
     return annotate.annotate_files(
-        predictions, ANNOTATOR, folder, VOCABULARY, **options
+        predictions, annotator, folder, VOCABULARY, **options
     )
+
+
+def ids_of(folder):
+    return [row["id"] for row in records.read_annotated(folder / "annotated")]
 
 
 def test_shards_and_statistics(predictions, tmp_path):
@@ -58,13 +63,8 @@ def test_shards_and_statistics(predictions, tmp_path):
     rows = list(records.read_annotated(out / "annotated", VOCABULARY))
     assert [row["id"] for row in rows] == ["0", "1", "2", "3"]
     assert rows[0]["annotations"] == [{"start": 6, "end": 12, "label": "stupid"}]
-    marked = [
-        t
-        for t, m in zip(
-            *(rows[0][k] for k in ("target_tokens", "target_annotations")), strict=True
-        )
-        if m
-    ]
+    pairs = zip(rows[0]["target_tokens"], rows[0]["target_annotations"], strict=True)
+    marked = [token for token, mark in pairs if mark]
     assert VOCABULARY.decode(marked).strip() == "stupid"
     unwanted = sum(sum(row["target_annotations"]) for row in rows)
     kept = sum(sum(row["target_annotations"][:6]) for row in rows)
@@ -88,10 +88,9 @@ def test_tfrecords_hold_the_same_examples(predictions, tmp_path):
     ]
     assert [row["id"] for row in rows] == ["0", "2"]
     assert examples == [records.training_features(row, VOCABULARY) for row in rows]
-    assert examples[0]["inputs"] == [*VOCABULARY.encode("talk"), 1]
-    assert (
-        examples[0]["targets"][-1] == 1 and examples[0]["target_annotations"][-1] == 0
-    )
+    first = examples[0]
+    assert first["inputs"] == [*VOCABULARY.encode("talk"), 1]
+    assert first["targets"][-1] == 1 and first["target_annotations"][-1] == 0
 
 
 def test_complete_shards_are_skipped_and_a_lost_one_is_made_again(
@@ -118,14 +117,6 @@ def test_other_settings_are_refused(predictions, tmp_path, change):
         run(predictions, out, **change)
 
 
-def test_an_annotator_that_returns_nonsense(predictions, tmp_path):
-    nonsense = lambda text, inputs: [(3, 500, "x")]
-    with pytest.raises(UserError, match=r"jsonl:1: the annotator returned \(3, 500\)"):
-        annotate.annotate_files(
-            predictions, nonsense, tmp_path / "out", VOCABULARY, settings={}
-        )
-
-
 def good(index=9):
     return json.dumps(prediction(TEXTS[0], index)).encode()
 
@@ -145,19 +136,15 @@ WRONG_LINES = {
     "field missing": (changed(prediction=...), "field 'prediction' is missing"),
     "id missing": (changed(id=...), "field 'id' must be"),
     "wrong type": (changed(inputs=3), "field 'inputs' must be text, not int"),
-    "ids that are no ids": (
-        changed(target_tokens=["a"]),
-        "field 'target_tokens' must be a list of ids",
-    ),
-    "ids outside": (
-        changed(target_tokens=[100_000]),
-        "field 'target_tokens' has id 100000, outside",
-    ),
-    "ids after EOS": (
-        changed(target_tokens=[5, 1, 5]),
-        "field 'target_tokens' goes on after EOS",
-    ),
-    "other ids": (changed(target_tokens=[5, 1]), "field 'target_tokens': the ids"),
+    **{
+        f"ids {ids}": (changed(target_tokens=ids), f"field 'target_tokens'{message}")
+        for ids, message in (
+            (["a"], " must be a list of ids"),
+            ([100_000], " has id 100000, outside"),
+            ([5, 1, 5], " goes on after EOS"),
+            ([5, 1], ": the ids"),
+        )
+    },
     "T5X without text": (changed(inputs={}), "field 'inputs' has no 'inputs_p"),
 }
 
@@ -184,8 +171,7 @@ def test_wrong_lines_are_skipped_and_listed(tmp_path):
     assert len(listed.splitlines()) == wrong
     for index, (_, message) in enumerate(WRONG_LINES.values(), start=1):
         assert f"old.jsonl:{2 * index}: {message}" in listed
-    rows = list(records.read_annotated(out / "annotated", VOCABULARY))
-    assert [row["id"] for row in rows] == [str(i) for i in range(wrong + 1)]
+    assert ids_of(out) == [str(i) for i in range(wrong + 1)]
     (path,) = shards.expand(out / "annotated", ".tfrecord")
     assert len(list(tfrecord_rows.read(path))) == wrong + 1
     # What was skipped is an error when errors are asked for.
@@ -195,9 +181,8 @@ def test_wrong_lines_are_skipped_and_listed(tmp_path):
 
 def test_nothing_but_wrong_lines(tmp_path):
     (tmp_path / "old.jsonl").write_bytes(b"{\n{")
-    with pytest.raises(
-        UserError, match=r"no line is right \(wrong: 2\); .*old\.jsonl:1"
-    ):
+    message = r"no line is right \(wrong: 2\); .*old\.jsonl:1"
+    with pytest.raises(UserError, match=message):
         run(tmp_path / "old.jsonl", tmp_path / "out", on_error="skip")
     assert sorted(os.listdir(tmp_path / "out")) == ["settings.json", "skipped.txt"]
     # Nothing is kept, so other settings are as good as these.
@@ -208,10 +193,9 @@ def test_nothing_but_wrong_lines(tmp_path):
 @pytest.mark.parametrize("on_error", ["stop", "skip"])
 def test_a_wrong_line_put_right(predictions, tmp_path, on_error):
     whole = run(predictions, tmp_path / "whole")
-    second = shards.shard_path(predictions, 1, 2)
-    lines = open(second, "rb").read()
-    with open(second, "ab") as file:
-        file.write(b"{")
+    second = tmp_path / "old-00001-of-00002.jsonl"
+    lines = second.read_bytes()
+    second.write_bytes(lines + b"{")
     out = tmp_path / "out"
     if on_error == "stop":
         with pytest.raises(UserError, match=r"00001-of-00002\.jsonl:3"):
@@ -223,8 +207,7 @@ def test_a_wrong_line_put_right(predictions, tmp_path, on_error):
         assert run(predictions, out, on_error=on_error)["skipped"] == 1
     done = shards.shard_path(out / "annotated", 0, 2)
     before = os.stat(done).st_mtime_ns
-    with open(second, "wb") as file:
-        file.write(lines)
+    second.write_bytes(lines)
     assert run(predictions, out) == whole
     assert os.stat(done).st_mtime_ns == before
     assert sorted(os.listdir(out)) == sorted(os.listdir(tmp_path / "whole"))
@@ -235,27 +218,18 @@ def test_a_wrong_line_put_right(predictions, tmp_path, on_error):
 
 
 def test_a_line_more_in_a_file_changes_the_ids_of_the_next(tmp_path):
-    for index in range(2):
-        path = shards.shard_path(tmp_path / "old", index, 2)
-        lines = [{"inputs": {"inputs_pretokenized": "a"}, "prediction": "day"}]
-        json_files.write_jsonl(path, lines + [{}] * (1 - index))
     out = tmp_path / "out"
-    run(tmp_path / "old", out, on_error="skip")
-    json_files.write_jsonl(shards.shard_path(tmp_path / "old", 0, 2), lines)
-    run(tmp_path / "old", out)
-    rows = records.read_annotated(out / "annotated")
-    assert [row["id"] for row in rows] == ["0", "1"]
+    run(write(tmp_path, [T5X, {}], [T5X]), out, on_error="skip")
+    run(write(tmp_path, [T5X], [T5X]), out)
+    assert ids_of(out) == ["0", "1"]
 
 
 def test_a_file_whose_last_line_is_no_text_counts_it(tmp_path):
-    line = json.dumps({"inputs": {"inputs_pretokenized": "a"}, "prediction": "day"})
-    for index, last in enumerate((b"\xe9", b"")):
-        path = shards.shard_path(tmp_path / "old", index, 2)
-        with open(path, "wb") as file:
-            file.write(line.encode() + b"\n" + last)
+    write(tmp_path, [T5X], [T5X])
+    with open(tmp_path / "old-00000-of-00002.jsonl", "ab") as file:
+        file.write(b"\xe9")
     run(tmp_path / "old", tmp_path / "out", on_error="skip")
-    rows = records.read_annotated(tmp_path / "out/annotated")
-    assert [row["id"] for row in rows] == ["0", "2"]
+    assert ids_of(tmp_path / "out") == ["0", "2"]
 
 
 def test_of_two_jobs_that_begin_at_once_one_has_the_folder(predictions, tmp_path):
@@ -329,7 +303,7 @@ def test_complete_results_of_other_predictions_are_kept(predictions, tmp_path):
     out = tmp_path / "out"
     run(predictions, out)
     names = sorted(os.listdir(out))
-    changed = shards.shard_path(predictions, 1, 2)
+    changed = tmp_path / "old-00001-of-00002.jsonl"
     json_files.write_jsonl(changed, [prediction("a day", 7)])
     with pytest.raises(UserError, match=r"other predictions \(.*00001-.* has changed"):
         run(predictions, out)
@@ -405,11 +379,10 @@ def test_an_annotator_that_raises_now_and_then(predictions, tmp_path):
             raise ValueError("two\nlines")
         return [(0, 4, "start")] if "fool" in text else []
 
-    options = {"settings": {"annotator": "custom"}}
-    arguments = (predictions, annotator, tmp_path / "out", VOCABULARY)
+    arguments = (predictions, tmp_path / "out", annotator)
     with pytest.raises(UserError, match=r"00000-of-00002\.jsonl:2: the annotator rai"):
-        annotate.annotate_files(*arguments, **options)
-    stats = annotate.annotate_files(*arguments, **options, on_error="skip")
+        run(*arguments)
+    stats = run(*arguments, on_error="skip")
     assert stats["examples"] == 3 and stats["annotations_by_label"] == {"start": 1}
     (listed,) = (tmp_path / "out/skipped.txt").read_text().splitlines()
     assert "raised ValueError: two lines" in listed and "test_job.py:" in listed
@@ -419,13 +392,9 @@ def test_several_processes_write_the_same(tmp_path):
     texts = TEXTS * 200  # More than a chunk.
     rows = [prediction(text, i) for i, text in enumerate(texts)]
     json_files.write_jsonl(tmp_path / "old.jsonl", [*rows, {"bad": 1}])
-    for processes in (1, 2):
-        run(
-            tmp_path / "old.jsonl",
-            tmp_path / f"out{processes}",
-            on_error="skip",
-            processes=processes,
-        )
+    for count in (1, 2):
+        options = {"on_error": "skip", "processes": count}
+        run(tmp_path / "old.jsonl", tmp_path / f"out{count}", **options)
     names = sorted(os.listdir(tmp_path / "out1"))
     assert names == sorted(os.listdir(tmp_path / "out2")) and "skipped.txt" in names
     for name in names:
@@ -434,20 +403,13 @@ def test_several_processes_write_the_same(tmp_path):
 
 
 def test_text_only_lines_of_t5x_are_encoded_flagged_and_counted(tmp_path):
-    path = tmp_path / "t5x.jsonl"
-    rows = [
-        {
-            "inputs": {"inputs_pretokenized": "talk"},
-            "prediction": "hello  stupid world",
-        },
-        {
-            "inputs": {"inputs_pretokenized": "talk", "id_pretokenized": "b"},
-            "prediction": "you",
-            "prediction_tokens": records.encode(VOCABULARY, "you"),
-        },
-    ]
-    json_files.write_jsonl(path, rows)
-    stats = run(path, tmp_path / "out")
+    with_ids = {
+        "inputs": {**T5X["inputs"], "id_pretokenized": "b"},
+        "prediction": "you",
+        "prediction_tokens": records.encode(VOCABULARY, "you"),
+    }
+    write(tmp_path, [{**T5X, "prediction": "hello  stupid world"}, with_ids])
+    stats = run(tmp_path / "old", tmp_path / "out")
     first, second = records.read_annotated(tmp_path / "out/annotated", VOCABULARY)
     assert stats["reencoded"] == 1 and stats["examples"] == 2
     assert first["reencoded"] and first["id"] == "0"
@@ -458,13 +420,11 @@ def test_text_only_lines_of_t5x_are_encoded_flagged_and_counted(tmp_path):
 
 
 def test_lines_without_ids_get_the_same_ones_in_every_reader(tmp_path):
-    line = {"inputs": {"inputs_pretokenized": "talk"}, "prediction": "you"}
     for shard in range(2):
-        text = f"{json.dumps(line)}\n\n{json.dumps(line)}\n\n"
+        text = f"{json.dumps(T5X)}\n\n{json.dumps(T5X)}\n\n"
         (tmp_path / f"old-0000{shard}-of-00002.jsonl").write_text(text)
     run(tmp_path / "old", tmp_path / "out")
-    annotated = records.read_annotated(tmp_path / "out/annotated")
-    ids = [row["id"] for row in annotated]
+    ids = ids_of(tmp_path / "out")
     assert ids == ["0", "2", "3", "5"]
     assert ids == [row["id"] for row in records.read_predictions(tmp_path / "old")]
 
@@ -489,20 +449,18 @@ def test_a_shard_cut_off_as_it_was_made_again_is_not_done(
             raise ValueError("no")
         return []
 
-    arguments = (predictions, annotator, tmp_path / "out", VOCABULARY)
-    annotate.annotate_files(*arguments, settings={}, on_error="skip")
+    def interrupt(*args):
+        raise KeyboardInterrupt
+
+    arguments = (predictions, tmp_path / "out", annotator)
+    run(*arguments, on_error="skip")
     broken = False
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(tfrecords, "write", interrupt)
-        annotate.annotate_files(*arguments, settings={})
-    stats = annotate.annotate_files(*arguments, settings={}, on_error="skip")
-    assert stats["examples"] == 4
+        run(*arguments)
+    assert run(*arguments, on_error="skip")["examples"] == 4
     paths = shards.expand(tmp_path / "out/annotated", ".tfrecord")
     assert sum(len(list(tfrecord_rows.read(path))) for path in paths) == 4
-
-
-def interrupt(*args):
-    raise KeyboardInterrupt
 
 
 @pytest.mark.parametrize(
@@ -516,8 +474,4 @@ def test_a_process_that_cannot_work(predictions, tmp_path, kept, message):
     if not kept:
         mine.unlink()
     with pytest.raises(UserError, match=message):
-        annotate.annotate_files(
-            *(predictions, annotator, tmp_path / "out", VOCABULARY),
-            settings={},
-            processes=2,
-        )
+        run(predictions, tmp_path / "out", annotator, processes=2)

@@ -2,15 +2,15 @@
 
 import os
 
+import annotate_toy
 import pytest
 import seqio
-import spacy
 from small_vocabulary import small_vocabulary
 
 from t5patches import cli
 from t5patches.annotate import beam, entities, job, phrases
 from t5patches.errors import UserError
-from t5patches.interchange import json_files, records, shards
+from t5patches.interchange import json_files, shards
 
 FLAGS = ["--runner=DirectRunner"]
 TEXTS = ["you stupid fool", "the news of the day", "hello world", "what a fool 🎉"]
@@ -20,12 +20,7 @@ SUFFIXES = (".jsonl", ".tfrecord", ".done.json")
 def write(folder, vocabulary, count=3):
     for shard in range(count):
         rows = [
-            {
-                "inputs": "hello",
-                "prediction": vocabulary.decode(vocabulary.encode(text)),
-                "target_tokens": records.encode(vocabulary, text),
-                "id": f"{shard}:{i}",
-            }
+            annotate_toy.prediction(vocabulary, text, f"{shard}:{i}")
             for i, text in enumerate(TEXTS)
         ]
         json_files.write_jsonl(shards.shard_path(folder / "old", shard, count), rows)
@@ -37,9 +32,7 @@ def contents(folder):
 
 
 def entity_annotator(tmp_path):
-    nlp = spacy.blank("en")
-    ruler = nlp.add_pipe("entity_ruler")
-    ruler.add_patterns([{"label": "THING", "pattern": "news"}])
+    nlp = annotate_toy.ruler_pipeline(("THING", "news"))
     nlp.to_disk(tmp_path / "pipeline")
     return entities.EntityAnnotator(tmp_path / "pipeline")
 

@@ -4,6 +4,7 @@ import json
 import pathlib
 import sys
 
+import annotate_toy
 import pytest
 import seqio
 import spacy
@@ -21,21 +22,12 @@ def made(tmp_path_factory):
     """What the command reads, made once."""
     folder = tmp_path_factory.mktemp("made")
     rows = [
-        {
-            "inputs": inputs,
-            "prediction": TEXT,
-            "target_tokens": records.encode(VOCABULARY, TEXT),
-            "id": str(i),
-        }
+        annotate_toy.prediction(VOCABULARY, TEXT, i, inputs)
         for i, inputs in enumerate(["Jane Smith and John Doe, Paris", "nobody"])
     ]
     json_files.write_jsonl(folder / "old.jsonl", rows)
-    nlp = spacy.blank("en")
     patterns = [("PERSON", "Smith"), ("PERSON", "John Doe"), ("GPE", "Paris")]
-    nlp.add_pipe("entity_ruler").add_patterns(
-        [{"label": label, "pattern": text} for label, text in patterns]
-    )
-    nlp.to_disk(folder / "pipeline")
+    annotate_toy.ruler_pipeline(*patterns).to_disk(folder / "pipeline")
     spacy.blank("en").to_disk(folder / "blank")
     (folder / "mine.py").write_text(
         "def first(text, inputs):\n    return [(0, 5, 'first')]\n"
