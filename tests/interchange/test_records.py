@@ -26,23 +26,35 @@ def write(path, *lines):
     return path
 
 
+def write_shards(prefix, count, rows, indices=None):
+    """Writes a shard for each row; returns the paths."""
+    paths = [shards.shard_path(prefix, index, count) for index in range(count)]
+    for index in range(count) if indices is None else indices:
+        json_files.write_jsonl(paths[index], [rows[index]])
+    return paths
+
+
 def test_predictions_round_trip(tmp_path):
     rows = [{**GOOD, "prediction": "🎉 \u2028 <é>", "note": 1}, {**GOOD, "id": "8"}]
-    for shard in range(2):
-        json_files.write_jsonl(
-            shards.shard_path(tmp_path / "p", shard, 2), rows[shard:][:1]
-        )
-    assert list(records.read_predictions(tmp_path / "p")) == rows
-    assert (
-        list(records.read_predictions(str(tmp_path / "p-*.jsonl"), VOCABULARY)) == rows
-    )
-    both = [shards.shard_path(tmp_path / "p", shard, 2) for shard in range(2)]
-    assert list(records.read_predictions(both)) == rows
+    both = write_shards(tmp_path / "p", 2, rows)
+    for spec in (tmp_path / "p", str(tmp_path / "p-*.jsonl"), both):
+        assert list(records.read_predictions(spec)) == rows
+    assert list(records.read_predictions(both, VOCABULARY)) == rows
+
+
+def span(start, end, **more):
+    return {"annotations": [{"start": start, "end": end, **more}]}
+
+
+ABSENT = object()
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
+        ({"inputs": ABSENT}, "field 'inputs'"),
+        ({"prediction": ABSENT}, "field 'prediction'"),
+        ({"id": ABSENT}, "field 'id'"),
         ({"inputs": None}, "field 'inputs' must be text, not NoneType"),
         ({"prediction": 3}, "field 'prediction' must be text, not int"),
         ({"prediction": "a\ud83d"}, "field 'prediction' has half of a surrogate pair"),
@@ -55,97 +67,55 @@ def test_predictions_round_trip(tmp_path):
         ({"target_tokens": [1, 5]}, r"goes on after EOS \(id 1\)"),
         ({"target_tokens": [0, 5, 1]}, "'target_tokens' begins with padding"),
         ({"inputs": {}}, "field 'inputs' has no 'inputs_pretokenized'"),
+        ({"annotations": None}, "field 'annotations' must be a list"),
+        (span(0, 4, label="x"), "start 0 and end 4 are"),
+        (span(2, 2, label="x"), "start 2 and end 2 are"),
+        (span(False, 1, label="x"), "start False and end 1 are"),
+        (span(0, 1), r"annotations\[0\]: must be"),
+        ({"target_annotations": [1, 2]}, "must be a list of 0 and 1"),
+        ({"target_annotations": [True, 0]}, "must be a list of 0 and 1"),
+        ({"target_annotations": [1]}, "has 1 values for 2 ids"),
+        ({"corrected": 3}, "field 'corrected' must be text"),
     ],
 )
 def test_a_wrong_field_is_named(tmp_path, change, message):
-    path = write(tmp_path / "p.jsonl", json.dumps(GOOD), json.dumps({**GOOD, **change}))
+    wrong = {k: v for k, v in {**ANNOTATED, **change}.items() if v is not ABSENT}
+    path = write(tmp_path / "p.jsonl", *map(json.dumps, (ANNOTATED, wrong)))
     with pytest.raises(UserError, match=rf"p\.jsonl:2: .*{message}"):
-        list(records.read_predictions(path, VOCABULARY))
-
-
-@pytest.mark.parametrize("field", ["inputs", "prediction", "id"])
-def test_a_missing_field_is_named(tmp_path, field):
-    row = {key: value for key, value in GOOD.items() if key != field}
-    path = write(tmp_path / "p.jsonl", json.dumps(row))
-    with pytest.raises(UserError, match=rf"p\.jsonl:1: field '{field}'"):
-        list(records.read_predictions(path))
+        list(records.read_annotated(path, VOCABULARY))
 
 
 def test_ids_of_the_padded_vocabulary_are_legal(tmp_path):
     limit = records.max_vocabulary_size(VOCABULARY)
     assert limit % 128 == 0 and VOCABULARY.vocab_size < limit
-    rows = [{**GOOD, "target_tokens": [limit - 1, 1]}]
-    json_files.write_jsonl(tmp_path / "p.jsonl", rows)
-    assert list(records.read_predictions(tmp_path / "p.jsonl", VOCABULARY)) == rows
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"annotations": None}, "field 'annotations' must be a list"),
-        (
-            {"annotations": [{"start": 0, "end": 4, "label": "x"}]},
-            "start 0 and end 4 are",
-        ),
-        (
-            {"annotations": [{"start": 2, "end": 2, "label": "x"}]},
-            "start 2 and end 2 are",
-        ),
-        ({"annotations": [{"start": 0, "end": 1}]}, r"annotations\[0\]: must be"),
-        ({"target_annotations": [1, 2]}, "must be a list of 0 and 1"),
-        ({"target_annotations": [1]}, "has 1 values for 2 ids"),
-        ({"target_annotations": [True, 0]}, "must be a list of 0 and 1"),
-        (
-            {"annotations": [{"start": False, "end": 1, "label": "x"}]},
-            "start False and end 1 are",
-        ),
-        ({"corrected": 3}, "field 'corrected' must be text"),
-    ],
-)
-def test_wrong_annotations_are_named(tmp_path, change, message):
-    path = write(tmp_path / "a.jsonl", json.dumps({**ANNOTATED, **change}))
-    with pytest.raises(UserError, match=rf"a\.jsonl:1: .*{message}"):
-        list(records.read_annotated(path))
+    row = {**GOOD, "target_tokens": [limit - 1, 1]}
+    path = write(tmp_path / "p.jsonl", json.dumps(row))
+    assert list(records.read_predictions(path, VOCABULARY)) == [row]
 
 
 def test_nothing_to_read(tmp_path):
     with pytest.raises(UserError, match=r"p\.jsonl: no such file"):
         list(records.read_predictions(tmp_path / "p.jsonl"))
-    for shard in (0, 2):
-        json_files.write_jsonl(shards.shard_path(tmp_path / "q", shard, 3), [GOOD])
+    write_shards(tmp_path / "q", 3, [GOOD] * 3, indices=(0, 2))
     with pytest.raises(UserError, match=r"q-00001-of-00003\.jsonl: shard is missing"):
         list(records.read_predictions(tmp_path / "q"))
 
 
 def test_t5x_inference_lines(tmp_path):
-    line = {
-        "inputs": {"inputs_pretokenized": "a", "targets_pretokenized": "b"},
-        "prediction": "you",
-        "prediction_tokens": [*VOCABULARY.encode("you"), 1, 4],
-    }
-    path = write(tmp_path / "t5x.jsonl", json.dumps(line), json.dumps(line))
-    first, second = records.read_predictions(path, VOCABULARY)
+    text_only = {"inputs": {"inputs_pretokenized": "a"}, "prediction": "you"}
+    tokens = [*VOCABULARY.encode("you"), 1, 4]
+    lines = [text_only, {**text_only, "prediction_tokens": tokens}]
+    path = write(tmp_path / "t5x.jsonl", *map(json.dumps, lines))
+    expected = {"inputs": "a", "prediction": "you"}
     ids = records.encode(VOCABULARY, "you")
-    assert first == {
-        "inputs": "a",
-        "prediction": "you",
-        "target_tokens": ids,
-        "id": "0",
-    }
-    assert second["id"] == "1"
-    scored = write(
-        tmp_path / "s.jsonl", json.dumps({"inputs": line["inputs"], "score": 1})
-    )
+    _, second = records.read_predictions(path, VOCABULARY)
+    assert second == {**expected, "target_tokens": ids, "id": "1"}
+    first, _ = records.read_predictions(path)  # Without a vocabulary.
+    assert first == {**expected, "id": "0"}
+    scored = {"inputs": text_only["inputs"], "score": 1}
+    path = write(tmp_path / "s.jsonl", json.dumps(scored))
     with pytest.raises(UserError, match=r"s\.jsonl:1: field 'prediction' is missing"):
-        list(records.read_predictions(scored))
-
-
-def test_text_only_lines_without_a_vocabulary(tmp_path):
-    line = {"inputs": {"inputs_pretokenized": "a"}, "prediction": "you"}
-    path = write(tmp_path / "t5x.jsonl", json.dumps(line))
-    assert list(records.read_predictions(path)) == [
-        {"inputs": "a", "prediction": "you", "id": "0"}
-    ]
+        list(records.read_predictions(path))
 
 
 def test_a_failed_write_leaves_what_was_there(tmp_path):
@@ -197,9 +167,8 @@ def test_digests(tmp_path):
 
 
 def test_tfrecords_round_trip(tmp_path):
-    rows = [
-        {"inputs": [3, 1], "targets": [9, 4, 1], "target_annotations": [0, 1, 0]}
-    ] * 3
+    row = {"inputs": [3, 1], "targets": [9, 4, 1], "target_annotations": [0, 1, 0]}
+    rows = [row] * 3
     path = tmp_path / "a.tfrecord"
     assert tfrecords.write(path, rows) == 3
     assert list(tfrecord_rows.read(path)) == rows
@@ -263,10 +232,7 @@ def test_prefixes_of_t5x_shards(tmp_path):
 
 def test_two_sets_of_one_name_are_refused(tmp_path):
     for count in (1, 2):
-        for index in range(count):
-            json_files.write_jsonl(
-                shards.shard_path(tmp_path / "p", index, count), [GOOD]
-            )
+        write_shards(tmp_path / "p", count, [GOOD] * count)
     with pytest.raises(UserError, match="two sets of shards, of-00001 and of-00002"):
         shards.expand(tmp_path / "p")
     assert len(shards.expand(tmp_path / "p-*-of-00002.jsonl")) == 2
