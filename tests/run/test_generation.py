@@ -37,16 +37,28 @@ def task_ds(count=3, **features):
     return tf.data.Dataset.from_tensor_slices(kept)
 
 
+def write(path, made=None, ds=None, mode="predict", vocabulary=VOCABULARY):
+    made, ds = made or inferences(), task_ds() if ds is None else ds
+    generation.write_predictions(str(path), made, ds, mode, vocabulary)
+
+
+def merge(folder):
+    generation.merge_predictions(str(folder / "out"), NAME, str(folder), 3)
+
+
 def test_predictions_are_readable_and_keep_the_ids(tmp_path):
-    path = str(tmp_path / "p.jsonl")
-    generation.write_predictions(path, inferences(), task_ds(), "predict", VOCABULARY)
-    rows = list(records.read_predictions(path, VOCABULARY))
-    assert [row["prediction"] for row in rows] == TEXTS
-    assert [row["inputs"] for row in rows] == ["input é 0", "input é 1", "input é 2"]
-    assert [row["id"] for row in rows] == ["id 0", "id 1", "id 2"]
-    assert [row["target_tokens"] for row in rows] == [
-        records.encode(VOCABULARY, text) for text in TEXTS
+    write(tmp_path / "p.jsonl")
+    expected = [
+        {
+            "inputs": f"input é {i}",
+            "prediction": text,
+            "target_tokens": records.encode(VOCABULARY, text),
+            "id": f"id {i}",
+        }
+        for i, text in enumerate(TEXTS)
     ]
+    found = records.read_predictions(tmp_path / "p.jsonl", VOCABULARY)
+    assert list(found) == expected
 
 
 @pytest.mark.parametrize(
@@ -65,50 +77,40 @@ def test_generated_ids(tokens, expected):
 
 
 def test_a_length_limit_without_eos(tmp_path):
-    path = str(tmp_path / "p.jsonl")
     cut = inferences(length=3)
-    generation.write_predictions(path, cut, task_ds(), "predict", VOCABULARY)
-    rows = list(records.read_predictions(path, VOCABULARY))
+    write(tmp_path / "p.jsonl", cut)
+    rows = list(records.read_predictions(tmp_path / "p.jsonl", VOCABULARY))
     assert [row["target_tokens"] for row in rows] == cut[0].tolist()
 
 
 def test_tasks_without_text_or_ids(tmp_path):
-    ids = [[*VOCABULARY.encode("you"), 1, 0, 0]] * 3
-    width = max(map(len, ids))
-    ds = task_ds(
-        inputs=[row + [0] * (width - len(row)) for row in ids],
-        inputs_pretokenized=None,
-        id_pretokenized=None,
-    )
+    inputs = [[*VOCABULARY.encode("you"), 1, 0, 0]] * 3
+    ds = task_ds(inputs=inputs, inputs_pretokenized=None, id_pretokenized=None)
     for chunk in range(2):
-        path = str(tmp_path / f"{NAME}-chunk{chunk:05d}")
-        generation.write_predictions(path, inferences(), ds, "predict", VOCABULARY)
-        open(path + ".COMPLETED", "w").close()
-    generation.merge_predictions(str(tmp_path / "out"), NAME, str(tmp_path), 3)
+        path = tmp_path / f"{NAME}-chunk{chunk:05d}"
+        write(path, ds=ds)
+        path.with_name(f"{path.name}.COMPLETED").touch()
+    merge(tmp_path)
     rows = list(records.read_predictions(tmp_path / "out" / MERGED, VOCABULARY))
-    assert [row["id"] for row in rows] == [
-        f"comments-predict:00000:{i}" for i in range(6)
-    ]
+    ids = [f"comments-predict:00000:{i}" for i in range(6)]
+    assert [row["id"] for row in rows] == ids
     assert {row["inputs"] for row in rows} == {"you"}
     assert os.listdir(tmp_path / "out") == [MERGED]
 
 
 def test_merging_needs_every_chunk(tmp_path):
     with pytest.raises(UserError, match="nothing was generated"):
-        generation.merge_predictions(str(tmp_path / "out"), NAME, str(tmp_path), None)
+        merge(tmp_path)
     json_files.write_jsonl(tmp_path / f"{NAME}-chunk00001", [{"id": "a"}])
     with pytest.raises(UserError, match="chunk 0 is missing"):
-        generation.merge_predictions(str(tmp_path / "out"), NAME, str(tmp_path), None)
+        merge(tmp_path)
 
 
 def test_wrong_use(tmp_path):
-    path = str(tmp_path / "p.jsonl")
     with pytest.raises(UserError, match="infer.mode is 'score'"):
-        generation.write_predictions(path, inferences(), task_ds(), "score", VOCABULARY)
+        write(tmp_path / "p.jsonl", mode="score")
     with pytest.raises(UserError, match="needs the vocabulary"):
-        generation.write_predictions(path, inferences(), task_ds(), "predict")
+        write(tmp_path / "p.jsonl", vocabulary=None)
     with pytest.raises(ValueError):
-        generation.write_predictions(
-            path, inferences(), task_ds().take(2), "predict", VOCABULARY
-        )
+        write(tmp_path / "p.jsonl", ds=task_ds().take(2))
     assert os.listdir(tmp_path) == []

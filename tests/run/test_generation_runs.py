@@ -24,8 +24,6 @@ def job(tmp_path_factory):
     """A folder with data, a gin file and checkpoint_2 of a small model."""
     folder = tmp_path_factory.mktemp("job")
     json_files.write_jsonl(folder / "rows.jsonl", ROWS)
-    sizes = dict(emb_dim=16, num_heads=2, head_dim=8, mlp_dim=16)
-    sizes |= dict(num_encoder_layers=1, num_decoder_layers=1)
     (folder / "job.gin").write_text(
         f"""from __gin__ import dynamic_registration
 from t5patches import network
@@ -34,8 +32,14 @@ VOCABULARY_SIZE = 384
 TASK_FEATURE_LENGTHS = {{'inputs': 128, 'targets': 8}}
 FILES = {dict.fromkeys(("train", "validation", "test"), f"{folder}/rows.jsonl")}
 BATCH_SIZE = 4
+network.T5Config:
+  emb_dim = 16
+  num_heads = 2
+  head_dim = 8
+  mlp_dim = 16
+  num_encoder_layers = 1
+  num_decoder_layers = 1
 """
-        + "".join(f"network.T5Config.{k} = {v}\n" for k, v in sizes.items())
     )
     run(
         folder,
@@ -70,7 +74,7 @@ def generate(job, name, *more, run_file="runs/generate.gin", step=2, **macros):
         INFER_OUTPUT_DIR=str(job / name),
         **macros,
     )
-    paths = sorted((job / name).glob("text-predict-*.jsonl"))
+    paths = sorted((job / name).glob("text-predict-*.jsonl"))  # None of T5X's own.
     rows = [row for path in paths for _, row in json_files.read_jsonl(path)]
     assert all(len(row["target_tokens"]) <= 8 for row in rows)
     return {row["id"]: row for row in rows}
@@ -128,12 +132,7 @@ def test_results_of_another_inference_are_refused(job, greedy):
 def test_the_files_of_t5x_can_be_annotated(job, greedy):
     """T5X's own writer, with the generated ids and without."""
     for name, given in (("with", True), ("without", False)):
-        run(
-            *(job, "infer", "runs/infer.gin"),
-            CHECKPOINT_PATH=str(job / "model" / "checkpoint_2"),
-            INFER_OUTPUT_DIR=str(job / name),
-            OUTPUT_IDS=given,
-        )
+        generate(job, name, run_file="runs/infer.gin", OUTPUT_IDS=given)
         rows = list(records.read_predictions(job / name / "text-predict", VOCABULARY))
         assert [row["inputs"] for row in rows] == [x["inputs"] for x in ROWS]
         assert [row["id"] for row in rows] == list(greedy)
@@ -144,23 +143,19 @@ def test_the_files_of_t5x_can_be_annotated(job, greedy):
 
 
 def test_a_stopped_inference_goes_on(job, monkeypatch):
-    def stop_at(chunk):
-        write = json_files.write_jsonl
+    write = json_files.write_jsonl
 
-        def stopping(path, rows):
-            if f"chunk{chunk:05d}" in str(path):
-                raise RuntimeError("stopped")
-            return write(path, rows)
-
-        monkeypatch.setattr(json_files, "write_jsonl", stopping)
-        with pytest.raises(RuntimeError, match="stopped"):
-            generate(job, "stopped", CHUNK_BATCHES=1)
-        monkeypatch.setattr(json_files, "write_jsonl", write)
+    def stopping(path, rows):
+        if "chunk00002" in str(path):
+            raise RuntimeError("stopped")
+        return write(path, rows)
 
     with pytest.raises(UserError, match="another architecture"):
         generate(job, "stopped", VOCABULARY_SIZE=512)
     # The settings of a run that made nothing do not bind.
-    stop_at(2)
+    with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="stopped"):
+        patch.setattr(json_files, "write_jsonl", stopping)
+        generate(job, "stopped", CHUNK_BATCHES=1)
     with pytest.raises(UserError, match="checkpoint was"):
         generate(job, "stopped", step=0, CHUNK_BATCHES=1)
     # Of another batch size the chunks would not fit together: they are made anew.
@@ -170,16 +165,16 @@ def test_a_stopped_inference_goes_on(job, monkeypatch):
 
 
 def test_the_metrics_of_a_task(job, greedy):
-    macros = {
-        "CHECKPOINT_PATH": str(job / "model" / "checkpoint_2"),
-        "EVAL_OUTPUT_DIR": str(job / "metrics"),
-    }
     (job / "metrics.gin").write_text(
         "from __gin__ import dynamic_registration\n"
         "from t5patches import tasks\nfrom t5patches.tasks import metrics\n"
         "tasks.text_task.metric_fns = [@metrics.exact_match]\n"
     )
-    run(job, "eval", "runs/eval.gin", f"--gin_file={job}/metrics.gin", **macros)
+    run(
+        *(job, "eval", "runs/eval.gin", f"--gin_file={job}/metrics.gin"),
+        CHECKPOINT_PATH=str(job / "model" / "checkpoint_2"),
+        EVAL_OUTPUT_DIR=str(job / "metrics"),
+    )
     (written,) = (job / "metrics").glob("**/text-metrics.jsonl")
     found = [row for _, row in json_files.read_jsonl(written)]
     same = [greedy[row["id"]]["prediction"] == row["targets"] for row in ROWS]
