@@ -93,10 +93,8 @@ class Statistics:
         """Yields what a user should know."""
         counts = self.counts
         if self.skipped:
-            yield (
-                f"{len(self.skipped)} skipped and listed in {SKIPPED}; the first: "
-                f"{self.skipped[0]}"
-            )
+            count, first = len(self.skipped), self.skipped[0]
+            yield f"{count} skipped and listed in {SKIPPED}; the first: {first}"
         if counts["reencoded"]:
             yield (
                 f"{counts['reencoded']} of {counts['examples']} texts had no ids and "

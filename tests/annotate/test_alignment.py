@@ -38,22 +38,15 @@ TEXTS = st.one_of(
 def covered(marks, ids, vocabulary):
     """The characters of all marked ids together, by decoding them in their places."""
     ranges, _ = alignment.token_ranges(ids, vocabulary)
-    return {
-        character
-        for mark, (start, end) in zip(marks, ranges, strict=True)
-        if mark
-        for character in range(start, end)
-    }
+    marked = (at for mark, at in zip(marks, ranges, strict=True) if mark)
+    return {character for start, end in marked for character in range(start, end)}
 
 
 def spans_of(data, text):
     """Draws spans of a text, also such as begin or end inside a token."""
-    count = data.draw(st.integers(0, 3)) if text else 0
-    spans = []
-    for _ in range(count):
-        start = data.draw(st.integers(0, len(text) - 1))
-        spans.append((start, data.draw(st.integers(start + 1, len(text))), "x"))
-    return spans
+    place = st.integers(0, len(text))
+    pairs = st.lists(st.tuples(place, place), max_size=3)
+    return [(*sorted(pair), "x") for pair in data.draw(pairs) if len({*pair}) == 2]
 
 
 def check(ids, spans, vocabulary):

@@ -22,11 +22,7 @@ def found(text, *listed):
         ("You IDIOT!", ["idiot"], ["IDIOT"]),
         ("idiots, idiotic, _idiot_, idiot's", ["idiot"], ["idiot"]),
         ("a gun shot", ["gun", "gun shot", "shot"], ["gun shot"]),
-        (
-            "son of a gun shot",
-            ["son of a gun", "gun shot"],
-            ["son of a gun", "gun shot"],
-        ),
+        ("a gun shot", ["a gun", "gun shot"], ["a gun", "gun shot"]),
         ("son  of\na gun", ["son of a gun"], ["son  of\na gun"]),
         ("gun shots", ["gun shot", "gun"], ["gun"]),
         ("a.s.s, axsxs", ["a.s.s"], ["a.s.s"]),
@@ -113,20 +109,21 @@ def test_words_beside_emoji(text):
     assert phrases.PhraseAnnotator(["❤"])("❤️") == [(0, 1, "❤")]
 
 
-@pytest.mark.parametrize("content", ["", "# only a comment\n", "\n \n"])
-def test_empty_phrase_file_is_named(tmp_path, content):
-    path = tmp_path / "rude.txt"
-    path.write_text(content)
-    with pytest.raises(UserError, match=r"rude\.txt: no phrases in it"):
-        phrases.load(path)
-
-
-def test_phrase_file_that_is_not_utf8(tmp_path):
-    (tmp_path / "rude.txt").write_bytes(b"fool\ncaf\xe9\n")
-    with pytest.raises(UserError, match=r"rude\.txt:2: not UTF-8"):
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", ": no phrases in it"),
+        (b"# only a comment\n", ": no phrases in it"),
+        (b"\n \n", ": no phrases in it"),
+        (b"fool\ncaf\xe9\n", ":2: not UTF-8"),
+        (None, ".*no such file"),
+    ],
+)
+def test_wrong_phrase_files(tmp_path, content, message):
+    if content is not None:
+        (tmp_path / "rude.txt").write_bytes(content)
+    with pytest.raises(UserError, match=rf"rude\.txt{message}"):
         phrases.load(tmp_path / "rude.txt")
-    with pytest.raises(UserError, match="no such file"):
-        phrases.load(tmp_path / "missing.txt")
 
 
 def test_long_phrases_and_many():
