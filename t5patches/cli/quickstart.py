@@ -113,9 +113,5 @@ def _check(arguments: argparse.Namespace, methods: tuple[str, ...]) -> None:
 
 
 def _default_folder(arguments: argparse.Namespace) -> str:
-    hallucination = arguments.use_case == "hallucination"
-    return (
-        "t5patches-quickstart"
-        + ("-hallucination" if hallucination else "")
-        + ("-methods" if arguments.methods else "")
-    )
+    use_case = "-hallucination" if arguments.use_case == "hallucination" else ""
+    return f"t5patches-quickstart{use_case}{'-methods' if arguments.methods else ''}"

@@ -117,8 +117,7 @@ def _by_id(rows: Iterable[Prediction], side: str) -> dict[str, Prediction]:
 def _check_same_ids(
     one: Iterable[str], other: Mapping[str, Any], name: str, other_name: str, hint: str
 ) -> None:
-    missing = list(itertools.islice((key for key in one if key not in other), 4))
-    if missing:
+    if missing := [key for key in one if key not in other]:
         listed = ", ".join(map(repr, missing[:3])) + ("…" if missing[3:] else "")
         raise UserError(
             f"ids of the {name} predictions are missing in the {other_name} "
@@ -169,13 +168,13 @@ def summarize(pairs: Sequence[Pair]) -> dict[str, Any]:
     if not pairs:
         raise UserError("there are no predictions to compare")
     subsets = {
-        "all": [(pair.old, pair.new) for pair in pairs],
-        "clean": [(pair.old, pair.new) for pair in pairs if not pair.old_spans],
-        "marked": [(pair.old, pair.new) for pair in pairs if pair.old_spans],
+        "all": pairs,
+        "clean": [pair for pair in pairs if not pair.old_spans],
+        "marked": [pair for pair in pairs if pair.old_spans],
     }
     scores = {
-        name: {"examples": len(texts), **_scores(texts)}
-        for name, texts in subsets.items()
+        name: {"examples": len(some), **_scores([(p.old, p.new) for p in some])}
+        for name, some in subsets.items()
     }
     kinds = collections.Counter(pair.kind for pair in pairs)
     results: dict[str, Any] = {
@@ -205,7 +204,9 @@ def summarize(pairs: Sequence[Pair]) -> dict[str, Any]:
 
 def _scores(texts: Sequence[tuple[str, str]]) -> dict[str, float | None]:
     """Returns how alike texts are to their references, the first of each pair."""
-    old, new = [pair[0] for pair in texts], [pair[1] for pair in texts]
+    if not texts:
+        return dict.fromkeys(("exact_match", "bleu", "rougeL"))
+    old, new = zip(*texts, strict=True)
     return {
         "exact_match": similarity.exact_match(old, new),
         "bleu": similarity.bleu(old, new),

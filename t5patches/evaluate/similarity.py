@@ -1,4 +1,4 @@
-"""Similarity of texts: exact match, BLEU, ROUGE-L."""
+"""Similarity of texts, of at least one pair: exact match, BLEU, ROUGE-L."""
 
 from __future__ import annotations
 
@@ -20,40 +20,34 @@ class UnicodeTokenizer:
         return _WORD.findall(text.lower())
 
 
-def exact_match(old: Sequence[str], new: Sequence[str]) -> float | None:
-    """Returns the share of pairs that are equal, None where there is no pair."""
-    if not old:
-        return None
+def exact_match(old: Sequence[str], new: Sequence[str]) -> float:
+    """Returns the share of pairs that are equal."""
     return sum(a == b for a, b in zip(old, new, strict=True)) / len(old)
 
 
-def bleu(old: Sequence[str], new: Sequence[str]) -> float | None:
+def bleu(old: Sequence[str], new: Sequence[str]) -> float:
     """Returns sacreBLEU's corpus BLEU (0-100) of `new` with `old` as its reference.
 
     Source: Post, "A Call for Clarity in Reporting BLEU Scores", WMT 2018; sacreBLEU's
     defaults (13a tokenisation, exponential smoothing), but where no text has as many
-    as four words shorter n-grams decide, not a score of 0. None where there is no pair.
+    as four words shorter n-grams decide, not a score of 0.
     """
     import sacrebleu
 
-    if not old:
-        return None
     metric = sacrebleu.BLEU(effective_order=True)
     # On the same texts rounding gives 100.00000000000004.
     return min(metric.corpus_score(list(new), [list(old)]).score, 100.0)
 
 
-def rouge_l(old: Sequence[str], new: Sequence[str]) -> float | None:
+def rouge_l(old: Sequence[str], new: Sequence[str]) -> float:
     """Returns the mean ROUGE-L F (0-1) of `new` with `old` as its reference.
 
     Source: Lin, "ROUGE: A Package for Automatic Evaluation of Summaries", 2004; the
     sentence-level measure of rouge_score, without stemming. Equal texts score 1, also
-    where they have no word. None where there is no pair.
+    where they have no word.
     """
     from rouge_score import rouge_scorer
 
-    if not old:
-        return None
     scorer = rouge_scorer.RougeScorer(["rougeL"], tokenizer=UnicodeTokenizer())
     total = 0.0
     for reference, text in zip(old, new, strict=True):

@@ -20,7 +20,6 @@ forgets it is found out.
 """
 
 import dataclasses
-import functools
 import random
 from collections.abc import Iterable, Mapping
 
@@ -113,6 +112,4 @@ def draw_rest(context: Context, rng: random.Random) -> str:
 def make(seed: int, sizes: Mapping[str, int]) -> Splits:
     """Returns the corpus as `made_up.draw_splits` does; the same seed, the same one."""
     rng = random.Random(f"t5patches quickstart {seed}")
-    return made_up.draw_splits(
-        sizes, lambda: draw_context(rng), functools.partial(draw_rest, rng=rng)
-    )
+    return made_up.draw_splits(rng, sizes, draw_context, draw_rest)

@@ -16,13 +16,7 @@ from typing import Any
 from t5patches.quickstart import job
 
 # (alpha, learning rate)
-FAMILY = (
-    (0.25, 0.001),
-    (1.0, 0.001),
-    (4.0, 0.001),
-    (16.0, 0.001),
-    (4.0, 0.0003),
-)
+FAMILY = ((0.25, 0.001), (1.0, 0.001), (4.0, 0.001), (16.0, 0.001), (4.0, 0.0003))
 BASELINES = ((None, 0.0003), (None, 0.001), (None, 0.003))
 
 RULE = (
@@ -86,9 +80,8 @@ def distance(scores: Mapping[str, Any]) -> float:
     """
     before, after = (scores["prevalence"][key] for key in ("before", "after"))
     same = scores["exact_match"]["clean"]
-    return math.hypot(
-        after / before if before else after, 1 - (1 if same is None else same)
-    )
+    changed = 0.0 if same is None else 1 - same
+    return math.hypot(after / before if before else after, changed)
 
 
 def choose(rows: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:

@@ -81,10 +81,10 @@ def make_corpus(run: Run) -> Record:
         rows = ({"id": f"{split}-{index}", **example} for index, example in numbered)
         json_files.write_jsonl(path, rows)
     texts = (text for e in splits["train"] for text in (e["inputs"], e["targets"]))
-    pieces = vocabulary.train(texts, run.vocabulary_path, run.pieces)
+    vocabulary.train(texts, run.vocabulary_path, run.pieces)
     return {
         "examples": {split: len(splits[split]) for split in SPLITS},
-        "vocabulary": pieces,
+        "vocabulary": run.pieces,
         **use_case.prepare(run),
     }
 

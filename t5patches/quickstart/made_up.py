@@ -1,26 +1,16 @@
 """What the made-up corpora share: their words, drawing examples, correcting texts."""
 
 import importlib.resources
+import random
 import tomllib
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Protocol, TypeVar
+from typing import Any
 
 Splits = dict[str, list[dict[str, str]]]
 Span = tuple[int, int, str]
 
 # The chances of three ways to say something, the likeliest first.
 PHRASE_RANKS = (0.62, 0.24, 0.14)
-
-
-class Beginning(Protocol):
-    """What an example is about."""
-
-    def text(self) -> str:
-        """Returns the model's input."""
-        ...
-
-
-T = TypeVar("T", bound=Beginning)
 
 
 def words(name: str) -> dict[str, Any]:
@@ -30,13 +20,17 @@ def words(name: str) -> dict[str, Any]:
 
 
 def draw_splits(
-    sizes: Mapping[str, int], draw: Callable[[], T], go_on: Callable[[T], str]
+    rng: random.Random,
+    sizes: Mapping[str, int],
+    draw: Callable[[random.Random], Any],
+    go_on: Callable[[Any, random.Random], str],
 ) -> Splits:
     """Returns a corpus in which no beginning occurs twice, in one split or in two.
 
     Args:
+      rng: what the corpus is drawn with.
       sizes: split -> number of examples.
-      draw: draws a beginning.
+      draw: draws a beginning, whose `text()` is the model's input.
       go_on: draws the text that follows one.
 
     Returns:
@@ -46,11 +40,11 @@ def draw_splits(
     splits: Splits = {name: [] for name in sizes}
     for name, size in sizes.items():
         while len(splits[name]) < size:
-            beginning = draw()
+            beginning = draw(rng)
             text = beginning.text()
             if text not in seen:
                 seen.add(text)
-                splits[name].append({"inputs": text, "targets": go_on(beginning)})
+                splits[name].append({"inputs": text, "targets": go_on(beginning, rng)})
     return splits
 
 

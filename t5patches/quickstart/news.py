@@ -19,7 +19,6 @@ made up.
 """
 
 import dataclasses
-import functools
 import os
 import random
 import re
@@ -108,9 +107,7 @@ def draw_headline(report: Report, rng: random.Random) -> str:
 def make(seed: int, sizes: Mapping[str, int]) -> Splits:
     """Returns the corpus as `made_up.draw_splits` does; the same seed, the same one."""
     rng = random.Random(f"t5patches quickstart news {seed}")
-    return made_up.draw_splits(
-        sizes, lambda: draw_report(rng), functools.partial(draw_headline, rng=rng)
-    )
+    return made_up.draw_splits(rng, sizes, draw_report, draw_headline)
 
 
 _LABEL_OF = {name: "ORG" for name in WORDS["organisations"]} | {

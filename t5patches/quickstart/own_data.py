@@ -12,14 +12,15 @@ from collections.abc import Iterator
 
 from t5patches.errors import UserError
 from t5patches.interchange import tables
-
-Splits = dict[str, list[dict[str, str]]]
+from t5patches.quickstart.made_up import Splits
 
 # A text is cut after half of its words, after this many at most; what continues it
 # is cut short too, so that every word stands within the model's feature lengths.
 LONGEST_BEGINNING = 16
 LONGEST_REST = 20
 SHORTEST_TEXT = 4
+
+COLUMNS = ("inputs", "targets")
 
 # Fewer examples than this in a split are no evidence of anything.
 FEWEST = {"train": 32, "validation": 1, "test": 1}
@@ -35,25 +36,21 @@ def cut(text: str) -> tuple[str, str] | None:
     if len(words) < SHORTEST_TEXT:
         return None
     middle = min(len(words) // 2, LONGEST_BEGINNING)
-    return (
-        " ".join(words[:middle]),
-        " ".join(words[middle : middle + LONGEST_REST]),
-    )
+    rest = words[middle : middle + LONGEST_REST]
+    return " ".join(words[:middle]), " ".join(rest)
 
 
 def split_of(inputs: str) -> str:
-    """The split of an example: 80 % train, 10 % validation, 10 % test, by a hash."""
+    """Returns an example's split: 80 % train, 10 % validation, 10 % test, by a hash."""
     bucket = int(hashlib.sha256(inputs.encode()).hexdigest(), 16) % 10
     return {8: "validation", 9: "test"}.get(bucket, "train")
 
 
 def _examples(path: str) -> Iterator[tuple[str, str]]:
     for where, row in tables.read_rows(path):
-        if "inputs" in row and "targets" in row:
-            pair = tuple(
-                " ".join(tables.text_field(row, key, where).split())
-                for key in ("inputs", "targets")
-            )
+        if all(key in row for key in COLUMNS):
+            texts = (tables.text_field(row, key, where) for key in COLUMNS)
+            pair = tuple(" ".join(text.split()) for text in texts)
         elif "text" in row:
             pair = cut(tables.text_field(row, "text", where))
         else:

@@ -73,10 +73,6 @@ class Run:
     def vocabulary_path(self) -> str:
         return self.path("corpus", "vocabulary.model")
 
-    @property
-    def phrases_path(self) -> str:
-        return self.path("corpus", "phrases.txt")
-
     def corpus_files(self) -> dict[str, str]:
         """Returns split -> file of the corpus."""
         return {split: self.path("corpus", f"{split}.jsonl") for split in SPLITS}

@@ -8,7 +8,7 @@ from t5patches.errors import UserError
 from t5patches.interchange import shards
 
 
-def train(texts: Iterable[str], path: str | os.PathLike, size: int) -> int:
+def train(texts: Iterable[str], path: str | os.PathLike, size: int) -> None:
     """Trains a vocabulary with T5's special ids: padding 0, EOS 1, unknown 2.
 
     The same texts give the same file: one thread, no sampling.
@@ -17,9 +17,6 @@ def train(texts: Iterable[str], path: str | os.PathLike, size: int) -> int:
       texts: what the model will read and write.
       path: the SentencePiece model to write; it appears when it is whole.
       size: number of pieces.
-
-    Returns:
-      The number of pieces.
 
     Raises:
       UserError: the texts do not have as many pieces as `size`.
@@ -49,4 +46,3 @@ def train(texts: Iterable[str], path: str | os.PathLike, size: int) -> int:
         ) from error
     with shards.atomic_write(path, "wb") as file:
         file.write(model.getvalue())
-    return size

@@ -20,8 +20,8 @@ _BAR = 0.34  # height
 _STRONG = {"fontweight": "bold", "color": drawing.INK}
 
 
-def draw(results: Mapping[str, Any], title: str, sentence: str) -> bytes:
-    """Returns the picture of an evaluation as PNG, 2,400 pixels wide.
+def draw(results: Mapping[str, Any], title: str, sentence: str) -> Any:
+    """Returns the picture of an evaluation as a Matplotlib figure.
 
     Args:
       results: what `evaluate.compare` returns.
@@ -38,7 +38,7 @@ def draw(results: Mapping[str, Any], title: str, sentence: str) -> bytes:
     right.set_title("New outputs against old ones", **heading)
     _draw_prevalence(left, results["prevalence"])
     _draw_similarity(right, results["subsets"])
-    return drawing.to_png(figure)
+    return figure
 
 
 def _draw_prevalence(axes: Any, prevalence: Mapping[str, float]) -> None:

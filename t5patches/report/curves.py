@@ -21,18 +21,13 @@ _PANELS = (
 )
 
 
-def draw(results: Mapping[str, Any], titles: Mapping[str, str]) -> bytes:
-    """Returns the trade-off curves as PNG, 2,400 pixels wide.
+def draw(results: Mapping[str, Any], titles: Mapping[str, str]) -> Any:
+    """Returns the trade-off curves as a Matplotlib figure.
 
     Args:
       results: what `report.write_comparison` takes.
       titles: method -> its name for the reader.
     """
-    return drawing.to_png(plot(results, titles))
-
-
-def plot(results: Mapping[str, Any], titles: Mapping[str, str]) -> Any:
-    """Returns the picture of `draw` as a Matplotlib figure."""
     tests = [row["test"] for row in results["points"]]
     before = tests[0]["prevalence"]["before"]
     # An update can leave more unwanted than it found.

@@ -15,6 +15,7 @@ import markupsafe
 from etils import epath
 
 from t5patches.interchange import shards
+from t5patches.report import drawing
 
 _SHOWN_RESULTS = ("method", "seed", "seconds", "peak_memory_gb")
 
@@ -79,7 +80,7 @@ _TEMPLATES.filters.update({function.__name__: function for function in _FILTERS}
 def write(
     run_dir: shards.PathLike,
     template: str,
-    png: bytes,
+    figure: Any,
     results: Mapping[str, Any],
     settings: Mapping[str, Any] | None,
     **content: Any,
@@ -89,11 +90,12 @@ def write(
     Args:
       run_dir: the folder to write to.
       template: name of the page's template.
-      png: the picture.
+      figure: the picture, of Matplotlib.
       results: the template's, and what of them belongs to the settings.
       settings: names and values for the section on settings.
       **content: what else the template wants; all of them `title` and `sentence`.
     """
+    png = drawing.to_png(figure)
     known = {name: results[name] for name in _SHOWN_RESULTS if name in results}
     page = _TEMPLATES.get_template(template).render(
         image=base64.b64encode(png).decode("ascii"),

@@ -117,7 +117,7 @@ def drawn(axes):
 
 def test_an_update_that_made_it_worse_is_seen(results):
     results["points"][1]["test"]["prevalence"]["after"] = 0.6
-    figure = curves.plot(results, TITLES)
+    figure = curves.draw(results, TITLES)
     assert (0.96, 0.6) in drawn(figure.axes[0])
     assert figure.axes[0].get_ylim()[1] > 0.6
 
@@ -125,7 +125,7 @@ def test_an_update_that_made_it_worse_is_seen(results):
 def test_what_could_not_be_measured_is_not_drawn_as_nothing_kept(results):
     for row in results["points"]:
         row["test"]["exact_match"]["clean"] = None
-    left, right = curves.plot(results, TITLES).axes
+    left, right = curves.draw(results, TITLES).axes
     assert drawn(left) == set() and len(drawn(right)) == len(results["points"])
     assert "nothing to measure" in [text.get_text() for text in left.texts]
     labels = left.get_legend_handles_labels()[1]
