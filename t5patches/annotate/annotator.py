@@ -69,10 +69,8 @@ def _check(annotator: Annotator, text: str, find: Callable[[], Any]) -> Found:
     try:
         found = find()
         if not isinstance(found, Iterable):
-            return UserError(
-                f"the annotator returned {shorten(found)}, not a list of "
-                "(start, end, label)"
-            )
+            what = "not a list of (start, end, label)"
+            return UserError(f"the annotator returned {shorten(found)}, {what}")
         return [_check_span(span, text) for span in found]
     except UserError as error:
         return error
@@ -93,11 +91,10 @@ def _check_span(span: Any, text: str) -> Span:
             f"the annotator returned {shorten(span)}, not (start, end, label) with "
             "start and end whole numbers"
         ) from error
+    what = f"the annotator returned the label {shorten(label)}, which"
     if not isinstance(label, str):
-        raise UserError(
-            f"the annotator returned the label {shorten(label)}, which is no text"
-        )
-    check_encodes(label, f"the annotator returned the label {shorten(label)}, which")
+        raise UserError(f"{what} is no text")
+    check_encodes(label, what)
     if not 0 <= start < end <= len(text):
         raise UserError(
             f"the annotator returned ({start}, {end}), which is no span of the "

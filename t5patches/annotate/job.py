@@ -124,10 +124,8 @@ class Job:
         sources, before = [], 0
         made_by = claims.fingerprint(self._claimed)
         for path in self.paths:
-            digest = claims.file_digest(path)
-            sources.append(
-                {"digest": digest, "lines_before": before, "settings": made_by}
-            )
+            source = {"digest": claims.file_digest(path), "settings": made_by}
+            sources.append({**source, "lines_before": before})
             count = _line_count(path)
             before += count
             if not count:
@@ -141,10 +139,8 @@ class Job:
         results = {os.path.realpath(p) for i in indices for p in self._files(i)}
         for path in self.paths:
             if os.path.realpath(path) in results:
-                raise UserError(
-                    f"{path}: stands where results are written; give another output "
-                    "folder"
-                )
+                what = "stands where results are written; give another output folder"
+                raise UserError(f"{path}: {what}")
         names = (f"{NAME}-*", STATISTICS)
         claims.claim(self._folder, self._claimed, results=names)
         made = [claims.findings(self._unit(index)) for index in indices]
@@ -272,10 +268,8 @@ class Job:
                 claims.unmark(self._unit(index))
                 for path in self._files(index):
                     epath.Path(path).unlink(missing_ok=True)
-            raise UserError(
-                f"no line is right (wrong: {report['skipped']}); the first: "
-                f"{totals.skipped[0]}"
-            )
+            wrong, first = report["skipped"], totals.skipped[0]
+            raise UserError(f"no line is right (wrong: {wrong}); the first: {first}")
         json_files.write_json(epath.Path(self._folder) / STATISTICS, report)
         for warning in totals.warnings():
             logging.warning("%s", warning)
@@ -286,13 +280,11 @@ def _with_spans(row: Prediction, found: Found, vocabulary: Any) -> AnnotatedPred
     if isinstance(found, UserError):
         raise found
     ids = row.get("target_tokens", [])  # They are there: the vocabulary is known.
-    marks = align(ids, row["prediction"], found, vocabulary)
-    spans = [Annotation(start=a, end=b, label=label) for a, b, label in found]
     return {
         **row,
         "target_tokens": ids,
-        "annotations": spans,
-        "target_annotations": marks,
+        "annotations": [Annotation(start=s, end=e, label=t) for s, e, t in found],
+        "target_annotations": align(ids, row["prediction"], found, vocabulary),
     }
 
 

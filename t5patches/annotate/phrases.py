@@ -177,9 +177,7 @@ def read_phrases(path: str | os.PathLike) -> list[str]:
         if line and not line.startswith("#")
     ]
     if not phrases:
-        raise UserError(
-            f"{os.fspath(path)}: no phrases in it; write one phrase per line"
-        )
+        raise UserError(f"{path}: no phrases in it; write one phrase per line")
     return phrases
 
 

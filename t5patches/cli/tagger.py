@@ -6,7 +6,6 @@ import argparse
 import functools
 import json
 from collections.abc import Callable
-from typing import Any
 
 from t5patches.annotate.toxicity import THRESHOLD
 from t5patches.cli import starting
@@ -99,17 +98,13 @@ def _train(args: argparse.Namespace) -> None:
         ("annotating", f"tagger at threshold {THRESHOLD}"),
         ("plain_ner", "plain NER"),
     ):
-        if key in results:
-            print(_line(name, results[key]))
+        if result := results.get(key):
+            low, high = result["interval"]
+            print(
+                f"{name}: character F1 {result['f1']:.4f} (95 % interval {low:.4f} to "
+                f"{high:.4f}) on {result['posts']} posts, {result['marked']:.1%} marked"
+            )
     print(f"written to {args.output}")
-
-
-def _line(name: str, result: dict[str, Any]) -> str:
-    low, high = result["interval"]
-    return (
-        f"{name}: character F1 {result['f1']:.4f} (95 % interval {low:.4f} to "
-        f"{high:.4f}) on {result['posts']} posts, {result['marked']:.1%} marked"
-    )
 
 
 def _add_evaluation(add: Callable[..., None]) -> None:

@@ -30,6 +30,21 @@ number = 3
 """
 
 
+WRONG_FILES = {
+    "wrong.py": "1 / 0",
+    "syntax.py": "def f(:",
+    "ends.py": "import sys\nsys.exit('bye')",
+    "needs.py": "import no_such_thing",
+    "classes.py": """\
+class NotCallable: pass
+class Breaks:
+    def __init__(self): raise OSError('no model')
+class Ends:
+    def __init__(self): raise SystemExit(3)
+""",
+}
+
+
 def annotate_text(annotator, text, inputs):
     (found,) = annotate_texts(annotator, [(text, inputs)])
     if isinstance(found, UserError):
@@ -94,18 +109,8 @@ partial = functools.partial(shouting)
     ],
 )
 def test_what_cannot_be_loaded(module, name, message):
-    folder = module.parent
-    (folder / "wrong.py").write_text("1 / 0\n")
-    (folder / "syntax.py").write_text("def f(:\n")
-    (folder / "ends.py").write_text("import sys\nsys.exit('bye')\n")
-    (folder / "needs.py").write_text("import no_such_thing\n")
-    (folder / "classes.py").write_text(
-        "class NotCallable: pass\n"
-        "class Breaks:\n"
-        "    def __init__(self): raise OSError('no model')\n"
-        "class Ends:\n"
-        "    def __init__(self): raise SystemExit(3)\n"
-    )
+    for file, text in WRONG_FILES.items():
+        (module.parent / file).write_text(text)
     with pytest.raises(UserError) as caught:
         custom.load(name)
     assert message in str(caught.value)
@@ -134,16 +139,12 @@ def ending(text, inputs):
 def test_what_raises_late_or_ends(function, message, several):
     """Alone, and among the texts that go through `pipe` together."""
 
-    class Annotator:
-        def __call__(self, text, inputs):
-            return function(text, inputs) if text == "bad" else [(0, 1, "x")]
+    def annotator(text, inputs):
+        return function(text, inputs) if text == "bad" else [(0, 1, "x")]
 
-        if several:
-
-            def pipe(self, pairs):
-                return (self(*pair) for pair in pairs)
-
-    first, second = annotate_texts(Annotator(), [("good", ""), ("bad", "")])
+    if several:
+        annotator.pipe = lambda pairs: (annotator(*pair) for pair in pairs)
+    first, second = annotate_texts(annotator, [("good", ""), ("bad", "")])
     assert first == [(0, 1, "x")]
     assert isinstance(second, UserError)
     assert message in str(second) and "test_custom.py:" in str(second)
@@ -206,12 +207,9 @@ def test_what_is_a_span():
 
 @pytest.mark.parametrize("count", [0, 1, 3])
 def test_a_pipe_that_loses_texts_is_not_used(count):
-    class Annotator:
-        def __call__(self, text, inputs):
-            return [(0, 1, "one by one")]
+    def annotator(text, inputs):
+        return [(0, 1, "one by one")]
 
-        def pipe(self, pairs):
-            return iter([[(0, 1, "pipe")]] * count)
-
-    found = annotate_texts(Annotator(), [("ab", ""), ("cd", "")])
+    annotator.pipe = lambda pairs: iter([[(0, 1, "pipe")]] * count)
+    found = annotate_texts(annotator, [("ab", ""), ("cd", "")])
     assert found == [[(0, 1, "one by one")]] * 2

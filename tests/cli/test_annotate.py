@@ -116,7 +116,7 @@ def test_the_command_and_the_quickstart_annotate_alike(folder, monkeypatch):
 
 def test_skipped_lines_are_counted(folder, capsys):
     text = (folder / "old.jsonl").read_text()
-    (folder / "old.jsonl").unlink()
+    (folder / "old.jsonl").unlink()  # A link to what all tests share.
     (folder / "old.jsonl").write_text(text + '{"inputs": 3}\n')
     assert annotate("custom", "--function=mine:first", "--on-error=skip") == 0
     assert "1 skipped" in capsys.readouterr().out
