@@ -100,8 +100,7 @@ class Adafactor(optimizers.OptimizerDef):
         epsilon2: the least parameter scale.
         dtype_momentum: how momentum is stored.
         logical_factor_rules: logical axis name to `FactorDim`.
-
-    The others must not be given.
+        global_norm_clip_threshold: not supported.
     """
 
     learning_rate: Any = None
@@ -111,28 +110,21 @@ class Adafactor(optimizers.OptimizerDef):
     decay_rate: float = 0.8
     step_offset: int = 0
     clipping_threshold: float | None = 1.0
-    weight_decay_rate: float | None = None
     min_dim_size_to_factor: int = 128
     epsilon1: float = 1e-30
     epsilon2: float = 1e-3
     dtype_momentum: Any = jnp.float32
-    factor_map: Any = None
     logical_factor_rules: Mapping[str, Any] | None = dataclasses.field(
         default=None, hash=False
     )
-    weight_decay_rate_lr_exponent: float | None = None
     global_norm_clip_threshold: float | None = None
-    max_parameter_scale: float | None = None
-    skip_nan_updates: bool | None = False
 
     def __post_init__(self):
         name = "adafactor.Adafactor"
         scale = self.multiply_by_parameter_scale
         if not isinstance(scale, bool):
             _absent.option(name, "multiply_by_parameter_scale", scale)
-        absent = "factor_map weight_decay_rate weight_decay_rate_lr_exponent "
-        absent += "global_norm_clip_threshold max_parameter_scale skip_nan_updates"
-        _absent.refuse(name, vars(self), *absent.split())
+        _absent.refuse(name, vars(self), "global_norm_clip_threshold")
 
     @property
     def hyper_params(self) -> "Adafactor":

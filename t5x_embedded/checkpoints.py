@@ -10,6 +10,7 @@ orbax writes under a temporary name and renames, or, where a rename is not atomi
 restored, so a process may be killed at any moment.
 """
 
+import functools
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -27,6 +28,9 @@ from t5x_embedded import _absent, legacy
 
 _PREFIX = "checkpoint"
 _STATE = "state"
+
+_flat = functools.partial(traverse_util.flatten_dict, sep="/")
+_nested = functools.partial(traverse_util.unflatten_dict, sep="/")
 
 __getattr__ = _absent.module_getattr(__name__)
 
@@ -100,10 +104,9 @@ def stored_arrays(path: epath.PathLike) -> dict[str, jax.ShapeDtypeStruct]:
         }
     folder = epath.Path(path) / _STATE
     tree = ocp.PyTreeCheckpointHandler().metadata(folder).tree
-    flat = traverse_util.flatten_dict(dict(tree), sep="/")
     return {
         name: jax.ShapeDtypeStruct(tuple(meta.shape), meta.dtype)
-        for name, meta in flat.items()
+        for name, meta in _flat(dict(tree)).items()
         if getattr(meta, "shape", None) is not None
     }
 
@@ -113,19 +116,16 @@ def _read(path, names: Mapping[str, ocp.RestoreArgs]) -> dict[str, Any]:
     if legacy.is_legacy(path):
         return legacy.read(path, names)
 
-    def nest(flat):
-        return traverse_util.unflatten_dict(flat, sep="/")
-
     handler = ocp.PyTreeCheckpointHandler()
     restored = handler.restore(
         epath.Path(path) / _STATE,
         args=ocp.args.PyTreeRestore(
-            item=nest(dict.fromkeys(names, 0)),
-            restore_args=nest(dict(names)),
+            item=_nested(dict.fromkeys(names, 0)),
+            restore_args=_nested(dict(names)),
             partial_restore=True,
         ),
     )
-    return traverse_util.flatten_dict(restored, sep="/")
+    return _flat(restored)
 
 
 def load_t5x_checkpoint(
@@ -149,7 +149,7 @@ def load_t5x_checkpoint(
         )
         for name in stored_arrays(path)
     }
-    return traverse_util.unflatten_dict(_read(path, names), sep="/")
+    return _nested(_read(path, names))
 
 
 def restore_train_state(path: epath.PathLike, train_state, partitioner, dtype=None):
@@ -172,14 +172,9 @@ def restore_train_state(path: epath.PathLike, train_state, partitioner, dtype=No
     logging.info("Restoring %s", path)
     stored = stored_arrays(path)
     dtype = jnp.dtype(dtype) if dtype else None
-    axes = traverse_util.flatten_dict(
-        partitioner.get_mesh_axes(train_state).state_dict(), sep="/"
-    )
-    wanted = traverse_util.flatten_dict(
-        train_state.state_dict(), sep="/", keep_empty_nodes=True
-    )
+    axes = _flat(partitioner.get_mesh_axes(train_state).state_dict())
     state, to_read = {}, {}
-    for name, like in wanted.items():
+    for name, like in _flat(train_state.state_dict(), keep_empty_nodes=True).items():
         if not hasattr(like, "shape"):  # An empty node, or no state at all.
             state[name] = like
             continue
@@ -197,7 +192,7 @@ def restore_train_state(path: epath.PathLike, train_state, partitioner, dtype=No
             dtype=dtype if name.startswith("target/") else None,
         )
     state |= _read(path, to_read)
-    return train_state.restore_state(traverse_util.unflatten_dict(state, sep="/"))
+    return train_state.restore_state(_nested(state))
 
 
 # ---- Writing ----
@@ -212,13 +207,10 @@ class OrbaxCheckpointManagerInterface:
         directory: epath.PathLike,
         train_state,
         partitioner,
-        dataset_iterator=None,
         save_dtype=None,
         restore_dtype=None,
         keep: int | None = None,
         period: int | None = 1,
-        force_keep_period: int | None = None,
-        metric_name_to_monitor: str | None = None,
     ):
         """Nothing is written, and no folder made, before the first `save`.
 
@@ -226,19 +218,11 @@ class OrbaxCheckpointManagerInterface:
             directory: the model folder.
             train_state: a train state of `jax.ShapeDtypeStruct`s.
             partitioner: gives each restored array its sharding.
-            dataset_iterator: must be None.
             save_dtype: cast parameters to this before saving.
             restore_dtype: cast parameters to this after restoring.
             keep: how many checkpoints to keep; None keeps all.
             period: ignored; the train loop decides when to save.
-            force_keep_period: must be None.
-            metric_name_to_monitor: must be None.
         """
-        _absent.refuse(
-            "checkpoints.OrbaxCheckpointManagerInterface",
-            locals(),
-            *("dataset_iterator", "force_keep_period", "metric_name_to_monitor"),
-        )
         self.directory = epath.Path(directory)
         self._train_state = train_state
         self._partitioner = partitioner

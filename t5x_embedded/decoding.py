@@ -45,24 +45,18 @@ class DecodingState:
 
 
 @flax.struct.dataclass
-class _Sampling:
+class _Sampling(DecodingState):
     """What `temperature_sample` carries from step to step.
 
+    Its `sequences` are [batch, length + 2]: the start token, the decoded tokens, and a
+    place to write to for rows that are full before others.
+
     Attributes:
-        cur_index: int32 [batch], the position being read.
-        sequences: int32 [batch, length + 2]: the start token, the decoded tokens, and
-            a place to write to for rows that are full before others.
-        cache: the model's cache.
-        cur_token: int32 [batch, 1].
         ended: bool [batch].
         rng: the key of the next step.
         log_prob: float32 [batch].
     """
 
-    cur_index: Array
-    sequences: Array
-    cache: Mapping[str, Array]
-    cur_token: Array
     ended: Array
     rng: Array
     log_prob: Array
@@ -167,10 +161,7 @@ def temperature_sample(
     cache_offset: int = 0,
     initial_index: Array | None = None,
     max_decode_steps: int | None = None,
-    max_decode_steps_hard_limit: int | None = None,
     rescale_log_probs: bool = True,
-    state_callback_fn: Callable | None = None,
-    logit_callback_fn: Callable | None = None,
 ) -> tuple[Array, Array]:
     """Decodes by sampling; at temperature 0 greedily, the argmax of each step.
 
@@ -196,11 +187,8 @@ def temperature_sample(
         initial_index: int32 [batch], where the cache already holds the prompt: the
             position of `inputs` that each row reads first, its prompt's last.
         max_decode_steps: at most this many tokens after the prompt.
-        max_decode_steps_hard_limit: not supported.
         rescale_log_probs: whether the log probabilities returned are those after
             temperature, `topk` and `topp` (greedy: 0) or the model's own.
-        state_callback_fn: not supported.
-        logit_callback_fn: not supported.
 
     Returns:
         (decodes int32 [batch, num_decodes, length], log probabilities float32
@@ -214,9 +202,7 @@ def temperature_sample(
     name = "decoding.temperature_sample"
     if np.ndim(temperature):
         _absent.option(name, "temperature", temperature)
-    absent = "cache_offset max_decode_steps_hard_limit state_callback_fn "
-    absent += "logit_callback_fn"
-    _absent.refuse(name, locals(), *absent.split())
+    _absent.refuse(name, locals(), "cache_offset")
     if topk and topp:
         raise ValueError(f"only one of topk ({topk}) and topp ({topp}) can be set")
     batch, length = inputs.shape
@@ -238,10 +224,8 @@ def temperature_sample(
 
     def step(state: _Sampling) -> _Sampling:
         rng, next_rng = jax.random.split(state.rng)
-        so_far = state.sequences[:, :length]
-        logits, cache = tokens_to_logits(
-            DecodingState(state.cur_index, so_far, state.cur_token, state.cache)
-        )
+        seen = state.replace(sequences=state.sequences[:, :length])
+        logits, cache = tokens_to_logits(seen)
         new, log_prob = _choose(logits, rng, temperature, topk, topp, rescale_log_probs)
 
         # A full row goes on writing 0s behind its last token.
@@ -342,7 +326,6 @@ def beam_search(
     num_decodes: int = 4,
     alpha: float = 0.6,
     max_decode_len: int | None = None,
-    max_decode_step: int = -1,
     decode_rng: Array | None = None,
     cache_offset: int = 0,
     initial_index: Array | None = None,
@@ -360,7 +343,6 @@ def beam_search(
         num_decodes: the number of beams, all of which are returned.
         alpha: strength of the brevity penalty; 0 favours short decodes most.
         max_decode_len: the length of a decode; None is the inputs' length.
-        max_decode_step: not supported.
         decode_rng: not used; here for the signature that decoding functions share.
         cache_offset: not supported.
         initial_index: not supported.
@@ -374,11 +356,8 @@ def beam_search(
     Raises:
         NotImplementedError: an argument that only T5X has.
     """
-    _absent.refuse(
-        "decoding.beam_search",
-        {**locals(), "max_decode_step": max_decode_step > 0},
-        *("cache_offset", "initial_index", "max_decode_step"),
-    )
+    absent = ("cache_offset", "initial_index")
+    _absent.refuse("decoding.beam_search", locals(), *absent)
     batch, k = inputs.shape[0], num_decodes
     length = (max_decode_len or inputs.shape[1]) + 1  # The start token is kept.
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import seqio
@@ -99,10 +98,8 @@ def evaluate(
     partitioner: partitioning.BasePartitioner,
     output_dir: str,
     inference_evaluator_cls: Callable[..., seqio.Evaluator] = seqio.Evaluator,
-    training_evaluator_cls: Callable[..., Any] | None = None,
     summarize_config_fn: Callable[..., None] = gin_utils.summarize_gin_config,
     train_state_initializer_cls: Callable = utils.TrainStateInitializer,
-    fallback_init_rng: int | None = None,
     use_orbax: bool = True,
 ) -> None:
     """Evaluates checkpoints on a task with its SeqIO metrics.
@@ -115,18 +112,15 @@ def evaluate(
         partitioner: compiles.
         output_dir: results go to `<output_dir>/inference_eval`.
         inference_evaluator_cls: `seqio.Evaluator`, perhaps with bound arguments.
-        training_evaluator_cls: not supported.
         summarize_config_fn: writes the configuration.
         train_state_initializer_cls: makes train states.
-        fallback_init_rng: not supported.
         use_orbax: must be True.
 
     Raises:
         ValueError: the task has no metrics or not the split, or there is no
             checkpoint.
     """
-    absent = ("training_evaluator_cls", "fallback_init_rng")
-    _absent.refuse("eval.evaluate", locals(), *absent, use_orbax=True)
+    _absent.refuse("eval.evaluate", locals(), use_orbax=True)
     if dataset_cfg.module:
         utils.import_module(dataset_cfg.module)
     summarize_config_fn(model_dir=output_dir, summary_writer=None, step=0)

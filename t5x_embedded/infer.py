@@ -44,10 +44,6 @@ def _plain(value):
     return value
 
 
-def _until_padding(tokens: list[int]) -> list[int]:
-    return tokens[: tokens.index(0)] if 0 in tokens else tokens
-
-
 def write_inferences_to_file(
     path: str,
     inferences: Inferences,
@@ -55,8 +51,6 @@ def write_inferences_to_file(
     mode: str,
     vocabulary: seqio.Vocabulary | None = None,
     json_encoder_cls: type[json.JSONEncoder] = seqio.TensorAndNumpyEncoder,
-    include_all_inputs: bool = False,
-    input_fields_to_include: Sequence[str] | None = None,
     output_ids: bool = False,
 ) -> None:
     """Writes predictions beside their inputs, a JSON object per line.
@@ -71,8 +65,6 @@ def write_inferences_to_file(
         mode: 'predict', 'score' or 'predict_with_aux'.
         vocabulary: decodes ids; not needed to score.
         json_encoder_cls: for `json.dumps`.
-        include_all_inputs: not supported.
-        input_fields_to_include: not supported.
         output_ids: write `prediction_tokens`.
 
     Raises:
@@ -82,8 +74,6 @@ def write_inferences_to_file(
         raise ValueError(f"Invalid mode: {mode}")
     if mode != "score" and vocabulary is None:
         raise ValueError(f"Mode {mode!r} needs the vocabulary")
-    absent = ("include_all_inputs", "input_fields_to_include")
-    _absent.refuse("infer.write_inferences_to_file", locals(), *absent)
     predictions, aux = inferences
     with epath.Path(path).open("w") as file:
         for i, example in enumerate(task_ds.as_numpy_iterator()):
@@ -96,7 +86,8 @@ def write_inferences_to_file(
                 text = vocabulary.decode_tf(tf.constant(ids)).numpy()
                 line["prediction"] = _plain(text)
                 if output_ids:
-                    line["prediction_tokens"] = _until_padding(ids.tolist())
+                    length = np.argmax(ids == 0) if 0 in ids else len(ids)
+                    line["prediction_tokens"] = ids[:length].tolist()
             if aux and mode != "predict":
                 line["aux"] = jax.tree.map(
                     lambda values, i=i: _plain(values[i]),
@@ -148,12 +139,10 @@ def infer(
     write_fn: WriteFn = write_inferences_to_file,
     checkpoint_ds_iter: bool = True,
     train_state_initializer_cls: Callable = utils.TrainStateInitializer,
-    fallback_init_rng: int | None = None,
     merge_fn: MergeFn = merge_chunks_to_file,
     summarize_config_fn: Callable[..., None] = gin_utils.summarize_gin_config,
     verify_matching_vocabs_fn: Callable | None = utils.verify_matching_vocabs,
     file_extension: str = "jsonl",
-    keep_aux_as_numpy: bool = False,
     use_orbax: bool = True,
 ) -> None:
     """Predicts or scores the examples of a task; writes a file per task.
@@ -175,19 +164,16 @@ def infer(
         write_fn: writes a chunk.
         checkpoint_ds_iter: ignored; complete chunks are skipped.
         train_state_initializer_cls: makes train states.
-        fallback_init_rng: not supported.
         merge_fn: merges the chunks.
         summarize_config_fn: writes the configuration.
         verify_matching_vocabs_fn: raises if task and model do not match.
         file_extension: of the files.
-        keep_aux_as_numpy: not supported.
         use_orbax: must be True.
 
     Raises:
         ValueError: an unknown mode, or a checkpoint that does not fit.
     """
-    absent = ("fallback_init_rng", "keep_aux_as_numpy")
-    _absent.refuse("infer.infer", locals(), *absent, use_orbax=True)
+    _absent.refuse("infer.infer", locals(), use_orbax=True)
     steps = {
         "predict": model.predict_batch,
         "score": model.score_batch,

@@ -41,7 +41,8 @@ def open_arrays(path: epath.PathLike) -> dict[str, np.ndarray | ts.TensorStore]:
     flat = traverse_util.flatten_dict(state, sep="/", is_leaf=lambda _, x: _is_spec(x))
     # All are asked for before the first is waited for: storage may be far away.
     opening = {n: _open(file.parent, x) for n, x in flat.items() if _is_spec(x)}
-    found = {n: np.asarray(x) for n, x in flat.items() if _is_inline(x)}
+    inline = {n: x for n, x in flat.items() if not isinstance(x, dict | None)}
+    found = {n: np.asarray(x) for n, x in inline.items()}
     for name, future in opening.items():
         try:
             found[name] = future.result()
@@ -56,10 +57,6 @@ def open_arrays(path: epath.PathLike) -> dict[str, np.ndarray | ts.TensorStore]:
 
 def _is_spec(leaf) -> bool:
     return isinstance(leaf, dict) and {"driver", "kvstore"} <= leaf.keys()
-
-
-def _is_inline(leaf) -> bool:
-    return leaf is not None and not isinstance(leaf, dict)
 
 
 def _open(folder: epath.Path, spec: Mapping[str, Any]):

@@ -22,20 +22,6 @@ MetricsMap = MutableMapping[str, clu_metrics.Metric]
 Scalar = int | float | np.number | np.ndarray | jax.Array
 
 
-def _known(owner: Any, field: str) -> Any:
-    """A field's value.
-
-    Raises:
-        ValueError: it was never filled in.
-    """
-    value = getattr(owner, field)
-    if value is None:
-        raise ValueError(
-            f"{type(owner).__name__} was asked for its value before `{field}` was set"
-        )
-    return value
-
-
 @flax.struct.dataclass
 class Sum(clu_metrics.Metric):
     """A running total."""
@@ -58,13 +44,13 @@ class Sum(clu_metrics.Metric):
 class Step(clu_metrics.Metric):
     """The number of steps that a metric spans; the base of per-step metrics."""
 
-    steps: int | None = 1
+    steps: int = 1
 
     def replace_steps(self, steps: int) -> "Step":
         return self.replace(steps=steps)
 
     def compute(self) -> jax.Array:
-        return jnp.asarray(_known(self, "steps"))
+        return jnp.asarray(self.steps)
 
 
 @flax.struct.dataclass
@@ -74,9 +60,7 @@ class AveragePerStep(Step):
     total: Scalar | None = None
 
     @classmethod
-    def from_model_output(
-        cls, values: Scalar, steps: int | None = 1, **_
-    ) -> "AveragePerStep":
+    def from_model_output(cls, values: Scalar, steps: int = 1, **_) -> "AveragePerStep":
         return cls(steps=steps, total=jnp.sum(values))
 
     def merge(self, other: "AveragePerStep") -> "AveragePerStep":
@@ -85,7 +69,7 @@ class AveragePerStep(Step):
         )
 
     def compute(self) -> jax.Array:
-        return _known(self, "total") / Step.compute(self)
+        return self.total / Step.compute(self)
 
 
 @flax.struct.dataclass
@@ -102,7 +86,10 @@ class Time(clu_metrics.Metric):
         return self
 
     def compute(self) -> jax.Array:
-        return jnp.asarray(_known(self, "duration"))
+        if self.duration is None:
+            name = type(self).__name__
+            raise ValueError(f"{name} was asked for before `duration` was set")
+        return jnp.asarray(self.duration)
 
 
 @flax.struct.dataclass
@@ -129,7 +116,7 @@ class StepsPerTime(Step, Time):
     """Steps divided by the wall time they took."""
 
     @classmethod
-    def from_model_output(cls, steps: int | None = 1, **_) -> "StepsPerTime":
+    def from_model_output(cls, steps: int = 1, **_) -> "StepsPerTime":
         return cls(steps=steps)
 
     def merge(self, other: "StepsPerTime") -> "StepsPerTime":

@@ -167,8 +167,6 @@ class PjitPartitioner:
         model_parallel_submesh: Sequence[int] | None = None,
         params_on_devices: bool = True,
         backend: str | None = None,
-        ici_mesh_shape: Sequence[int] | None = None,
-        dcn_mesh_shape: Sequence[int] | None = None,
         logical_axis_rules: LogicalAxisRules | None = None,
     ):
         """Sets up the mesh (made on first use) and the rules.
@@ -179,8 +177,6 @@ class PjitPartitioner:
             model_parallel_submesh: not supported.
             params_on_devices: must be True.
             backend: whose devices; None is jax's default.
-            ici_mesh_shape: not supported.
-            dcn_mesh_shape: not supported.
             logical_axis_rules: None is `standard_logical_axis_rules()`.
 
         Raises:
@@ -188,8 +184,7 @@ class PjitPartitioner:
             ValueError: `num_partitions` is not.
         """
         name = "partitioning.PjitPartitioner"
-        absent = ("ici_mesh_shape", "dcn_mesh_shape")
-        _absent.refuse(name, locals(), *absent, params_on_devices=True)
+        _absent.refuse(name, locals(), params_on_devices=True)
         if model_parallel_submesh:
             hint = f"Pass num_partitions={math.prod(model_parallel_submesh)}"
             _absent.option(name, "model_parallel_submesh", model_parallel_submesh, hint)

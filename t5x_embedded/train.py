@@ -9,7 +9,6 @@ What a run computes does not depend on how it is cut.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import itertools
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -18,7 +17,6 @@ from typing import Any
 import jax
 import numpy as np
 import seqio
-import tensorflow as tf
 from absl import logging
 from etils import epath
 from jax.experimental import multihost_utils
@@ -89,77 +87,6 @@ def _restore_configs(model_dir: str, cfg: utils.CheckpointConfig):
     return [own, given]
 
 
-@dataclasses.dataclass
-class _Run:
-    """A run that is ready to go: what the parts of the loop share."""
-
-    trainer: trainer_lib.Trainer
-    segments: Sequence[tuple[int, int]]
-    save_period: int  # 0 for never, as below.
-    eval_period: int
-    concurrent_metrics: bool
-    manager: checkpoints.OrbaxCheckpointManagerInterface | None
-    train_eval_datasets: Mapping[str, tf.data.Dataset]
-    evaluator: eval_lib.InferenceEvaluator | None
-    train_state_axes: Any
-
-    def save(self, step: int) -> None:
-        """Saves, waits for it to be complete and writes how long that took."""
-        start = time.time()
-        self.manager.save(self.trainer.train_state)
-        self.manager.wait_until_finished()
-        self.trainer.train_metrics_manager.write_scalar(
-            "timing/checkpoint_seconds", time.time() - start, step
-        )
-
-    def evaluate(self, step: int) -> None:
-        """Metrics with teacher forcing, then SeqIO's metrics of predictions."""
-        trainer, datasets = self.trainer, self.train_eval_datasets
-        if datasets and not trainer._compiled_eval_steps:
-            zeros = utils.get_zeros_batch_like_dataset
-            trainer.compile_eval({n: zeros(ds) for n, ds in datasets.items()})
-        if datasets:
-            trainer.eval({n: ds.as_numpy_iterator() for n, ds in datasets.items()})
-        if self.evaluator is None or not self.evaluator.eval_tasks:
-            return
-        start = time.time()
-        metrics = self.evaluator.evaluate(trainer.train_state, self.train_state_axes)
-        if not self.concurrent_metrics:
-            metrics.result()
-        trainer.train_metrics_manager.write_scalar(
-            "timing/evaluate_seconds", time.time() - start, step
-        )
-
-    def loop(self, train_iter) -> int:
-        """Trains to the end or to a stop; returns the step it came to."""
-        first, total = self.segments[0][0], self.segments[-1][1]
-
-        def due(period, step):
-            return period and (step == total or (step - first) % period == 0)
-
-        for start, end in self.segments:
-            if self.trainer.stop_training:
-                logging.info("Stopping at step %d, as requested.", start)
-                if self.save_period:
-                    self.save(start)
-                return start
-            try:
-                summary = self.trainer.train(train_iter, end - start, start_step=start)
-            except trainer_lib.PreemptionError:
-                if self.save_period:
-                    logging.info("Interrupted: saving before the end.")
-                    self.save(int(utils.get_local_data(self.trainer.train_state.step)))
-                raise
-            saves = due(self.save_period, end)
-            if saves or not self.concurrent_metrics:
-                summary.result()
-            if saves:
-                self.save(end)
-            if due(self.eval_period, end):
-                self.evaluate(end)
-        return total
-
-
 def train(
     *,
     model: models.BaseTransformerModel,
@@ -187,7 +114,6 @@ def train(
     train_state_initializer_cls: Callable = utils.TrainStateInitializer,
     use_orbax: bool = True,
     verify_matching_vocabs_fn: Callable | None = utils.verify_matching_vocabs,
-    gc_period: int = 0,
 ) -> tuple[int, train_state_lib.TrainState]:
     """Trains a model.
 
@@ -220,7 +146,6 @@ def train(
         train_state_initializer_cls: makes train states.
         use_orbax: must be True.
         verify_matching_vocabs_fn: raises if task and model do not match.
-        gc_period: not supported; Python collects garbage when it wants.
 
     Returns:
         (last step, last train state)
@@ -231,7 +156,7 @@ def train(
         ValueError: periods that do not fit, `total_steps` before the start, a
             checkpoint that does not fit the model.
     """
-    _absent.refuse("train.train", locals(), "actions", "gc_period", use_orbax=True)
+    _absent.refuse("train.train", locals(), "actions", use_orbax=True)
     epath.Path(model_dir).mkdir(parents=True, exist_ok=True)
     init_rng, trainer_rng = _make_rngs(random_seed, use_hardware_rng)
     save_cfg = checkpoint_cfg.save
@@ -314,31 +239,69 @@ def train(
                 verify_matching_vocabs_fn,
             )
             stack.callback(evaluator.close)
-        run = _Run(
-            trainer,
-            segments,
-            save_period,
-            eval_period,
-            concurrent_metrics,
-            manager,
-            train_eval_datasets,
-            evaluator,
-            initializer.train_state_axes,
-        )
+
+        @contextlib.contextmanager
+        def timed(name: str, step: int):
+            start = time.time()
+            yield
+            metrics.write_scalar(f"timing/{name}", time.time() - start, step)
+
+        def save(step: int) -> None:
+            with timed("checkpoint_seconds", step):
+                manager.save(trainer.train_state)
+                manager.wait_until_finished()
+
+        def evaluate(step: int) -> None:
+            """Writes metrics with teacher forcing, then SeqIO's of predictions."""
+            datasets = train_eval_datasets
+            if datasets and not trainer._compiled_eval_steps:
+                zeros = utils.get_zeros_batch_like_dataset
+                trainer.compile_eval({n: zeros(ds) for n, ds in datasets.items()})
+            if datasets:
+                trainer.eval({n: ds.as_numpy_iterator() for n, ds in datasets.items()})
+            if evaluator is not None and evaluator.eval_tasks:
+                with timed("evaluate_seconds", step):
+                    found = evaluator.evaluate(
+                        trainer.train_state, initializer.train_state_axes
+                    )
+                    if not concurrent_metrics:
+                        found.result()
+
         if run_eval_before_training:
-            run.evaluate(first_step)
+            evaluate(first_step)
         if manager and first_step not in manager.all_steps():
             manager.save(trainer.train_state)
         if not segments:
             logging.warning("Nothing to train: step %d is the last.", first_step)
             return first_step, trainer.train_state
 
-        waiting = time.time()
-        batch = first_batch.result()
-        metrics.write_scalar(
-            "timing/train_iter_warmup", time.time() - waiting, first_step
-        )
+        with timed("train_iter_warmup", first_step):
+            batch = first_batch.result()
         trainer.compile_train(batch)
-        last_step = run.loop(train_iter)
+        last_step = first_step
+        for start, end in segments:
+            if trainer.stop_training:
+                logging.info("Stopping at step %d, as requested.", start)
+                if manager:
+                    save(start)
+                break
+            try:
+                summary = trainer.train(train_iter, end - start, start_step=start)
+            except trainer_lib.PreemptionError:
+                if manager:
+                    logging.info("Interrupted: saving before the end.")
+                    save(int(utils.get_local_data(trainer.train_state.step)))
+                raise
+            saves, evaluates = (
+                period and (end == total or (end - first_step) % period == 0)
+                for period in (save_period, eval_period)
+            )
+            if saves or not concurrent_metrics:
+                summary.result()
+            if saves:
+                save(end)
+            if evaluates:
+                evaluate(end)
+            last_step = end
         utils.sync_global_devices("complete")
         return last_step, trainer.train_state

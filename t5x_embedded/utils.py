@@ -51,23 +51,20 @@ class SaveCheckpointConfig:
         dtype: of saved parameters, 'float32' or 'bfloat16'; None leaves them.
         period: steps between checkpoints.
         keep: how many of the latest to keep; None keeps all.
+        save_dataset: must be False.
         checkpointer_cls: ignored, as T5X with orbax does.
-        checkpoint_steps: must not be given, nor must those below.
     """
 
     dtype: str | None = "float32"
     period: int | None = None
-    checkpoint_steps: Sequence[int] | None = None
     keep: int | None = None
     save_dataset: bool = False
     checkpointer_cls: Callable = checkpoints.Checkpointer
-    state_transformation_fns: Sequence[Callable] = ()
 
     def __post_init__(self):
         name = "utils.SaveCheckpointConfig"
         _check_choice(f"{name}.dtype", self.dtype, (None, "float32", "bfloat16"))
-        absent = ("checkpoint_steps", "save_dataset", "state_transformation_fns")
-        _absent.refuse(name, vars(self), *absent)
+        _absent.refuse(name, vars(self), "save_dataset")
 
 
 @dataclasses.dataclass
@@ -89,7 +86,6 @@ class RestoreCheckpointConfig:
     strict: bool = True
     fallback_to_scratch: bool = False
     dtype: str | None = None
-    restore_dataset: bool = False
     checkpointer_cls: Callable = checkpoints.Checkpointer
     state_transformation_fns: Sequence[Callable] = ()
 
@@ -98,9 +94,8 @@ class RestoreCheckpointConfig:
         _check_choice(f"{name}.mode", self.mode, ("specific", "latest", "all"))
         dtypes = (None, "float32", "bfloat16", "float16")
         _check_choice(f"{name}.dtype", self.dtype, dtypes)
-        absent = "assignment_map fallback_to_scratch restore_dataset "
-        absent += "state_transformation_fns"
-        _absent.refuse(name, vars(self), *absent.split())
+        absent = "assignment_map", "fallback_to_scratch", "state_transformation_fns"
+        _absent.refuse(name, vars(self), *absent)
 
 
 @dataclasses.dataclass
@@ -183,12 +178,11 @@ def log_model_info(log_file: str | None, full_train_state, partitioner) -> None:
     specs = flatten_dict_string_keys(axes)
     sizes = [x.size for name, x in shapes.items() if name.startswith("target/")]
     lines = [f"Total number of parameters: {sum(sizes)}", ""]
-    for name, x in shapes.items():
-        size, shape = getattr(x, "size", 0), getattr(x, "shape", None)
-        lines.append(
-            f"Variable    {name:80} size {size:<12} shape {shape!s:40} "
-            f"partition spec {specs.get(name)}"
-        )
+    lines += [
+        f"Variable    {name:80} size {x.size:<12} shape {x.shape!s:40} "
+        f"partition spec {specs[name]}"
+        for name, x in shapes.items()
+    ]
     logging.info(lines[0])
     if log_file is not None:
         path = epath.Path(log_file)

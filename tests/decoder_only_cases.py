@@ -5,6 +5,7 @@ without T5X; `python tests/t5x_parity/test_decoder_only.py` writes that file ane
 """
 
 import functools
+import importlib
 import json
 import pathlib
 
@@ -13,6 +14,8 @@ import jax.numpy as jnp
 import network_cases as cases
 import numpy as np
 import seqio
+
+from tests import engine_toy
 
 FROZEN = pathlib.Path(__file__).parent / "testdata" / "decoder_only.json"
 LENGTH = 24
@@ -83,11 +86,10 @@ def run(engine: str, network: str = "t5patches.decoder_only", prefix: bool = Tru
     Returns:
       Nested dictionaries of arrays.
     """
-    load = functools.partial(__import__, fromlist=["x"])
-    models, adafactor, decoding = (
-        load(f"{engine}.{name}") for name in ("models", "adafactor", "decoding")
+    models, adafactor, decoding = engine_toy.modules(
+        engine, "models", "adafactor", "decoding"
     )
-    net = load(network)
+    net = importlib.import_module(network)
     module = net.DecoderWrapper(net.TransformerConfig(**CONFIGS["gated"]))
     greedy = functools.partial(
         decoding.temperature_sample, temperature=0.0, rescale_log_probs=False
@@ -101,28 +103,18 @@ def run(engine: str, network: str = "t5patches.decoder_only", prefix: bool = Tru
     features["decoder_loss_weights"] = (features["decoder_target_tokens"] > 0) * (
         1 - features["decoder_causal_attention"]
     )
-    step = jax.jit(jax.value_and_grad(made.loss_fn, has_aux=True))
-    (loss, metrics), gradients = step(params, features, jax.random.PRNGKey(3))
+    numbers = basics(made, params, features, jax.random.PRNGKey(3))
     sampled = functools.partial(
         made.predict_batch_with_aux,
         num_decodes=3,
         return_all_decodes=True,
         decoder_params={"temperature": 0.9, "topk": 0, "max_decode_steps": 6},
     )
-    decodes, aux = jax.jit(made.predict_batch_with_aux)(params, features)
     samples, sample_aux = jax.jit(sampled)(params, features, jax.random.PRNGKey(5))
-    return {
-        "loss": loss,
-        "metrics": {
-            name: {k: v for k, v in vars(metric).items() if v is not None}
-            for name, metric in sorted(metrics.items())
-        },
-        "gradients": jax.tree.map(jnp.linalg.norm, gradients),
-        "greedy": decodes,
-        "greedy_scores": aux["scores"],
+    return numbers | {
+        "gradients": jax.tree.map(jnp.linalg.norm, numbers["gradients"]),
         "samples": samples,
         "sample_scores": sample_aux["scores"],
-        "score": jax.jit(made.score_batch)(params, features),
     }
 
 
@@ -132,9 +124,33 @@ def flat(tree) -> dict[str, np.ndarray]:
     return {jax.tree_util.keystr(path): np.asarray(x) for path, x in leaves}
 
 
-def frozen() -> dict[str, np.ndarray]:
-    """T5X's results of `run`, by path."""
-    return {k: np.asarray(v) for k, v in json.loads(FROZEN.read_text()).items()}
+def freeze(numbers: dict[str, np.ndarray], path: pathlib.Path = FROZEN) -> None:
+    """Writes T5X's results, by path, for the tests that run without T5X."""
+    text = json.dumps({name: x.tolist() for name, x in numbers.items()})
+    path.write_text(text + "\n")
+
+
+def frozen(path: pathlib.Path = FROZEN) -> dict[str, np.ndarray]:
+    """What `freeze` wrote."""
+    return {k: np.asarray(v) for k, v in json.loads(path.read_text()).items()}
+
+
+def basics(model, params, features, rng) -> dict:
+    """Loss, metrics, gradients, decodes and scores of a model that decodes greedily."""
+    step = jax.jit(jax.value_and_grad(model.loss_fn, has_aux=True))
+    (loss, metrics), gradients = step(params, features, rng)
+    decodes, aux = jax.jit(model.predict_batch_with_aux)(params, features)
+    return {
+        "loss": loss,
+        "metrics": {
+            name: {k: v for k, v in vars(metric).items() if v is not None}
+            for name, metric in sorted(metrics.items())
+        },
+        "gradients": gradients,
+        "greedy": decodes,
+        "greedy_scores": aux["scores"],
+        "score": jax.jit(model.score_batch)(params, features),
+    }
 
 
 def assert_same(got, want, rtol=1e-5):

@@ -5,9 +5,9 @@ engine; `python tests/t5x_parity/test_engine_compute.py` writes that file anew.
 """
 
 import functools
-import json
 import pathlib
 
+import decoder_only_cases
 import flax
 import jax
 import jax.numpy as jnp
@@ -17,6 +17,7 @@ from flax import traverse_util
 from flax.linen import partitioning as flax_partitioning
 
 from t5patches import network
+from tests import engine_toy
 
 FROZEN = pathlib.Path(__file__).parent / "testdata" / "t5x_engine.json"
 VOCAB = 160
@@ -125,78 +126,39 @@ def run(engine):
     Returns:
         Nested dictionaries of arrays.
     """
-    load = functools.partial(__import__, fromlist=["x"])
-    models, adafactor, decoding, train_state = (
-        load(f"{engine}.{name}")
-        for name in ("models", "adafactor", "decoding", "train_state")
+    models, adafactor, decoding, train_state = engine_toy.modules(
+        engine, "models", "adafactor", "decoding", "train_state"
     )
     greedy = functools.partial(
         decoding.temperature_sample, temperature=0.0, rescale_log_probs=False
     )
     made = model(models, adafactor, greedy, beta1=0.9)
     vars_, features = variables(made), batch()
-    step = jax.jit(jax.value_and_grad(made.loss_fn, has_aux=True))
-    (loss, metrics), grads = step(vars_["params"], features, None)
+    numbers = decoder_only_cases.basics(made, vars_["params"], features, None)
     state = train_state.FlaxOptimTrainState.create(made.optimizer_def, vars_)
     for _ in range(2):
-        state = state.apply_gradient(grads, learning_rate=0.01)
-    decodes, aux = jax.jit(made.predict_batch_with_aux)(vars_["params"], features)
+        state = state.apply_gradient(numbers["gradients"], learning_rate=0.01)
     searcher = model(models, adafactor, decoding.beam_search)
     beams, beam_aux = jax.jit(
         functools.partial(
             searcher.predict_batch_with_aux, num_decodes=4, return_all_decodes=True
         )
     )(vars_["params"], features)
-    return {
-        "loss": loss,
-        "metrics": {k: _fields(v) for k, v in sorted(metrics.items())},
-        "grads": flax.core.unfreeze(grads),
+    return numbers | {
         "state": state.state_dict(),
-        "greedy": decodes,
-        "greedy_scores": aux["scores"],
         "beams": beams,
         "beam_scores": beam_aux["scores"],
-        "score": jax.jit(made.score_batch)(vars_["params"], features),
     }
 
 
-def _fields(metric):
-    return {k: v for k, v in vars(metric).items() if v is not None}
-
-
 def digest(results):
-    """`results` made small: a long float array becomes its norm and a projection."""
+    """`results` by path, a long float array as its norm and a projection."""
 
     def shorten(x):
-        x = np.asarray(x)
         if x.size < 9 or x.dtype == np.int32:
-            return x.tolist()
+            return x
         x = x.astype(np.float64).ravel()
-        return {
-            "norm": float(np.linalg.norm(x)),
-            "along": float(x @ np.cos(np.arange(x.size))),
-        }
+        return np.array([np.linalg.norm(x), x @ np.cos(np.arange(x.size))])
 
-    return jax.tree.map(shorten, results)
-
-
-def assert_close(got, want, rtol=1e-5):
-    """Compares two digests; a projection to within `rtol` of the norm."""
-    got, want = ({"/".join(k): v for k, v in _flat(d).items()} for d in (got, want))
-    assert got.keys() == want.keys()
-    for name, expected in want.items():
-        scale = 0.0
-        if name.endswith("/along"):
-            scale = want[name.removesuffix("along") + "norm"]
-        np.testing.assert_allclose(
-            got[name], expected, rtol=rtol, atol=rtol * scale, err_msg=name
-        )
-
-
-def _flat(tree):
-    return traverse_util.flatten_dict(tree)
-
-
-def frozen():
-    """The digest of T5X's results."""
-    return json.loads(FROZEN.read_text())
+    flat = decoder_only_cases.flat(results)
+    return {name: shorten(x) for name, x in flat.items()}

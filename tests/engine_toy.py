@@ -49,17 +49,19 @@ def config(**kwargs) -> network.T5Config:
     return network.T5Config(**{**sizes, **layers, "dropout_rate": 0.1, **kwargs})
 
 
+def modules(engine: str, *names: str) -> list:
+    """Modules of 't5x', whichever that is, or of 't5x_embedded'."""
+    return [importlib.import_module(f"{engine}.{name}") for name in names]
+
+
 def model(engine: str = "t5x", **kwargs):
     """An encoder-decoder model of `engine`, trained by Adafactor, decoding greedily.
 
     Args:
-        engine: 't5x', whichever that is, or 't5x_embedded'.
+        engine: see `modules`.
         **kwargs: of `network.T5Config`.
     """
-    adafactor, decoding, models = (
-        importlib.import_module(f"{engine}.{name}")
-        for name in ("adafactor", "decoding", "models")
-    )
+    adafactor, decoding, models = modules(engine, "adafactor", "decoding", "models")
     return models.EncoderDecoderModel(
         module=network.Transformer(config(**kwargs)),
         input_vocabulary=VOCABULARY,

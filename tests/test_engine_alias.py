@@ -5,20 +5,17 @@ import subprocess
 import sys
 import textwrap
 
+import pytest
+
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 
-def run_python(code, *, path=(), cwd=None, **env):
-    """Runs `code` in a fresh interpreter that sees the checkout and `path`."""
-    env = {
-        **{k: v for k, v in os.environ.items() if k != "PYTHONPATH"},
-        "PYTHONPATH": os.pathsep.join([*map(str, path), ROOT]),
-        "JAX_PLATFORMS": "cpu",
-        **env,
-    }
+def run_python(code, *, path=(), cwd=None):
+    """What `code` prints in a fresh interpreter that sees the checkout and `path`."""
+    path = os.pathsep.join([*map(str, path), ROOT])
     return subprocess.run(
         [sys.executable, "-c", textwrap.dedent(code)],
-        env=env,
+        env={**os.environ, "PYTHONPATH": path, "JAX_PLATFORMS": "cpu"},
         cwd=cwd,
         capture_output=True,
         text=True,
@@ -26,9 +23,10 @@ def run_python(code, *, path=(), cwd=None, **env):
     )
 
 
-def test_one_module_object_whatever_the_name():
-    result = run_python("""
-        import logging, sys
+def test_one_module_object_whatever_the_name(tmp_path):
+    """Also: tasks of a checkout are found from anywhere."""
+    code = """
+        import importlib.util, logging, sys
         logging.basicConfig(level=logging.INFO, format='%(name)s %(message)s')
         import t5patches
         assert not {'jax', 'tensorflow', 'seqio', 'gin'} & set(sys.modules)
@@ -47,44 +45,34 @@ def test_one_module_object_whatever_the_name():
                 exec(statement)
             except ModuleNotFoundError as error:
                 print(error)
-    """)
+        print(importlib.util.find_spec('t5patches.tasks').origin)
+    """
+    result = run_python(code, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     assert result.stderr.count("engine: t5x_embedded") == 1
     said = "the embedded engine does not have it; T5X does"
     assert result.stdout.count(said) == 2
+    *_, tasks = result.stdout.splitlines()
+    assert tasks == os.path.join(ROOT, "tasks", "__init__.py")
 
 
-def test_the_dummy_package_of_pypi_is_not_taken_for_t5x(tmp_path):
-    dummy = tmp_path / "t5x"
-    dummy.mkdir()
-    (dummy / "__init__.py").write_text("")
-    result = run_python(
-        "import t5patches, t5x; print(t5x.__name__, t5patches._engine.name())",
-        path=[tmp_path],
-    )
-    assert result.stdout.split() == ["t5x_embedded", "t5x_embedded"], result.stderr
-
-
-def test_an_installed_t5x_is_left_alone(tmp_path):
+@pytest.mark.parametrize(
+    ("files", "engine"),
+    [
+        # The dummy package of PyPI is not taken for T5X; an installed T5X is.
+        (["__init__.py"], "t5x_embedded"),
+        (["__init__.py", "models.py"], "t5x"),
+    ],
+)
+def test_which_package_is_t5x(files, engine, tmp_path):
     package = tmp_path / "t5x"
     package.mkdir()
-    (package / "__init__.py").write_text("")
-    (package / "models.py").write_text("WHOSE = 'theirs'")
+    for name in files:
+        (package / name).touch()
     result = run_python(
-        """
-        import t5patches
-        from t5x import models
-        print(models.WHOSE, t5patches._engine.name())
-        """,
+        "import t5patches, t5x.models\n"
+        "print(t5patches._engine.name(), t5x.__name__, t5x.models.__name__)",
         path=[tmp_path],
     )
-    assert result.stdout.split() == ["theirs", "t5x"], result.stderr
-
-
-def test_tasks_of_a_checkout_are_found_from_anywhere(tmp_path):
-    result = run_python(
-        "import importlib.util, t5patches\n"
-        "print(importlib.util.find_spec('t5patches.tasks').origin)",
-        cwd=tmp_path,
-    )
-    assert result.stdout.strip() == os.path.join(ROOT, "tasks", "__init__.py")
+    said = [engine, engine, f"{engine}.models"]
+    assert result.stdout.split() == said, result.stderr

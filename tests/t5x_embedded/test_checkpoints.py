@@ -34,7 +34,9 @@ def test_an_inference_state_takes_the_parameters_only(state, saved):
         saved, initializer.global_train_state_shape, toy.partitioner()
     )
     assert int(restored.step) == 3
-    assert_same(restored.state_dict()["target"], state.state_dict()["target"])
+    restored = restored.state_dict()
+    assert set(restored["state"]) == {"step"}
+    assert_same(restored["target"], state.state_dict()["target"])
 
 
 def test_dtypes_are_cast_on_both_ways(initializer, state, tmp_path):
@@ -83,16 +85,6 @@ def test_half_written_checkpoints_are_not_there(saved, tmp_path):
     assert checkpoints.find_checkpoint(saved) == str(saved)
 
 
-def test_leftovers_of_a_killed_save_are_removed_by_the_next(
-    initializer, state, tmp_path
-):
-    leftover = tmp_path / "checkpoint_4.orbax-checkpoint-tmp-17"
-    leftover.mkdir()
-    save(manager(initializer, tmp_path), state, 4)
-    assert checkpoints.all_steps(tmp_path) == [4]
-    assert not leftover.exists()
-
-
 def test_another_architecture_names_the_first_difference(saved):
     other = toy.initializer(toy.model(mlp_dim=40))
     with pytest.raises(ValueError, match=r"mlp/wi.* \(16, 24\), the model needs .*40"):
@@ -120,11 +112,6 @@ def test_configurations_of_folders(mode, saved, tmp_path):
     with pytest.raises(ValueError, match="is not a folder"):
         missing = utils.RestoreCheckpointConfig(str(tmp_path / "no"), mode=mode)
         utils.get_first_valid_restore_config_and_paths([missing])
-
-
-def test_attributes_that_only_t5x_has(initializer):
-    with pytest.raises(AttributeError, match="Initializer.from_checkpoint; T5X does"):
-        initializer.from_checkpoint([])
 
 
 def test_modes_and_types_are_checked():

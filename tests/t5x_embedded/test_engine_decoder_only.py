@@ -92,8 +92,6 @@ def test_what_is_missing_is_said():
         model.predict_batch(params, batch)
     with pytest.raises(ValueError, match="decoder_causal_attention"):
         model.eval_fn(params, batch)
-    with pytest.raises(NotImplementedError, match="return_intermediates.*T5X does"):
-        model.score_batch(params, batch, return_intermediates=True)
 
 
 def test_remove_prefix():

@@ -13,7 +13,13 @@ from t5x_embedded import decoding
 EOS = 1
 TABLE = 2 * np.random.default_rng(3).standard_normal((6, 6))
 TABLE[:, 0] = -20  # Padding is never generated.
-LOG_PROBS = np.asarray(jax.nn.log_softmax(jnp.asarray(TABLE)))
+
+
+def log_softmax(table):
+    return np.asarray(jax.nn.log_softmax(jnp.asarray(table)))
+
+
+LOG_PROBS = log_softmax(TABLE)
 
 
 def markov(state, table=TABLE):
@@ -38,13 +44,13 @@ def sample(tokens, model=markov, **options):
     )
 
 
-def by_hand(length, start=()):
+def by_hand(length, start=(), log_probs=LOG_PROBS):
     """Greedy decoding in a loop, and its log probability."""
     tokens, total = list(start), 0.0
     while len(tokens) < length and EOS not in tokens:
         last = tokens[-1] if tokens else 0
-        tokens.append(int(np.argmax(TABLE[last])))
-        total += LOG_PROBS[last, tokens[-1]]
+        tokens.append(int(np.argmax(log_probs[last])))
+        total += log_probs[last, tokens[-1]]
     return tokens + [0] * (length - len(tokens)), total
 
 
@@ -95,32 +101,23 @@ def test_maximum_of_steps_counts_after_each_prompt():
 
 
 def test_samples_follow_the_distribution():
-    sample_ = functools.partial(
-        jax.jit(
-            functools.partial(
-                decoding.temperature_sample,
-                tokens_to_logits=markov,
-                eos_id=EOS,
-                num_decodes=2000,
-                topk=0,
-            ),
-            static_argnames=("topp", "topk"),
-        ),
-        inputs(1, 1),
-        cache(1),
-        decode_rng=jax.random.PRNGKey(1),
-    )
-    share = lambda decodes: np.bincount(decodes.ravel(), minlength=6) / 2000
+
+    def shares(**options):
+        key = jax.random.PRNGKey(1)
+        options = {"topk": 0, "num_decodes": 2000, "decode_rng": key, **options}
+        draw = jax.jit(lambda: sample(inputs(1, 1), **options)[0])
+        return np.bincount(draw().ravel(), minlength=6) / 2000
+
     probs = np.exp(LOG_PROBS[0])
-    np.testing.assert_allclose(share(sample_()[0]), probs, atol=0.04)
+    np.testing.assert_allclose(shares(), probs, atol=0.04)
     order = np.argsort(-probs)
-    two = share(sample_(topk=2)[0])
+    two = shares(topk=2)
     assert set(np.flatnonzero(two)) == set(order[:2])
     np.testing.assert_allclose(
         two[order[0]], probs[order[0]] / probs[order[:2]].sum(), atol=0.04
     )
     needed = 1 + int(np.searchsorted(np.cumsum(probs[order]), 0.8))
-    assert set(np.flatnonzero(share(sample_(topp=0.8)[0]))) == set(order[:needed])
+    assert set(np.flatnonzero(shares(topp=0.8))) == set(order[:needed])
 
 
 def test_decodes_are_sorted_by_log_probability():
@@ -169,13 +166,8 @@ def test_a_beam_of_one_without_an_end_is_greedy():
     decodes, scores = decoding.beam_search(
         inputs(), cache(), functools.partial(markov, table=table), EOS, num_decodes=1
     )
-    expected, last, total = [], 0, 0.0
-    for _ in range(6):
-        log_probs = np.asarray(jax.nn.log_softmax(jnp.asarray(table[last])))
-        last = int(np.argmax(log_probs))
-        expected.append(last)
-        total += log_probs[last]
-    assert decodes[1, 0].tolist() == expected
+    expected, total = by_hand(6, log_probs=log_softmax(table))
+    assert decodes[1, 0].tolist() == expected and EOS not in expected
     np.testing.assert_allclose(scores[:, 0], total, rtol=1e-5)
 
 
@@ -190,30 +182,27 @@ def test_beams_keep_a_prompt():
 
 def test_caches_follow_their_beams():
     """A cache that carries each row's history."""
-    history = lambda rows: jnp.zeros((rows, 6), jnp.int32)
+    start = {"past": jnp.zeros((2, 6), jnp.int32), "cache_index": jnp.array(0)}
+    table = jnp.asarray(TABLE, jnp.float32)
 
     def model(state):
         kept = state.cache["past"]
         kept = jnp.roll(kept, 1, axis=1).at[:, 0].set(state.cur_token[:, 0])
         # The second last token matters: a cache of the wrong beam would show.
-        logits = jnp.asarray(TABLE, jnp.float32)
-        logits = logits[kept[:, 0]] + 0.7 * logits[kept[:, 1]]
+        logits = table[kept[:, 0]] + 0.7 * table[kept[:, 1]]
         index = state.cache["cache_index"] + 1
         return logits, {"past": kept, "cache_index": index}
-
-    start = {"past": history(2), "cache_index": jnp.array(0)}
-    got = decoding.beam_search(inputs(), start, model, EOS, num_decodes=3)
-    first = {"past": history(2), "cache_index": jnp.array(0)}
 
     def plain(state):
         past = state.sequences  # The history itself, right by construction.
         at = state.cur_index
         before = jnp.where(at > 0, past[:, jnp.maximum(at - 1, 0)], 0)
-        logits = jnp.asarray(TABLE, jnp.float32)
-        logits = logits[state.cur_token[:, 0]] + 0.7 * logits[before]
-        return logits, state.cache
+        return table[state.cur_token[:, 0]] + 0.7 * table[before], state.cache
 
-    want = decoding.beam_search(inputs(), first, plain, EOS, num_decodes=3)
+    got, want = (
+        decoding.beam_search(inputs(), start, read, EOS, num_decodes=3)
+        for read in (model, plain)
+    )
     np.testing.assert_array_equal(got[0], want[0])
     np.testing.assert_allclose(got[1], want[1], rtol=1e-6)
 

@@ -88,14 +88,6 @@ def test_backward_pass_needs_one_array_of_the_logits_size():
     assert compiled.memory_analysis().temp_size_in_bytes < 0.1 * logits.nbytes
 
 
-def test_token_log_likelihood():
-    logits, targets, _ = data()
-    expected, _ = written_out(logits, targets, 0.0, 0.0)
-    np.testing.assert_allclose(
-        losses.token_log_likelihood(logits, targets), -expected, rtol=1e-5
-    )
-
-
 def test_shapes_are_checked():
     logits, targets, _ = data()
     with pytest.raises(ValueError, match=r"logits \(2, 5, 7\) and targets \(2, 4\)"):

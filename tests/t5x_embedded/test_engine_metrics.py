@@ -29,13 +29,6 @@ def test_times():
     assert steps.merge(steps).replace_duration(0.5).compute() == 4
 
 
-def test_unset_fields_are_named():
-    with pytest.raises(ValueError, match="AveragePerStep.*`total`"):
-        metrics.AveragePerStep().compute()
-    with pytest.raises(ValueError, match="Step .*`steps`"):
-        metrics.Step().replace_steps(None).compute()
-
-
 def test_filling_in():
     collected = {
         "rate": metrics.TimeRate(numerator=6),

@@ -55,8 +55,6 @@ def saved(state, tmp_path_factory):
 def test_parameters_and_optimizer_are_restored(initializer, state, saved, tmp_path):
     restored = manager(initializer, tmp_path).restore(path=str(saved))
     assert_same(restored, state)
-    like = jax.tree.map(lambda x: x.dtype, state.state_dict())
-    assert jax.tree.map(lambda x: x.dtype, restored.state_dict()) == like
     assert int(checkpoints.load_t5x_checkpoint(saved.parent)["state"]["step"]) == 7
 
 

@@ -78,9 +78,11 @@ def test_a_stopped_run_goes_on_and_ends_like_an_unbroken_one_bit_for_bit(run, tm
     assert step == 6
     assert checkpoints.all_steps(tmp_path) == [4, 6]
     # What a kill in the middle of a save leaves.
-    (tmp_path / "checkpoint_7.orbax-checkpoint-tmp-1").mkdir()
+    leftover = tmp_path / "checkpoint_7.orbax-checkpoint-tmp-1"
+    leftover.mkdir()
     train.train(**toy.train_arguments(tmp_path, get_dataset_fn=toy.skipping(6)))
-    toy.assert_equal(toy.arrays(run, 8), toy.arrays(tmp_path, 8))
+    toy.assert_same(toy.arrays(run, 8), toy.arrays(tmp_path, 8))
+    assert checkpoints.all_steps(tmp_path) == [4, 6, 8] and not leftover.exists()
 
 
 def test_arguments_that_do_not_fit(run, tmp_path):
@@ -91,22 +93,23 @@ def test_arguments_that_do_not_fit(run, tmp_path):
         train.train(**toy.train_arguments(run, total_steps=5))
 
 
-def infer_arguments(run, folder, **kwargs):
-    return (
-        dict(
-            mode="predict",
-            model=toy.model(),
-            dataset_cfg=toy.dataset("validation"),
-            restore_checkpoint_cfg=utils.RestoreCheckpointConfig(
-                str(run / "checkpoint_8"), mode="specific"
-            ),
-            partitioner=toy.partitioner(),
-            output_dir=str(folder),
-            checkpoint_period=2,  # 20 rows of batches of 4: chunks of 8, 8 and 4.
-            summarize_config_fn=lambda **kw: None,
-        )
-        | kwargs
+def apply_arguments(checkpoint, mode, folder):
+    """What `infer` and `evaluate` share."""
+    restore = utils.RestoreCheckpointConfig(str(checkpoint), mode=mode)
+    return dict(
+        model=toy.model(),
+        dataset_cfg=toy.dataset("validation"),
+        restore_checkpoint_cfg=restore,
+        partitioner=toy.partitioner(),
+        output_dir=str(folder),
+        summarize_config_fn=lambda **kw: None,
     )
+
+
+def infer_(run, folder, mode="predict", **kwargs):
+    """Infers 20 rows in batches of 4: chunks of 8, 8 and 4."""
+    arguments = apply_arguments(run / "checkpoint_8", "specific", folder)
+    infer.infer(mode=mode, checkpoint_period=2, **arguments, **kwargs)
 
 
 def read(folder, mode="predict"):
@@ -119,7 +122,7 @@ def read(folder, mode="predict"):
 def predictions(run, tmp_path_factory):
     folder = tmp_path_factory.mktemp("predictions")
     write = functools.partial(infer.write_inferences_to_file, output_ids=True)
-    infer.infer(**infer_arguments(run, folder, write_fn=write))
+    infer_(run, folder, write_fn=write)
     assert not list(folder.glob("tmp-*"))
     return read(folder)
 
@@ -145,20 +148,20 @@ def test_a_killed_inference_goes_on_after_its_last_chunk(run, predictions, tmp_p
 
     killed = functools.partial(write, fail_at="00001")
     with pytest.raises(KeyboardInterrupt):
-        infer.infer(**infer_arguments(run, tmp_path, write_fn=killed))
+        infer_(run, tmp_path, write_fn=killed)
     assert not list(tmp_path.glob("*.COMPLETED"))
     written.clear()
-    infer.infer(**infer_arguments(run, tmp_path, write_fn=write))
+    infer_(run, tmp_path, write_fn=write)
     # The third may have been written before the second failed.
     assert written in (["00001"], ["00001", "00002"])
     assert read(tmp_path) == predictions
     written.clear()
-    infer.infer(**infer_arguments(run, tmp_path, write_fn=write))
+    infer_(run, tmp_path, write_fn=write)
     assert written == []
 
 
 def test_scores(run, tmp_path):
-    infer.infer(**infer_arguments(run, tmp_path, mode="score"))
+    infer_(run, tmp_path, mode="score")
     rows = read(tmp_path, "score")
     assert len(rows) == 20
     assert all(row["score"] < 0 for row in rows)
@@ -181,7 +184,6 @@ def test_modes_and_choices_of_inputs(tmp_path):
 
 
 def test_evaluation_skips_what_it_evaluated(run, tmp_path):
-    shutil.copytree(run / "checkpoint_4", tmp_path / "m" / "checkpoint_4")
     steps = []
 
     class Watching(t5x_eval.seqio.Evaluator):
@@ -189,24 +191,13 @@ def test_evaluation_skips_what_it_evaluated(run, tmp_path):
             steps.append(step)
             return super().evaluate(*args, step=step, **kwargs)
 
-    arguments = dict(
-        model=toy.model(),
-        dataset_cfg=toy.dataset("validation"),
-        partitioner=toy.partitioner(),
-        output_dir=str(tmp_path / "out"),
-        inference_evaluator_cls=Watching,
-        summarize_config_fn=lambda **kw: None,
-    )
-    for expected in ([4], [4, 8]):
-        t5x_eval.evaluate(
-            restore_checkpoint_cfg=utils.RestoreCheckpointConfig(
-                str(tmp_path / "m"), mode="all"
-            ),
-            **arguments,
-        )
-        assert steps == expected
-        if expected == [4]:
-            shutil.copytree(run / "checkpoint_8", tmp_path / "m" / "checkpoint_8")
+    arguments = apply_arguments(tmp_path / "m", "all", tmp_path / "out")
+    for step in (4, 8):
+        name = f"checkpoint_{step}"
+        shutil.copytree(run / name, tmp_path / "m" / name)
+        t5x_eval.evaluate(inference_evaluator_cls=Watching, **arguments)
+        assert steps[-1] == step
+    assert steps == [4, 8]
 
 
 def test_hardware_generators_are_seeded(monkeypatch):

@@ -1,55 +1,13 @@
-"""Our decoder-only network and the engine's DecoderOnlyModel against T5X's."""
-
-import json
-import sys
+"""The engine's DecoderOnlyModel, and T5X's with our network, against T5X's."""
 
 import decoder_only_cases as cases
-import jax
-import numpy as np
 import pytest
-from t5x.examples.decoder_only import network as t5x_network
 
-from t5patches import decoder_only
 from t5patches.interchange import json_files
 from t5patches.run import scripts
 from tests.t5x_parity import processes
 
 T5X_NETWORK = "t5x.examples.decoder_only.network"
-
-
-def both(name):
-    fields = cases.CONFIGS[name]
-    theirs = t5x_network.DecoderWrapper(t5x_network.TransformerConfig(**fields))
-    ours = decoder_only.DecoderWrapper(decoder_only.TransformerConfig(**fields))
-    return theirs, ours
-
-
-@pytest.mark.parametrize("name", cases.CONFIGS)
-def test_initial_variables_are_t5x_s(name):
-    expected, got = (cases.init(module) for module in both(name))
-    assert jax.tree.structure(got) == jax.tree.structure(expected)
-    assert got["params_axes"] == expected["params_axes"]
-    jax.tree.map(np.testing.assert_array_equal, got["params"], expected["params"])
-
-
-@pytest.mark.parametrize(
-    ("name", "packed", "prefix", "dropout"),
-    [
-        ("gated", False, False, True),
-        ("gated", True, True, False),
-        ("tied", True, False, False),
-        ("tied", False, True, True),
-    ],
-)
-def test_forward_and_gradients(name, packed, prefix, dropout):
-    params = cases.init(both(name)[0])["params"]
-    batch = cases.batch(packed, prefix)
-    (loss, logits, gradients), (our_loss, our_logits, our_gradients) = (
-        cases.evaluate(module, params, batch, dropout) for module in both(name)
-    )
-    assert cases.relative_error(our_loss, loss) < 1e-5
-    assert cases.relative_error(our_logits, logits) < 1e-5
-    assert cases.worst_error(our_gradients, gradients) < 1e-5
 
 
 def test_t5x_s_model_with_either_network():
@@ -80,17 +38,15 @@ def test_a_run_by_gin_generates_alike_on_both_engines(tmp_path):
     run = arguments("update", MODEL_DIR=updated, INITIAL_CHECKPOINT_PATH=start, **steps)
     scripts.run("train", run)
     engines = []
-    for engine in ("t5x", "t5x_embedded"):
+    infer = {"t5x": scripts.run, "t5x_embedded": lambda *job: processes.embedded(job)}
+    for engine in infer:
         folder = tmp_path / engine
         run = arguments(
             "generate",
             CHECKPOINT_PATH=f"{updated}/checkpoint_4",
             INFER_OUTPUT_DIR=str(folder),
         )
-        if engine == "t5x":
-            scripts.run("infer", run)
-        else:
-            processes.embedded(("infer", run))
+        infer[engine]("infer", run)
         (path,) = folder.glob("*.jsonl")
         engines.append([row for _, row in json_files.read_jsonl(path)])
     assert engines[0] == engines[1]
@@ -102,12 +58,5 @@ def test_frozen_numbers_are_t5x_s():
     cases.assert_same(cases.frozen(), want)
 
 
-def freeze() -> None:
-    """Writes T5X's numbers for the tests that run without T5X."""
-    numbers = cases.flat(cases.run("t5x", T5X_NETWORK))
-    text = json.dumps({name: x.tolist() for name, x in numbers.items()})
-    cases.FROZEN.write_text(text + "\n")
-
-
 if __name__ == "__main__":
-    sys.exit(freeze())
+    cases.freeze(cases.flat(cases.run("t5x", T5X_NETWORK)))

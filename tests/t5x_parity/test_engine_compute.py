@@ -1,46 +1,31 @@
 """The embedded engine's arithmetic against T5X's own, both in one process."""
 
 import functools
-import json
 
+import decoder_only_cases as cases
 import engine_case
 import flax
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import t5x.adafactor
-import t5x.decoding
-import t5x.losses
-import t5x.models
-import t5x.partitioning
-import t5x.train_state
+import t5x
 
-import t5x_embedded.adafactor
-import t5x_embedded.decoding
-import t5x_embedded.losses
-import t5x_embedded.models
-import t5x_embedded.partitioning
-import t5x_embedded.train_state
+import t5x_embedded
+from tests import engine_toy
 
 ENGINES = (t5x, t5x_embedded)
+for engine in ENGINES:  # Makes the modules the packages' attributes.
+    modules = "adafactor", "decoding", "losses", "models", "partitioning", "train_state"
+    engine_toy.modules(engine.__name__, *modules)
 
 
-def leaves(tree):
-    return {
-        jax.tree_util.keystr(path): np.asarray(x)
-        for path, x in jax.tree_util.tree_leaves_with_path(flax.core.unfreeze(tree))
-    }
-
-
-def assert_same(got, want, rtol=1e-5):
-    """Same leaves, types and shapes; values to `rtol` of a leaf's largest value."""
-    got, want = leaves(got), leaves(want)
-    assert got.keys() == want.keys()
+def assert_same(got, want):
+    """Compares leaves, types, shapes and values."""
+    got, want = cases.flat(got), cases.flat(want)
     for name, x in want.items():
         assert (got[name].shape, got[name].dtype) == (x.shape, x.dtype), name
-        atol = rtol * float(np.max(np.abs(x), initial=0))
-        np.testing.assert_allclose(got[name], x, rtol=rtol, atol=atol, err_msg=name)
+    cases.assert_same(got, want)
 
 
 def test_everything_on_the_tiny_model():
@@ -50,7 +35,7 @@ def test_everything_on_the_tiny_model():
 
 def test_the_frozen_numbers_are_t5xs():
     want = engine_case.digest(engine_case.run("t5x"))
-    engine_case.assert_close(engine_case.frozen(), want)
+    cases.assert_same(cases.frozen(engine_case.FROZEN), want)
 
 
 @pytest.mark.parametrize(
@@ -65,18 +50,9 @@ def test_the_frozen_numbers_are_t5xs():
 def test_loss_and_gradient(factor, label_smoothing):
     rng = np.random.default_rng(0)
     logits = jnp.asarray(4 * rng.standard_normal((3, 6, 11)), jnp.float32)
-    packed = {
-        "decoder_target_tokens": jnp.asarray(rng.integers(1, 11, (3, 6))),
-        "decoder_loss_weights": jnp.asarray(rng.integers(0, 3, (3, 6)), jnp.float32),
-        "decoder_segment_ids": jnp.asarray(
-            [[1, 1, 2, 2, 2, 0], [1, 1, 1, 1, 1, 1], [1, 2, 3, 3, 0, 0]]
-        ),
-        "decoder_positions": jnp.asarray(
-            [[0, 1, 0, 1, 2, 0], [0, 1, 2, 3, 4, 5], [0, 0, 0, 1, 0, 0]]
-        ),
-    }
-    packed["decoder_loss_weights"] *= packed["decoder_segment_ids"] > 0
-    plain = {"decoder_target_tokens": packed["decoder_target_tokens"]}
+    plain = {"decoder_target_tokens": jnp.asarray(rng.integers(1, 11, (3, 6)))}
+    weights = jnp.asarray(rng.integers(0, 3, (3, 6)), jnp.float32)
+    weighted = plain | {"decoder_loss_weights": weights}
 
     def loss(losses, batch, logits):
         factor_, weights = losses.get_loss_normalizing_factor_and_weights(factor, batch)
@@ -90,7 +66,7 @@ def test_loss_and_gradient(factor, label_smoothing):
         )
         return loss, others
 
-    for batch in (packed, plain):
+    for batch in (weighted, plain):
         want, got = (
             jax.value_and_grad(functools.partial(loss, e.losses, batch), has_aux=True)(
                 logits
@@ -105,14 +81,13 @@ def test_dense_cross_entropy():
     rng = np.random.default_rng(0)
     logits = jnp.asarray(rng.standard_normal((2, 3, 5)), jnp.float32)
     targets = jax.nn.softmax(jnp.asarray(rng.standard_normal((2, 3, 5)), jnp.float32))
+
+    def total(losses, x):
+        loss, penalty = losses.cross_entropy_with_logits(x, targets, 0.1)
+        return loss.sum(), (loss, penalty)
+
     want, got = (
-        e.losses.cross_entropy_with_logits(logits, targets, 0.1) for e in ENGINES
-    )
-    assert_same(got, want)
-    want, got = (
-        jax.grad(
-            lambda x, e=e: e.losses.cross_entropy_with_logits(x, targets, 0.1)[0].sum()
-        )(logits)
+        jax.value_and_grad(functools.partial(total, e.losses), has_aux=True)(logits)
         for e in ENGINES
     )
     assert_same(got, want)
@@ -130,15 +105,12 @@ def test_dense_cross_entropy():
 )
 def test_adafactor_steps_and_layout(options):
     """Steps agree, and each engine's checkpoint tree restores under the other."""
-    shapes = {"kernel": (24, 20), "scale": (20,), "small": (3, 20)}
-    axes = {"kernel": ("embed", "mlp"), "scale": ("embed",)}
-    axes["small"] = ("relpos_buckets", "heads")
-    variables = engine_case.layer_variables(shapes, axes)
+    variables = engine_case.layer_variables()
     rng = np.random.default_rng(1)
     states = []
     for engine in ENGINES:
         optimizer = engine.adafactor.Adafactor(
-            min_dim_size_to_factor=16,
+            min_dim_size_to_factor=16,  # Not the default.
             logical_factor_rules=engine.adafactor.standard_logical_factor_rules(),
             **options,
         )
@@ -229,17 +201,5 @@ def test_data_layout():
     assert ours.PjitPartitioner(1).mesh.shape == theirs.PjitPartitioner(1).mesh.shape
 
 
-def test_mesh_axes_of_a_train_state():
-    axes = []
-    for engine in ENGINES:
-        made = engine_case.model(engine.models, engine.adafactor, None, beta1=0.9)
-        state = engine.train_state.FlaxOptimTrainState.create(
-            made.optimizer_def, engine_case.variables(made)
-        )
-        axes.append(engine.partitioning.PjitPartitioner(1).get_mesh_axes(state))
-    assert axes[1].state_dict() == axes[0].state_dict()
-
-
 if __name__ == "__main__":
-    text = json.dumps(engine_case.digest(engine_case.run("t5x")))
-    engine_case.FROZEN.write_text(text + "\n")
+    cases.freeze(engine_case.digest(engine_case.run("t5x")), engine_case.FROZEN)

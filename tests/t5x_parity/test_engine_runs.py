@@ -10,7 +10,7 @@ import pytest
 from t5patches import _engine
 from t5patches.run import scripts
 from tests import engine_toy
-from tests.t5x_embedded.toy import arrays, assert_equal, scalars
+from tests.t5x_embedded.toy import arrays, assert_same, scalars
 from tests.t5x_parity import processes
 
 GIN = processes.ROOT / "tests" / "testdata" / "engine"
@@ -68,7 +68,7 @@ def test_losses_and_states_agree(runs):
         rtol=1e-5,
     )
     # The same initialisation to the bit; after three steps, up to rounding.
-    assert_equal(arrays(embedded, 0), arrays(t5x, 0))
+    assert_same(arrays(embedded, 0), arrays(t5x, 0))
     mine, other = arrays(embedded, 3), arrays(t5x, 3)
     for name in other:
         np.testing.assert_allclose(
@@ -86,7 +86,7 @@ def test_written_configurations_are_the_same_text(runs):
 def test_embedded_goes_on_from_a_checkpoint_of_t5x(runs):
     t5x, embedded = runs
     # Saved before the first step: what was restored.
-    assert_equal(arrays(embedded / "resumed", 3), arrays(t5x / "run", 3))
+    assert_same(arrays(embedded / "resumed", 3), arrays(t5x / "run", 3))
     assert (embedded / "resumed" / "checkpoint_4").is_dir()
 
 
@@ -94,7 +94,7 @@ def test_t5x_goes_on_from_a_checkpoint_of_the_embedded(runs, tmp_path):
     _, embedded = runs
     checkpoint = embedded / "run" / "checkpoint_3"
     scripts.run("train", train_arguments(tmp_path, *go_on_from(checkpoint)))
-    assert_equal(arrays(tmp_path, 3), arrays(embedded / "run", 3))
+    assert_same(arrays(tmp_path, 3), arrays(embedded / "run", 3))
     assert (tmp_path / "checkpoint_4").is_dir()
 
 

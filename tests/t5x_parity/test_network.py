@@ -1,51 +1,66 @@
-"""Our network against T5X's, on the same parameters, through T5X's own model class."""
+"""Our networks against T5X's, on the same parameters, through T5X's own model class."""
 
 import functools
+import itertools
 import json
 import pathlib
 
+import decoder_only_cases
 import jax
 import jax.numpy as jnp
 import network_cases as cases
 import numpy as np
 import pytest
+import seqio
 from t5x import adafactor, decoding, models
+from t5x.examples.decoder_only import network as t5x_decoder_only
 from t5x.examples.t5 import network as t5x_network
 
-from t5patches import network
+from t5patches import decoder_only, network
 
 FROZEN = pathlib.Path(__file__).parents[1] / "testdata" / "network.json"
+CASES = dict.fromkeys(cases.CONFIGS, cases)
+CASES |= dict.fromkeys(decoder_only_cases.CONFIGS, decoder_only_cases)
+# Name, what is in the batch, dropout.
+PASSES = [
+    *itertools.product(cases.CONFIGS, ({}, {"packed": True}), (False, True)),
+    ("gated", {}, True),
+    ("gated", {"packed": True, "prefix": True}, False),
+    ("tied", {"packed": True}, False),
+    ("tied", {"prefix": True}, True),
+]
 
 
 def both(name, **overrides):
-    fields = cases.CONFIGS[name] | overrides
+    """(T5X's network, ours)"""
+    fields = CASES[name].CONFIGS[name] | overrides
+    if name in decoder_only_cases.CONFIGS:
+        return tuple(
+            module.DecoderWrapper(module.TransformerConfig(**fields))
+            for module in (t5x_decoder_only, decoder_only)
+        )
     theirs = t5x_network.Transformer(t5x_network.T5Config(**fields))
     return theirs, network.Transformer(network.T5Config(**fields))
 
 
 @functools.cache
 def variables(name):
-    return cases.init(both(name)[0])
+    return CASES[name].init(both(name)[0])
 
 
-@pytest.mark.parametrize("name", cases.CONFIGS)
+@pytest.mark.parametrize("name", CASES)
 def test_initial_variables_are_t5x_s(name):
-    theirs, ours = both(name)
-    expected, got = variables(name), cases.init(ours)
+    _, ours = both(name)
+    expected, got = variables(name), CASES[name].init(ours)
     assert jax.tree.structure(got) == jax.tree.structure(expected)
     assert got["params_axes"] == expected["params_axes"]
     jax.tree.map(np.testing.assert_array_equal, got["params"], expected["params"])
 
 
-@pytest.mark.parametrize("name", cases.CONFIGS)
-@pytest.mark.parametrize("packed", [False, True])
-@pytest.mark.parametrize("dropout", [False, True])
-def test_forward_and_gradients(name, packed, dropout):
-    params = variables(name)["params"]
-    results = [
-        cases.evaluate(module, params, cases.batch(packed), dropout)
-        for module in both(name)
-    ]
+@pytest.mark.parametrize(("name", "features", "dropout"), PASSES)
+def test_forward_and_gradients(name, features, dropout):
+    params, batch = variables(name)["params"], CASES[name].batch(**features)
+    results = [cases.evaluate(module, params, batch, dropout) for module in both(name)]
     (loss, logits, gradients), (our_loss, our_logits, our_gradients) = results
     assert cases.relative_error(our_loss, loss) < 1e-5
     assert cases.relative_error(our_logits, logits) < 1e-5
@@ -88,17 +103,13 @@ def test_cached_decoding(name):
 def test_t5x_model_decodes(name, decode_fn):
     if decode_fn is decoding.temperature_sample:
         decode_fn = functools.partial(decode_fn, temperature=0.0)
-    params = variables(name)["params"]
-
-    class Vocabulary:
-        eos_id = 1
-
+    params, vocabulary = variables(name)["params"], seqio.PassThroughVocabulary(40, 1)
     results = []
     for module in both(name):
         model = models.EncoderDecoderModel(
             module,
-            Vocabulary(),
-            Vocabulary(),
+            vocabulary,
+            vocabulary,
             optimizer_def=adafactor.Adafactor(),
             decode_fn=decode_fn,
         )
