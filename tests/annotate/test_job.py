@@ -105,14 +105,17 @@ def test_complete_shards_are_skipped_and_a_lost_one_is_made_again(
     assert kept.stat().st_mtime_ns == before and lost.read_bytes() == content
 
 
-@pytest.mark.parametrize(
-    "change", [{"settings": {"phrases": "b"}}, {"only_annotated": True}]
-)
-def test_other_settings_are_refused(predictions, tmp_path, change):
+def test_other_settings_are_refused(predictions, tmp_path, monkeypatch):
     out = tmp_path / "annotated"
     run(predictions, out)
-    with pytest.raises(UserError, match="made with other settings"):
-        run(predictions, out, **change)
+    for change in ({"settings": {"phrases": "b"}}, {"only_annotated": True}):
+        with pytest.raises(UserError, match="made with other settings"):
+            run(predictions, out, **change)
+    for owner, changed in ((phrases, "rules"), (job, "job_rules")):
+        with monkeypatch.context() as patch:
+            patch.setattr(owner, "RULES", 99)
+            with pytest.raises(UserError, match=rf"\({changed} was 1, now 99\)"):
+                run(predictions, out)
 
 
 def good(index=9):
@@ -407,16 +410,6 @@ def test_lines_without_ids_get_the_same_ones_in_every_reader(tmp_path):
     ids = ids_of(tmp_path / "out")
     assert ids == ["0", "2", "3", "5"]
     assert ids == [row["id"] for row in records.read_predictions(tmp_path / "old")]
-
-
-@pytest.mark.parametrize(("owner", "changed"), [(phrases, "rules"), (job, "job_rules")])
-def test_other_rules_are_other_settings(
-    predictions, tmp_path, monkeypatch, owner, changed
-):
-    run(predictions, tmp_path / "out")
-    monkeypatch.setattr(owner, "RULES", 99)
-    with pytest.raises(UserError, match=rf"{changed} was 1, now 99"):
-        run(predictions, tmp_path / "out")
 
 
 def test_a_shard_cut_off_as_it_was_made_again_is_not_done(
