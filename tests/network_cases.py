@@ -70,10 +70,8 @@ def loss_fn(module, batch, dropout: bool = False):
 
 def evaluate(module, params, batch, dropout: bool = False):
     """(loss, logits, gradients)."""
-    gradient = jax.jit(
-        jax.value_and_grad(loss_fn(module, batch, dropout), has_aux=True)
-    )
-    (loss, logits), gradients = gradient(params)
+    gradient = jax.value_and_grad(loss_fn(module, batch, dropout), has_aux=True)
+    (loss, logits), gradients = jax.jit(gradient)(params)
     return loss, logits, gradients
 
 
@@ -83,29 +81,18 @@ def decode_by_steps(module, params, batch):
     length = tokens.shape[1]
     variables = {"params": params}
     encoded = module.apply(variables, inputs, enable_dropout=False, method="encode")
-    _, made = module.apply(
-        variables,
-        jnp.ones_like(inputs),
-        jnp.ones_like(tokens),
-        jnp.ones_like(tokens),
-        enable_dropout=False,
-        decode=True,
-        mutable=["cache"],
-    )
+    ones = [jnp.ones_like(x) for x in (inputs, tokens, tokens)]
+    decoding = {"enable_dropout": False, "decode": True, "mutable": ["cache"]}
+    _, made = module.apply(variables, *ones, **decoding)
 
     @jax.jit
     def step(cache, token):
         logits, new = module.apply(
             variables | {"cache": cache},
-            encoded,
-            inputs,
-            token,
-            token,
-            enable_dropout=False,
-            decode=True,
+            *(encoded, inputs, token, token),
             max_decode_length=length,
-            mutable=["cache"],
             method="decode",
+            **decoding,
         )
         return new["cache"], logits[:, 0]
 
@@ -134,12 +121,9 @@ def summary(module) -> dict:
     """Numbers small enough to keep in a file: what `evaluate` gives in each setting."""
     params = init(module)["params"]
     result = {}
-    for name, packed, dropout in (
-        ("plain", False, False),
-        ("dropout", False, True),
-        ("packed", True, False),
-    ):
-        loss, logits, gradients = evaluate(module, params, batch(packed), dropout)
+    for name in ("plain", "dropout", "packed"):
+        examples = batch(packed=name == "packed")
+        loss, logits, gradients = evaluate(module, params, examples, name == "dropout")
         norms = jax.tree.map(lambda g: float(jnp.linalg.norm(g)), gradients)
         paths = jax.tree_util.tree_flatten_with_path(norms)[0]
         result[name] = {

@@ -13,6 +13,7 @@ import network_cases as cases
 import numpy as np
 import pytest
 import seqio
+from flax import traverse_util
 
 from t5patches import network
 
@@ -41,28 +42,21 @@ def test_agrees_with_t5x(name):
 
 def test_parameters_and_axes_have_t5x_names():
     variables = cases.init(transformer())
-    flat = jax.tree_util.tree_flatten_with_path(variables["params"])[0]
-    shapes = {
-        jax.tree_util.keystr(p, simple=True, separator="/"): x.shape for p, x in flat
-    }
-    assert all(x.dtype == jnp.float32 for _, x in flat)
-    attention = {f"{n}/kernel": (24, 12) for n in ("query", "key", "value")}
-    attention |= {"out/kernel": (12, 24)}
+    flat = traverse_util.flatten_dict(variables["params"], sep="/")
+    shapes = {path: x.shape for path, x in flat.items()}
+    assert all(x.dtype == jnp.float32 for x in flat.values())
+    attention = dict.fromkeys(["query/kernel", "key/kernel", "value/kernel"], (24, 12))
+    attention["out/kernel"] = (12, 24)
     mlp = {"wi_0/kernel": (24, 20), "wi_1/kernel": (24, 20), "wo/kernel": (20, 24)}
     expected = {"token_embedder/embedding": (40, 24)}
-    for side, names in (
-        ("encoder", {"attention": "attention"}),
-        (
-            "decoder",
-            {"self_attention": "self_attention", "cross_attention": ""},
-        ),
-    ):
+    own, cross = "self_attention", {"cross_attention": "encoder_decoder_attention"}
+    sides = {"encoder": {"attention": "attention"}, "decoder": {own: own} | cross}
+    for side, names in sides.items():
         expected[f"{side}/relpos_bias/rel_embedding"] = (3, 32)
         expected[f"{side}/{side}_norm/scale"] = (24,)
         for layer in (f"{side}/layers_0", f"{side}/layers_1"):
             for norm, module in names.items():
                 expected[f"{layer}/pre_{norm}_layer_norm/scale"] = (24,)
-                module = module or "encoder_decoder_attention"
                 for leaf, shape in attention.items():
                     expected[f"{layer}/{module}/{leaf}"] = shape
             expected[f"{layer}/pre_mlp_layer_norm/scale"] = (24,)
@@ -71,23 +65,17 @@ def test_parameters_and_axes_have_t5x_names():
     expected["decoder/logits_dense/kernel"] = (24, 40)
     assert shapes == expected
 
-    axes = variables["params_axes"]
-    layer = axes["decoder"]["layers_1"]
-    assert axes["token_embedder"]["embedding_axes"].names == ("vocab", "embed")
-    assert layer["self_attention"]["query"]["kernel_axes"].names == (
-        "embed",
-        "joined_kv",
-    )
-    assert layer["encoder_decoder_attention"]["out"]["kernel_axes"].names == (
-        "joined_kv",
-        "embed",
-    )
-    assert layer["mlp"]["wo"]["kernel_axes"].names == ("mlp", "embed")
-    assert layer["pre_mlp_layer_norm"]["scale_axes"].names == ("embed",)
-    assert axes["decoder"]["relpos_bias"]["rel_embedding_axes"].names == (
-        "heads",
-        "relpos_buckets",
-    )
+    axes = traverse_util.flatten_dict(variables["params_axes"], sep="/")
+    layer = "decoder/layers_1"
+    for path, names in {
+        "token_embedder/embedding": ("vocab", "embed"),
+        f"{layer}/self_attention/query/kernel": ("embed", "joined_kv"),
+        f"{layer}/encoder_decoder_attention/out/kernel": ("joined_kv", "embed"),
+        f"{layer}/mlp/wo/kernel": ("mlp", "embed"),
+        f"{layer}/pre_mlp_layer_norm/scale": ("embed",),
+        "decoder/relpos_bias/rel_embedding": ("heads", "relpos_buckets"),
+    }.items():
+        assert axes[f"{path}_axes"].names == names
 
 
 @pytest.mark.parametrize("name", cases.CONFIGS)
@@ -111,13 +99,11 @@ def test_packed_examples_do_not_see_each_other(params):
     _, expected, _ = cases.evaluate(module, params, packed)
     inputs, targets = packed["encoder_segment_ids"], packed["decoder_segment_ids"]
     for segment in (1, 2):
-        alone = {
-            name: jnp.where(
-                (inputs if name.startswith("encoder") else targets) == segment, x, 0
-            )
-            for name, x in packed.items()
-            if name.endswith("_tokens")
-        }
+        alone = {}
+        for name in ("encoder_input", "decoder_input", "decoder_target"):
+            segments = inputs if name == "encoder_input" else targets
+            tokens = packed[f"{name}_tokens"]
+            alone[f"{name}_tokens"] = jnp.where(segments == segment, tokens, 0)
         _, got, _ = cases.evaluate(module, params, alone)
         where = np.asarray(targets == segment)
         assert cases.relative_error(got[where], expected[where]) < 1e-5
@@ -150,13 +136,9 @@ def test_wrong_use_is_refused(params):
     with pytest.raises(ValueError, match="without decoder_segment_ids"):
         del batch["decoder_segment_ids"]
         module.apply({"params": params}, **batch, enable_dropout=False)
+    flat = batch["encoder_input_tokens"][0]
     with pytest.raises(ValueError, match=r"\[batch, length\]"):
-        module.apply(
-            {"params": params},
-            batch["encoder_input_tokens"][0],
-            enable_dropout=False,
-            method="encode",
-        )
+        module.apply({"params": params}, flat, enable_dropout=False, method="encode")
 
 
 def test_the_core_needs_neither_tensorflow_nor_an_engine():
@@ -185,11 +167,19 @@ SHAPES = {  # emb_dim, heads, head_dim, layers, mlp_dim
 
 
 @pytest.fixture
-def clean_gin(monkeypatch):
+def gin_model(monkeypatch):
+    """Makes the model of a gin file and bindings."""
+
+    def make(name, *bindings):
+        files = [f"models/{name}.gin"]
+        bindings = ["VOCABULARY_PATH = 'v.model'", *bindings]
+        gin.parse_config_files_and_bindings(files, bindings)
+        return copy.deepcopy(gin.query_parameter("%MODEL"))
+
     gin.clear_config()
     # Gin has no way to take a search path back.
     monkeypatch.setattr(gin.config, "_LOCATION_PREFIXES", ["", str(GIN)])
-    yield
+    yield make
     gin.clear_config()
 
 
@@ -199,16 +189,9 @@ def test_there_is_a_gin_file_for_every_size():
 
 
 @pytest.mark.parametrize("name", [*SHAPES, "t5_1_0_tiny", "t5_1_1_tiny"])
-def test_gin_files_build_the_model(name, clean_gin):
-    gin.parse_config_files_and_bindings(
-        [f"models/{name}.gin"],
-        [
-            "DROPOUT_RATE = 0.25",
-            "VOCABULARY_PATH = 'v.model'",
-            "seqio.SentencePieceVocabulary.extra_ids = 100",
-        ],
-    )
-    model = copy.deepcopy(gin.query_parameter("%MODEL"))
+def test_gin_files_build_the_model(name, gin_model):
+    extra_ids = "seqio.SentencePieceVocabulary.extra_ids = 100"
+    model = gin_model(name, "DROPOUT_RATE = 0.25", extra_ids)
     assert model.input_vocabulary.sentencepiece_model_file == "v.model"
     assert model.input_vocabulary.extra_ids == 100
     config = model.module.config
@@ -220,28 +203,16 @@ def test_gin_files_build_the_model(name, clean_gin):
     assert config.num_encoder_layers == config.num_decoder_layers
     if name in SHAPES:
         assert config.dtype == "bfloat16"
-        assert SHAPES[name] == (
-            config.emb_dim,
-            config.num_heads,
-            config.head_dim,
-            config.num_decoder_layers,
-            config.mlp_dim,
-        )
+        sizes = ("emb_dim", "num_heads", "head_dim", "num_decoder_layers", "mlp_dim")
+        assert SHAPES[name] == tuple(getattr(config, size) for size in sizes)
     else:
         assert config.dtype == "float32" and config.emb_dim <= 128
 
 
-def test_gin_files_decode_greedily(clean_gin):
+def test_gin_files_decode_greedily(gin_model):
     """What DECODE_FN picks is the argmax of each step, whatever the seed."""
-    gin.parse_config_files_and_bindings(
-        ["models/t5_1_1_tiny.gin"],
-        [
-            "DROPOUT_RATE = 0.0",
-            "VOCABULARY_PATH = 'v.model'",
-            "network.T5Config.vocab_size = 40",
-        ],
-    )
-    model = copy.deepcopy(gin.query_parameter("%MODEL"))
+    vocab_size = "network.T5Config.vocab_size = 40"
+    model = gin_model("t5_1_1_tiny", "DROPOUT_RATE = 0.0", vocab_size)
     model._output_vocabulary = seqio.PassThroughVocabulary(40, eos_id=1)
     batch = cases.batch()
     params = cases.init(model.module)["params"]
