@@ -1,13 +1,35 @@
 """An annotated task that gin/runs can train on in seconds; for gin files, too."""
 
+import pathlib
+
 import seqio
 import tensorflow as tf
+from flax import traverse_util
 
 from t5patches import models
+from t5x_embedded import checkpoints
 from tests import engine_toy
+
+ROOT = pathlib.Path(__file__).parents[1]
 
 TASK = "toy_annotated"
 ROWS = 24
+
+
+def arguments(name: str, folder, *more: str) -> list[str]:
+    """Returns the arguments of a training run of tests/testdata/runs."""
+    return [
+        f"--gin_search_paths={ROOT}",
+        f"--gin_file=tests/testdata/runs/{name}.gin",
+        f"--gin.MODEL_DIR='{folder}'",
+        *more,
+    ]
+
+
+def arrays(checkpoint) -> dict:
+    """Returns the arrays of a checkpoint by '/'-separated names."""
+    tree = checkpoints.load_t5x_checkpoint(checkpoint)
+    return traverse_util.flatten_dict(tree, sep="/")
 
 
 def register() -> str:

@@ -2,37 +2,16 @@
 
 import json
 import os
-import pathlib
 import signal
 
 import numpy as np
 import pytest
-from flax import traverse_util
 
 from t5patches import cli, watch
 from t5patches.checkpoints import contents, finding
+from t5patches.interchange.json_files import read_json
 from t5patches.run import scripts
-from t5x_embedded import checkpoints
-
-ROOT = pathlib.Path(__file__).parents[1]
-
-
-def arguments(name, folder, *more):
-    return [
-        f"--gin_search_paths={ROOT}",
-        f"--gin_file=tests/testdata/runs/{name}.gin",
-        f"--gin.MODEL_DIR='{folder}'",
-        *more,
-    ]
-
-
-def read_json(path):
-    return json.loads(path.read_text())
-
-
-def arrays(checkpoint):
-    tree = checkpoints.load_t5x_checkpoint(checkpoint)
-    return traverse_util.flatten_dict(tree, sep="/")
+from tests.run_toy import arguments, arrays
 
 
 @pytest.fixture(scope="module")

@@ -3,18 +3,14 @@
 import sys
 
 from t5patches.run import scripts
+from tests import run_toy
 
 
 def arguments(folder, *more):
-    return [
-        f"--gin_search_paths={sys.path[0]}",
-        "--gin_file=tests/testdata/runs/update.gin",
-        f"--gin.MODEL_DIR='{folder}'",
-        # In the data's order two processes and one have the same rows in a batch.
-        "--gin.train/utils.DatasetConfig.shuffle=False",
-        "--gin.DROPOUT_RATE=0.0",
-        *more,
-    ]
+    # In the data's order two processes and one have the same rows in a batch.
+    in_order = "--gin.train/utils.DatasetConfig.shuffle=False"
+    dropout = "--gin.DROPOUT_RATE=0.0"
+    return run_toy.arguments("update", folder, in_order, dropout, *more)
 
 
 def main(index, port, folder):

@@ -22,7 +22,6 @@ from t5patches.errors import UserError
 from t5patches.interchange import claims, json_files, records, shards
 
 _OUTPUT_NAME = re.compile(r"^(?P<stem>.+)\.(?P<suffix>\w+)-(?P<shard>\d+-of-\d+)$")
-_CHUNK_NAME = re.compile(r"-chunk\d+$")
 
 # What the results do not depend on: arguments, and the macros that our gin files and
 # T5X's bind them to.
@@ -129,11 +128,7 @@ def merge_predictions(
     Raises:
       UserError: there is no chunk (the task's split is empty), or one is missing.
     """
-    chunks = sorted(
-        path
-        for path in epath.Path(tmp_dir).iterdir()
-        if path.name.startswith(output_fname) and _CHUNK_NAME.search(path.name)
-    )
+    chunks = sorted(epath.Path(tmp_dir).glob(f"{output_fname}-chunk*[0-9]"))
     if not chunks:
         raise UserError(f"{tmp_dir}: nothing was generated; is the task's split empty?")
     for index, path in enumerate(chunks):

@@ -5,9 +5,10 @@ from __future__ import annotations
 import ast
 import difflib
 import importlib
+import math
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from absl import logging
@@ -62,17 +63,19 @@ def check(script: str, arguments: dict[str, Any], bindings: Mapping[str, str]) -
     for name in ("train_eval_dataset_cfg", "infer_eval_dataset_cfg"):
         if cfg := arguments.get(name):
             _check_task(cfg.mixture_or_task_name)
-    own = finding.steps(arguments["model_dir"]) if script == "train" else []
+    own = _latest(arguments["model_dir"]) if script == "train" else None
     restore = restore_config(arguments)
-    if own:
-        path = _latest(arguments["model_dir"], own)
-    else:
-        path = _given_checkpoint(script, restore)
+    path = own or _given_checkpoint(script, restore)
     if path is None:
         return
     contents.check_whole(path)
     if own:
-        _check_total_steps(arguments, own[-1])
+        step, total = finding.step_of(own), arguments["total_steps"]
+        if step > total and not arguments.get("relative_steps"):
+            raise UserError(
+                f"{arguments['model_dir']} is at step {step} and training ends at "
+                f"{total}: train for more steps, or give another MODEL_DIR"
+            )
     elif restore.state_transformation_fns:
         return  # The checkpoint's names are not the model's.
     initializer_cls = arguments["train_state_initializer_cls"]
@@ -89,22 +92,20 @@ def check_numbers(arguments: Mapping[str, Any], bindings: Mapping[str, str]) -> 
     """Raises a UserError if a number of an inference is out of its range."""
     macros = {name: _literal(text) for name, text in bindings.items()}
     shards = arguments["num_shards"]
-    last_shard = shards - 1 if isinstance(shards, int) else None
+    last_shard = shards - 1 if isinstance(shards, int) else math.inf
     any_number = int | float
     for name, value, kind, low, high in (
-        ("NUM_SHARDS", shards, int, 1, None),
+        ("NUM_SHARDS", shards, int, 1, math.inf),
         ("SHARD_ID", arguments["shard_id"], int, 0, last_shard),
-        ("BATCH_SIZE", arguments["dataset_cfg"].batch_size, int, 1, None),
-        ("CHUNK_BATCHES", arguments["checkpoint_period"], int, 1, None),
-        ("TEMPERATURE", macros.get("TEMPERATURE"), any_number, 0, None),
-        ("TOP_K", macros.get("TOP_K"), int, 0, None),
+        ("BATCH_SIZE", arguments["dataset_cfg"].batch_size, int, 1, math.inf),
+        ("CHUNK_BATCHES", arguments["checkpoint_period"], int, 1, math.inf),
+        ("TEMPERATURE", macros.get("TEMPERATURE"), any_number, 0, math.inf),
+        ("TOP_K", macros.get("TOP_K"), int, 0, math.inf),
         ("TOP_P", macros.get("TOP_P"), any_number, 0, 1),
     ):
-        if value is None:
-            continue
-        high_enough = isinstance(value, kind) and value >= low
-        if not high_enough or high is not None and value > high:
-            limits = f"at least {low}" if high is None else f"from {low} to {high}"
+        fits = isinstance(value, kind) and low <= value <= high
+        if value is not None and not fits:
+            limits = f"at least {low}" if high == math.inf else f"from {low} to {high}"
             number = "a whole number" if kind is int else "a number"
             raise UserError(f"{name} must be {number} {limits}, not {value!r}")
     if macros.get("TOP_K") and macros.get("TOP_P"):
@@ -119,15 +120,6 @@ def _literal(text: str) -> Any:
         return None
 
 
-def _check_total_steps(arguments: Mapping[str, Any], step: int) -> None:
-    if not arguments.get("relative_steps") and step > arguments["total_steps"]:
-        raise UserError(
-            f"{arguments['model_dir']} is at step {step} and training ends at "
-            f"{arguments['total_steps']}: train for more steps, or give another "
-            "MODEL_DIR"
-        )
-
-
 def restore_config(arguments: Mapping[str, Any]) -> Any:
     """Returns the T5X `RestoreCheckpointConfig` in a script's arguments, or None."""
     if "checkpoint_cfg" in arguments:
@@ -135,7 +127,8 @@ def restore_config(arguments: Mapping[str, Any]) -> Any:
     return arguments["restore_checkpoint_cfg"]
 
 
-def _latest(folder: str, steps: Sequence[int]) -> str | None:
+def _latest(folder: str) -> str | None:
+    steps = finding.steps(folder)
     return os.path.join(folder, f"checkpoint_{steps[-1]}") if steps else None
 
 
@@ -149,7 +142,7 @@ def _given_checkpoint(script: str, cfg: Any) -> str | None:
     for folder in folders:
         if not os.path.isdir(folder) and "://" not in folder:
             raise UserError(f"there is no folder {folder} to restore a checkpoint from")
-    return _latest(folders[0], finding.steps(folders[0]))
+    return _latest(folders[0])
 
 
 def _import_module(name: str | None) -> None:

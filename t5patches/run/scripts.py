@@ -268,13 +268,18 @@ def _show_progress(
 ) -> None:
     """Counts the examples that an inference writes, on process 0."""
     import jax
+    import seqio
 
     from t5patches import progress
 
     if jax.process_index() != 0:
         return
-    bar = progress.Bar(description, _example_count(arguments))
-    stack.callback(bar.close)
+    cfg, total = arguments["dataset_cfg"], None
+    with contextlib.suppress(Exception):  # Not every source knows.
+        provider = seqio.maybe_get_mixture_or_task(cfg.mixture_or_task_name)
+        rows = provider.num_input_examples(cfg.split)
+        total = rows // arguments["num_shards"] if rows else None
+    bar = stack.enter_context(contextlib.closing(progress.Bar(description, total)))
     write_fn = arguments["write_fn"]
 
     def write(path, inferences, *args, **kwargs):
@@ -282,14 +287,3 @@ def _show_progress(
         bar.add(len(inferences[0]))
 
     arguments["write_fn"] = write
-
-
-def _example_count(arguments: dict[str, Any]) -> int | None:
-    import seqio
-
-    cfg = arguments["dataset_cfg"]
-    with contextlib.suppress(Exception):  # Not every source knows.
-        provider = seqio.maybe_get_mixture_or_task(cfg.mixture_or_task_name)
-        rows = provider.num_input_examples(cfg.split)
-        return rows // arguments["num_shards"] if rows else None
-    return None

@@ -28,13 +28,8 @@ def make_folder(path, *names):
 
 
 def test_only_complete_checkpoints_count(tmp_path):
-    folder = make_folder(
-        tmp_path,
-        "checkpoint_20",
-        "checkpoint_100",
-        "checkpoint_300.orbax-checkpoint-tmp-123",
-        "train",
-    )
+    half = "checkpoint_300.orbax-checkpoint-tmp-123"
+    folder = make_folder(tmp_path, "checkpoint_20", "checkpoint_100", half, "train")
     assert finding.steps(folder) == [20, 100]
     assert finding.steps(tmp_path / "missing") == []
     assert finding.step_of(folder) == 100
@@ -49,37 +44,30 @@ def test_total_steps_do_not_grow_when_a_run_resumes(tmp_path):
     assert resumable_input.total_steps(None, 50) == 50
 
 
+def first_batch(cfg, converter, folder, initial=None):
+    dataset = resumable_input.get_dataset(
+        cfg, 0, 1, converter, model_dir=folder, initial_checkpoint_path=initial
+    )
+    return next(dataset.as_numpy_iterator())
+
+
 @pytest.mark.parametrize("initial_step", [0, 600])
 def test_input_is_skipped_to_where_the_run_goes_on(tmp_path, monkeypatch, initial_step):
     monkeypatch.setattr(utils, "get_dataset", lambda *_: tf.data.Dataset.range(100))
     cfg = config()
     initial = f"some/checkpoint_{initial_step}" if initial_step else None
-
-    def first_batch():
-        dataset = resumable_input.get_dataset(
-            cfg, 0, 1, None, model_dir=tmp_path, initial_checkpoint_path=initial
-        )
-        return next(dataset.as_numpy_iterator())
-
-    assert first_batch() == 0
-    make_folder(tmp_path, f"checkpoint_{initial_step}")
-    assert first_batch() == 0
-    make_folder(tmp_path, f"checkpoint_{initial_step + 7}")
-    assert first_batch() == 7
-    initial = "some/checkpoint_800"
+    assert first_batch(cfg, None, tmp_path, initial) == 0
+    for steps in (0, 7):
+        make_folder(tmp_path, f"checkpoint_{initial_step + steps}")
+        assert first_batch(cfg, None, tmp_path, initial) == steps
     with pytest.raises(UserError, match="it is another run's"):
-        first_batch()
+        first_batch(cfg, None, tmp_path, "some/checkpoint_800")
 
 
 def test_input_without_a_seed_is_refused(tmp_path):
     cfg = config(seed=None)
     with pytest.raises(ValueError, match="toy_copy: .*seed must be a number"):
-        resumable_input.get_dataset(cfg, 0, 1, None, model_dir=tmp_path)
-
-
-def first_batch(cfg, converter, folder):
-    dataset = resumable_input.get_dataset(cfg, 0, 1, converter, model_dir=folder)
-    return next(dataset.as_numpy_iterator())
+        first_batch(cfg, None, tmp_path)
 
 
 def test_ids_of_a_task_reach_the_batch(tmp_path):
