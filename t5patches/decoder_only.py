@@ -11,7 +11,6 @@ References:
   https://arxiv.org/abs/1910.10683
 """
 
-from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -23,34 +22,14 @@ from t5patches import layers, network
 
 
 @struct.dataclass
-class TransformerConfig:
+class TransformerConfig(network.LayerConfig):
     """Shape and numerics of a decoder-only transformer.
 
     Attributes:
-      vocab_size: rows of the embedding table.
-      dtype: of the activations; parameters and logits are float32.
-      emb_dim: size of a token's vector.
-      num_heads: attention heads of a layer.
       num_layers: number of layers.
-      head_dim: size of a head.
-      mlp_dim: size of the feed-forward layers.
-      mlp_activations: names in flax.linen, or functions; see `layers.Mlp`.
-      dropout_rate: of every dropout.
-      logits_via_embedding: whether the embedding table also makes the logits.
-      float32_attention_logits: see `layers.attend`.
     """
 
-    vocab_size: int
-    dtype: Any = jnp.float32
-    emb_dim: int = 512
-    num_heads: int = 8
     num_layers: int = 6
-    head_dim: int = 64
-    mlp_dim: int = 2048
-    mlp_activations: Sequence[str] = ("relu",)
-    dropout_rate: float = 0.1
-    logits_via_embedding: bool = False
-    float32_attention_logits: bool = False
 
 
 class Decoder(nn.Module):
@@ -113,9 +92,8 @@ class Decoder(nn.Module):
             valid, segments = decoder_target_tokens > 0, decoder_segment_ids
             prefix = decoder_causal_attention
             prefix = None if prefix is None else prefix > 0
-            mask = layers.pair_mask(
-                valid, valid, segments, segments, causal=True, prefix=prefix
-            )
+            masked = valid, valid, segments, segments
+            mask = layers.pair_mask(*masked, causal=True, prefix=prefix)
         if prefill and prefill_lengths is None:
             prefill_lengths = jnp.sum(mask[:, 0, 0], axis=-1)
 
@@ -123,27 +101,19 @@ class Decoder(nn.Module):
         bias = layers.relative_positions(
             cfg.num_heads, length, cfg.dtype, bidirectional=False
         )
-        table = layers.token_embedder(
-            cfg.vocab_size, cfg.emb_dim, name="token_embedder"
-        )()
+        shape = cfg.vocab_size, cfg.emb_dim
+        table = layers.token_embedder(*shape, name="token_embedder")()
 
         def dropout(name, x):
             return layers.Dropout(cfg.dropout_rate, name=name)(x, not enable_dropout)
 
         x = layers.embed(table, decoder_input_tokens, cfg.dtype)
         x = dropout("input_dropout", x)
+        lengths = prefill_lengths if prefill else None
+        options: dict[str, Any] = {"decode": decode, "prefill_lengths": lengths}
         for i in range(cfg.num_layers):
-            layer = network.Layer(
-                cfg, decoder=True, named_dropout=True, name=f"layers_{i}"
-            )
-            x = layer(
-                x,
-                bias,
-                mask,
-                deterministic=not enable_dropout,
-                decode=decode,
-                prefill_lengths=prefill_lengths if prefill else None,
-            )
+            layer = network.Layer(cfg, True, named_dropout=True, name=f"layers_{i}")
+            x = layer(x, bias, mask, deterministic=not enable_dropout, **options)
         x = dropout("output_dropout", layers.rms_norm("decoder_norm", x, cfg.dtype))
         return layers.logits(
             x, cfg.vocab_size, table if cfg.logits_via_embedding else None

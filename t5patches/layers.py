@@ -13,6 +13,7 @@ References:
   Shazeer, GLU Variants Improve Transformer, https://arxiv.org/abs/2002.05202
 """
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -53,11 +54,7 @@ class Weight(nn.Module):
     @nn.compact
     def __call__(self) -> jax.Array:
         return partitioning.param_with_axes(
-            self.parameter,
-            self.init,
-            tuple(self.shape),
-            jnp.float32,
-            axes=tuple(self.axes),
+            self.parameter, self.init, self.shape, jnp.float32, axes=self.axes
         )
 
 
@@ -201,17 +198,11 @@ def position_bias(table: jax.Array, length: int, bidirectional: bool) -> jax.Arr
       [1, heads, length, length] in the table's dtype.
     """
     heads = table.shape[0]
-    by_distance = table[:, distance_buckets(length, bidirectional)]
     # Rows of width 2 * length read at width 2 * length - 1 slip by one each: row q
-    # then starts at key - query = -q, once the first row starts at 0.
-    start = jnp.concatenate(
-        [
-            by_distance[:, length - 1 :],
-            jnp.zeros((heads, 1), table.dtype),
-            by_distance[:, : length - 1],
-        ],
-        axis=1,
-    )
+    # then starts at key - query = -q, once the first row starts at 0. The entry that
+    # makes the width even is never read.
+    buckets = np.append(distance_buckets(length, bidirectional), 0)
+    start = table[:, np.roll(buckets, 1 - length)]
     rows = jnp.broadcast_to(start[:, None], (heads, length, 2 * length))
     flat = rows.reshape(heads, 2 * length * length)[:, : length * (2 * length - 1)]
     return flat.reshape(heads, length, 2 * length - 1)[None, :, :, :length]
@@ -339,15 +330,6 @@ def _attend_bwd(saved, gradient):
 _attend.defvjp(_attend_fwd, _attend_bwd)
 
 
-def _hoisted(x: jax.Array) -> jax.Array:
-    """x with heads before positions, laid out so once for all steps of a loop.
-
-    XLA moves a product out of a loop but not a transpose alone, and would write all
-    keys and values anew at every step; behind a barrier it moves both.
-    """
-    return lax.optimization_barrier(jnp.swapaxes(x, 1, 2))
-
-
 class Attention(nn.Module):
     """Multi-head attention with T5X's cache for decoding a token at a time.
 
@@ -369,7 +351,7 @@ class Attention(nn.Module):
     def __call__(
         self,
         x: jax.Array,
-        memory: jax.Array,
+        memory: jax.Array | None = None,
         bias: jax.Array | None = None,
         mask: jax.Array | None = None,
         *,
@@ -382,7 +364,7 @@ class Attention(nn.Module):
 
         Args:
           x: [batch, q_length, features].
-          memory: [batch, k_length, features]; `x` itself in self-attention.
+          memory: [batch, k_length, features]; None: `x` itself, self-attention.
           bias: see `attend`; while decoding, over the whole length of the cache.
           mask: see `attend`; while decoding, None.
           deterministic: no dropout.
@@ -397,6 +379,7 @@ class Attention(nn.Module):
           [batch, q_length, features] in `dtype`.
         """
         width, features = self.num_heads * self.head_dim, x.shape[-1]
+        memory = x if memory is None else memory
         axes = ("embed", "joined_kv")
 
         def project(name, source, init=attention_init):
@@ -417,7 +400,10 @@ class Attention(nn.Module):
         if prefill_lengths is not None:
             if decode:
                 raise ValueError("a cache is either filled (prefill) or decoded from")
-            self._fill_cache(key, value, prefill_lengths)
+            keys, values, index = self._cache(key, value)
+            # What is behind those positions is overwritten before it is read.
+            keys.value, values.value = (jnp.moveaxis(x, 1, -1) for x in (key, value))
+            index.value = prefill_lengths.astype(jnp.int32)
         elif decode:
             key, value, bias, mask = self._through_cache(key, value, bias, mask)
 
@@ -428,7 +414,12 @@ class Attention(nn.Module):
                 self.make_rng("dropout"), self.dropout_rate, shape, self.dtype
             )
         if fixed_memory:
-            key, value = (jnp.swapaxes(_hoisted(x), 1, 2) for x in (key, value))
+            # XLA moves a product out of a loop but not a transpose alone, and would
+            # write all keys and values anew at every step, heads before positions;
+            # behind a barrier it moves both.
+            key, value = (jnp.swapaxes(x, 1, 2) for x in (key, value))
+            key, value = lax.optimization_barrier((key, value))
+            key, value = (jnp.swapaxes(x, 1, 2) for x in (key, value))
         mixed = attend(query, key, value, bias, mask, multiplier, self.float32_logits)
         out = kernel("out", (width, features), axes[::-1], attention_init)
         mixed = mixed.reshape(*x.shape[:-1], width)
@@ -448,55 +439,42 @@ class Attention(nn.Module):
             self.variable("cache", "cache_index", jnp.zeros, (), jnp.int32),
         )
 
-    def _fill_cache(self, key, value, lengths):
-        """Puts the first positions of each row into the cache.
-
-        Those behind them are put there, too: each is overwritten before it is read.
-        """
-        keys, values, index = self._cache(key, value)
-        keys.value, values.value = (jnp.moveaxis(x, 1, -1) for x in (key, value))
-        index.value = lengths.astype(jnp.int32)
-
     def _through_cache(self, key, value, bias, mask):
         """Appends a position to the cache: (keys, values, its bias, its mask)."""
         filled = self.has_variable("cache", "cached_key")
         keys, values, index = self._cache(key, value)
         if not filled:
             return key, value, bias, mask
-        if key.shape != (keys.value.shape[0], 1, *keys.value.shape[1:3]):
+        batch, heads, head_dim, length = keys.value.shape
+        if key.shape != (batch, 1, heads, head_dim):
             raise ValueError(
                 "with a cache, one position is decoded at a time: expected keys of "
-                f"shape {(keys.value.shape[0], 1, *keys.value.shape[1:3])} [batch, 1, "
-                f"heads, head_dim], got {key.shape}"
+                f"shape {(batch, 1, heads, head_dim)} [batch, 1, heads, head_dim], "
+                f"got {key.shape}"
             )
-        length = keys.value.shape[-1]
         if bias.shape[-1] != length:
             raise ValueError(
                 f"the cache has {length} positions but the position bias "
                 f"{bias.shape[-1]}: pass the cache's length as max_decode_length"
             )
-        place = index.value.reshape(-1, 1, 1, 1)
-        positions = jnp.arange(length)
+        here, positions = index.value, jnp.arange(length)
+        place = here.reshape(-1, 1, 1, 1)
         for cached, new in ((keys, key), (values, value)):
-            cached.value = self._appended(cached.value, new, index.value)
-        if index.value.ndim:  # Rows are at different positions.
-            bias = bias.at[0, :, index.value].get(mode="clip")[:, :, None]
+            new = jnp.moveaxis(new, 1, -1)
+            if here.ndim or jax.default_backend() == "tpu":
+                # Rows at different positions; and TPU's minor axis is slow to slice.
+                cached.value = jnp.where(positions == place, new, cached.value)
+            else:
+                cached.value = lax.dynamic_update_slice_in_dim(
+                    cached.value, new, here, axis=-1
+                )
+        if here.ndim:
+            bias = bias.at[0, :, here].get(mode="clip")[:, :, None]
         else:
-            bias = lax.dynamic_slice_in_dim(bias, index.value, 1, axis=-2)
-        mask = positions <= place
-        index.value = index.value + 1
+            bias = lax.dynamic_slice_in_dim(bias, here, 1, axis=-2)
+        index.value = here + 1
         keys, values = (jnp.moveaxis(cached.value, -1, 1) for cached in (keys, values))
-        return keys, values, bias, mask
-
-    @staticmethod
-    def _appended(cached, new, index):
-        """`cached` [batch, heads, head_dim, length] with `new` at position `index`."""
-        new = jnp.moveaxis(new, 1, -1)
-        if index.ndim or jax.default_backend() == "tpu":
-            # Rows at different positions; and along TPU's minor axis a slice is slower.
-            here = jnp.arange(cached.shape[-1]) == index.reshape(-1, 1, 1, 1)
-            return jnp.where(here, new, cached)
-        return lax.dynamic_update_slice_in_dim(cached, new, index, axis=-1)
+        return keys, values, bias, positions <= place
 
 
 def activation(name: str | Callable) -> Callable:
@@ -529,12 +507,12 @@ class Mlp(nn.Module):
     def __call__(self, x: jax.Array, *, deterministic: bool) -> jax.Array:
         """Maps [batch, length, features] to the same shape, in `dtype`."""
         features, x = x.shape[-1], x.astype(self.dtype)
-        hidden = None
+        factors = []
         for i, name in enumerate(self.activations):
             label = "wi" if len(self.activations) == 1 else f"wi_{i}"
             weight = kernel(label, (features, self.width), ("embed", "mlp"))
-            factor = activation(name)(product(x, weight.astype(self.dtype)))
-            hidden = factor if hidden is None else hidden * factor
+            factors += [activation(name)(product(x, weight.astype(self.dtype)))]
+        hidden = functools.reduce(jnp.multiply, factors)
         hidden = Dropout(self.dropout_rate)(hidden, deterministic)
         hidden = partitioning.with_sharding_constraint(
             hidden, ("batch", "length", "mlp")

@@ -20,16 +20,14 @@ from t5patches import layers
 
 
 @struct.dataclass
-class T5Config:
-    """Shape and numerics of a T5.
+class LayerConfig:
+    """Shape and numerics of a transformer, except how many layers it has.
 
     Attributes:
       vocab_size: rows of the embedding table.
       dtype: of the activations; parameters and logits are float32.
       emb_dim: size of a token's vector.
       num_heads: attention heads of a layer.
-      num_encoder_layers: layers of the encoder.
-      num_decoder_layers: layers of the decoder.
       head_dim: size of a head.
       mlp_dim: size of the feed-forward layers.
       mlp_activations: names in flax.linen, or functions; see `layers.Mlp`.
@@ -42,8 +40,6 @@ class T5Config:
     dtype: Any = jnp.float32
     emb_dim: int = 512
     num_heads: int = 8
-    num_encoder_layers: int = 6
-    num_decoder_layers: int = 6
     head_dim: int = 64
     mlp_dim: int = 2048
     mlp_activations: Sequence[str] = ("relu",)
@@ -52,18 +48,31 @@ class T5Config:
     float32_attention_logits: bool = False
 
 
+@struct.dataclass
+class T5Config(LayerConfig):
+    """Shape and numerics of a T5.
+
+    Attributes:
+      num_encoder_layers: layers of the encoder.
+      num_decoder_layers: layers of the decoder.
+    """
+
+    num_encoder_layers: int = 6
+    num_decoder_layers: int = 6
+
+
 class Layer(nn.Module):
     """Self-attention, attention to `encoded` where it is given, feed-forward.
 
     Each is applied to the normed input, and its output, after dropout, added to it.
 
     Attributes:
-      config: of the network; a `T5Config` or one with the same fields.
+      config: of the network.
       decoder: whether the parameters are called as a decoder's.
       named_dropout: whether the dropouts have names, on which their masks depend.
     """
 
-    config: Any
+    config: LayerConfig
     decoder: bool
     named_dropout: bool = False
 
@@ -93,42 +102,23 @@ class Layer(nn.Module):
                 name=name,
             )
 
-        def residual(x, part, function):
-            update = function(layers.rms_norm(f"pre_{part}_layer_norm", x, cfg.dtype))
+        def residual(x, part, function, *args, **options):
+            y = layers.rms_norm(f"pre_{part}_layer_norm", x, cfg.dtype)
+            y = function(y, *args, deterministic=deterministic, **options)
             name = f"post_{part}_dropout" if self.named_dropout else None
-            dropout = layers.Dropout(cfg.dropout_rate, name=name)
-            return x + dropout(update, deterministic)
+            return x + layers.Dropout(cfg.dropout_rate, name=name)(y, deterministic)
 
         name = "self_attention" if self.decoder else "attention"
-        x = residual(
-            x,
-            name,
-            lambda y: attention(name)(
-                y,
-                y,
-                bias,
-                mask,
-                deterministic=deterministic,
-                decode=decode,
-                prefill_lengths=prefill_lengths,
-            ),
-        )
+        cache = {"decode": decode, "prefill_lengths": prefill_lengths}
+        x = residual(x, name, attention(name), None, bias, mask, **cache)
         if encoded is not None:
-            x = residual(
-                x,
-                "cross_attention",
-                lambda y: attention("encoder_decoder_attention")(
-                    y,
-                    encoded,
-                    mask=cross_mask,
-                    deterministic=deterministic,
-                    fixed_memory=decode,
-                ),
-            )
+            cross = attention("encoder_decoder_attention")
+            options = {"mask": cross_mask, "fixed_memory": decode}
+            x = residual(x, "cross_attention", cross, encoded, **options)
         mlp = layers.Mlp(
             cfg.mlp_dim, cfg.mlp_activations, cfg.dropout_rate, cfg.dtype, name="mlp"
         )
-        return residual(x, "mlp", lambda y: mlp(y, deterministic=deterministic))
+        return residual(x, "mlp", mlp)
 
 
 class Stack(nn.Module):
@@ -180,16 +170,10 @@ class Stack(nn.Module):
 
         x = layers.Dropout(cfg.dropout_rate)(x, deterministic)
         count = cfg.num_decoder_layers if self.decoder else cfg.num_encoder_layers
+        options: dict[str, Any] = {"deterministic": deterministic, "decode": decode}
         for i in range(count):
-            x = Layer(cfg, self.decoder, name=f"layers_{i}")(
-                x,
-                bias,
-                mask,
-                encoded,
-                cross_mask,
-                deterministic=deterministic,
-                decode=decode,
-            )
+            layer = Layer(cfg, self.decoder, name=f"layers_{i}")
+            x = layer(x, bias, mask, encoded, cross_mask, **options)
         side = "decoder" if self.decoder else "encoder"
         x = layers.rms_norm(f"{side}_norm", x, cfg.dtype)
         # T5X's encoder drops single entries here, everything else whole columns.
