@@ -64,12 +64,9 @@ class _Converter(seqio.FeatureConverter):
           int32 [length] each, without padding; those of a side are equally long.
         """
 
-    def _side_lengths(self, task_feature_lengths: _Lengths) -> dict[str, int]:
-        """Length of the features whose name begins with `encoder`, and of the rest."""
-        return {
-            "encoder": task_feature_lengths["inputs"],
-            "decoder": task_feature_lengths["targets"],
-        }
+    def get_decoder_length(self, task_feature_lengths: _Lengths) -> int:
+        """Returns the length of the decoder's features."""
+        return task_feature_lengths["targets"]
 
     def _convert_features(
         self, ds: tf.data.Dataset, task_feature_lengths: _Lengths
@@ -109,11 +106,9 @@ class _Converter(seqio.FeatureConverter):
         names = [*self.MODEL_FEATURES]
         if self.pack:
             names += self.PACKING_FEATURE_DTYPES
-        sides = self._side_lengths(task_feature_lengths)
-        lengths = {
-            name: sides["encoder" if name.startswith("encoder") else "decoder"]
-            for name in names
-        }
+        encoder = task_feature_lengths["inputs"]
+        decoder = self.get_decoder_length(task_feature_lengths)
+        lengths = {k: encoder if k.startswith("encoder") else decoder for k in names}
         passed = {key: task_feature_lengths[key] for key in self._passthrough_features}
         return lengths | passed
 
@@ -201,9 +196,8 @@ class TargetAnnotationsFeatureConverter(_Converter):
                     " task_feature_lengths; they must be equal"
                 )
         for name in names if names[0] in ds.element_spec else ():
-            trim = (
-                name not in task_feature_lengths
-            )  # The task has trimmed targets only.
+            # What has no length of its own was not trimmed with the targets.
+            trim = name not in task_feature_lengths
             ds = ds.map(_matched(name, trim), num_parallel_calls=tf.data.AUTOTUNE)
         if NEGATIVE_TOKEN_IDS not in names:
             return super().__call__(ds, lengths)
@@ -233,9 +227,8 @@ class TargetAnnotationsFeatureConverter(_Converter):
         inner.MODEL_FEATURES = {**self.MODEL_FEATURES, **_specs(*columns)}
         inner._columns = columns
         ds = ds.map(split, num_parallel_calls=tf.data.AUTOTUNE)
-        ds = seqio.FeatureConverter.__call__(
-            inner, ds, lengths | dict.fromkeys(columns, length)
-        )
+        lengths |= dict.fromkeys(columns, length)
+        ds = seqio.FeatureConverter.__call__(inner, ds, lengths)
         return ds.map(join, num_parallel_calls=tf.data.AUTOTUNE)
 
     def _features(self, example: _Example) -> dict[str, tf.Tensor]:
@@ -290,29 +283,22 @@ class DecoderOnlyTargetAnnotationsFeatureConverter(TargetAnnotationsFeatureConve
     )
     PACKING_FEATURE_DTYPES = _packing("decoder")
 
-    def _side_lengths(self, task_feature_lengths: _Lengths) -> dict[str, int]:
-        lengths = (task_feature_lengths[name] for name in ("inputs", "targets"))
-        return {"decoder": sum(lengths)}
+    def get_decoder_length(self, task_feature_lengths: _Lengths) -> int:
+        """Returns the length of inputs and targets together."""
+        return task_feature_lengths["inputs"] + task_feature_lengths["targets"]
 
     def _features(self, example: _Example) -> dict[str, tf.Tensor]:
         features = super()._features(example)
         inputs = features.pop("encoder_input_tokens")
         # Without targets (generation) there still is a place to read the last input.
         short = tf.maximum(0, 1 - tf.size(features["decoder_target_tokens"]))
-        features = {
-            name: tf.pad(values, [[0, short]]) for name, values in features.items()
-        }
-        before = {name: tf.zeros_like(inputs) for name in features}
-        before["decoder_target_tokens"] = inputs
-        features = {
-            name: tf.concat([before[name], values], axis=0)
-            for name, values in features.items()
-        }
+        for name, values in features.items():
+            before = inputs if name == "decoder_target_tokens" else inputs * 0
+            values = tf.pad(values, [[0, short]])
+            features[name] = tf.concat([before, values], axis=0)
         places = tf.range(tf.size(features["decoder_target_tokens"]))
-        features["decoder_causal_attention"] = tf.cast(
-            places <= tf.size(inputs), tf.int32
-        )
-        return features
+        prefix = tf.cast(places <= tf.size(inputs), tf.int32)
+        return features | {"decoder_causal_attention": prefix}
 
 
 def _content(tokens: tf.Tensor) -> tf.Tensor:
@@ -379,17 +365,10 @@ class NegativeTrainingFeatureConverterBase(_Converter):
     def get_decoder_length(self, task_feature_lengths: Mapping[str, int]) -> int:
         """Length of the targets."""
 
-    def _side_lengths(self, task_feature_lengths: _Lengths) -> dict[str, int]:
-        return {
-            "encoder": task_feature_lengths["inputs"],
-            "decoder": self.get_decoder_length(task_feature_lengths),
-        }
-
     def _convert_features(
         self, ds: tf.data.Dataset, task_feature_lengths: _Lengths
     ) -> tf.data.Dataset:
-        names = self.TASK_FEATURES
-        lengths = {name: task_feature_lengths[name] for name in names}
+        lengths = {name: task_feature_lengths[name] for name in self.TASK_FEATURES}
         ds = seqio.utils.trim_and_pad_dataset(ds, lengths)
         return super()._convert_features(ds, task_feature_lengths)
 
@@ -415,9 +394,8 @@ class _Row(NegativeTrainingFeatureConverterBase):
     MARKS: Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
 
     def get_decoder_weights(self, features: Mapping[str, tf.Tensor]) -> tf.Tensor:
-        negative, corrected = (
-            features[name] for name in ("negative_targets", "corrected_targets")
-        )
+        negative = features["negative_targets"]
+        corrected = features["corrected_targets"]
         if self.TARGETS == "negative_targets":
             return _weigh(negative, self.MARKS(negative, corrected), -1, 1)
         return _weigh(corrected, self.MARKS(corrected, negative), 1, 0)
@@ -500,18 +478,14 @@ class NegativeAndPositiveTrainingFeatureConverterBase(
     def __init__(self, pack: bool = False, *args: Any, **kwargs: Any):
         """Makes a converter; the arguments are those of `seqio.FeatureConverter`."""
         super().__init__(pack, *args, **kwargs)
-        self.negative_feature_converter = self.NEGATIVE_FEATURE_CONVERTER_CLS(
-            pack, *args, **kwargs
-        )
-        self.positive_feature_converter = self.POSITIVE_FEATURE_CONVERTER_CLS(
-            pack, *args, **kwargs
-        )
+        negative = self.NEGATIVE_FEATURE_CONVERTER_CLS
+        positive = self.POSITIVE_FEATURE_CONVERTER_CLS
+        self.negative_feature_converter = negative(pack, *args, **kwargs)
+        self.positive_feature_converter = positive(pack, *args, **kwargs)
 
     def _choose(self, features: Mapping[str, tf.Tensor], method: str) -> tf.Tensor:
-        negative, corrected = (
-            tf.math.count_nonzero(features[name])
-            for name in ("negative_targets", "corrected_targets")
-        )
+        negative = tf.math.count_nonzero(features["negative_targets"])
+        corrected = tf.math.count_nonzero(features["corrected_targets"])
         return tf.cond(
             negative >= corrected,
             lambda: getattr(self.negative_feature_converter, method)(features),
@@ -530,12 +504,9 @@ class NegativeAndPositiveTrainingFeatureConverterBase(
         Raises:
           ValueError: it differs between bad and good outputs.
         """
+        converters = self.negative_feature_converter, self.positive_feature_converter
         negative, positive = (
-            converter.get_decoder_length(task_feature_lengths)
-            for converter in (
-                self.negative_feature_converter,
-                self.positive_feature_converter,
-            )
+            c.get_decoder_length(task_feature_lengths) for c in converters
         )
         if negative != positive:
             raise ValueError(

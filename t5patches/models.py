@@ -141,17 +141,15 @@ class NegativeTrainingTransformer(t5x_models.BaseTransformerModel):
         frozen_logits = self._frozen_logits(orig_params, batch, dropout_rng)
         targets, annotation = self._annotation(batch)
         # T5X's normalisers and metrics sum the weights: they want magnitudes.
+        magnitudes = {**batch, "decoder_loss_weights": annotation.magnitude}
         factor, magnitude = t5x_losses.get_loss_normalizing_factor_and_weights(
-            self._loss_normalizing_factor,
-            {**batch, "decoder_loss_weights": annotation.magnitude},
+            self._loss_normalizing_factor, magnitudes
         )
-        annotation = annotation._replace(magnitude=magnitude)
+        arrays = logits, frozen_logits, targets
         loss, parts = losses.targeted_loss(
             self.METHOD,
-            logits,
-            frozen_logits,
-            targets,
-            annotation,
+            *arrays,
+            annotation._replace(magnitude=magnitude),
             alpha=self.alpha,
             epsilon=self.epsilon,
             threshold=self.EPSILON,
@@ -160,7 +158,7 @@ class NegativeTrainingTransformer(t5x_models.BaseTransformerModel):
         )
         z_loss, _ = parts.pop("z_loss")
         if self.upstream_values:
-            loss = jnp.sum(self._token_losses(logits, frozen_logits, batch))
+            loss = jnp.sum(self._token_losses(*arrays, annotation))
             z_loss = jnp.zeros_like(z_loss)
         metrics = self._compute_metrics(
             logits=logits,
@@ -170,27 +168,26 @@ class NegativeTrainingTransformer(t5x_models.BaseTransformerModel):
             z_loss=z_loss,
             segment_ids=_segment_ids(batch),
         )
-        metrics |= {
-            name: _TokenMean(total=total, count=count)
-            for name, (total, count) in parts.items()
-        }
+        for name, (total, count) in parts.items():
+            metrics[name] = _TokenMean(total=total, count=count)
         return loss, metrics
 
     def _score(self, params, batch, return_intermediates, orig_params=None):
         mutable = ["intermediates"] if return_intermediates else False
         logits = self._compute_logits(params, batch, mutable=mutable)
         frozen_logits = self._frozen_logits(orig_params, batch, None, mutable)
+        logits, variables = logits if return_intermediates else (logits, {})
+        tokens = self._token_losses(logits, frozen_logits, *self._annotation(batch))
+        scores = -jnp.sum(tokens, axis=-1)
         if not return_intermediates:
-            return -jnp.sum(self._token_losses(logits, frozen_logits, batch), axis=-1)
-        logits, variables = logits
-        tokens = self._token_losses(logits, frozen_logits, batch)
+            return scores
         intermediates = flax_core.unfreeze(variables.get("intermediates", {}))
         intermediates.setdefault("decoder", {}).update(
             target_tokens=(batch["decoder_target_tokens"],),
             loss_weights=(batch["decoder_loss_weights"],),
             token_scores=(tokens,),
         )
-        return -jnp.sum(tokens, axis=-1), intermediates
+        return scores, intermediates
 
     def _frozen_logits(self, orig_params, batch, dropout_rng, mutable=False):
         del orig_params, batch, dropout_rng, mutable  # There is no frozen model.
@@ -209,21 +206,16 @@ class NegativeTrainingTransformer(t5x_models.BaseTransformerModel):
         weights = batch["decoder_loss_weights"]
         return targets, losses.read_annotation(targets, weights, ids)
 
-    def _token_losses(self, logits, frozen_logits, batch) -> jax.Array:
+    def _token_losses(self, logits, frozen_logits, targets, annotation) -> jax.Array:
         """Returns each token's loss, alpha and weight included, [batch, length]."""
-        targets, annotation = self._annotation(batch)
         # A score is float32 whatever the network's logits are, integers included.
         logits, frozen_logits = jax.tree.map(jnp.float32, (logits, frozen_logits))
         arrays = self.METHOD, logits, frozen_logits, targets
         if self.upstream_values:
-            weights = batch["decoder_loss_weights"]
+            weights = jnp.where(annotation.unwanted, -1, 1) * annotation.magnitude
             return upstream_values.token_losses(*arrays, weights, self.alpha)
-        terms = losses.token_terms(
-            *arrays,
-            annotation.unwanted_ids,
-            epsilon=self.epsilon,
-            threshold=self.EPSILON,
-        )
+        options = {"epsilon": self.epsilon, "threshold": self.EPSILON}
+        terms = losses.token_terms(*arrays, annotation.unwanted_ids, **options)
         alpha = jnp.where(annotation.unwanted, self.alpha, 1.0)
         return alpha * annotation.magnitude * terms.loss
 
@@ -303,12 +295,9 @@ class SelfDistillationModel(NegativeTrainingTransformer):
                 " pass its parameters as orig_params (SelfDistillationTrainer does)."
                 " For log-likelihoods use T5X's own model class"
             )
-        logits = self._compute_logits(
-            orig_params,
-            batch,
-            dropout_rng=dropout_rng if self.frozen_dropout else None,
-            mutable=mutable,
-        )
+        dropout_rng = dropout_rng if self.frozen_dropout else None
+        options = {"dropout_rng": dropout_rng, "mutable": mutable}
+        logits = self._compute_logits(orig_params, batch, **options)
         return logits[0] if mutable else logits
 
 
@@ -372,79 +361,68 @@ class _DecoderOnly(t5x_models.DecoderOnlyModel):
     )
 
 
-# Registered as upstream registers them; gin files with imports of their own find the
-# same classes.
-_registered = gin.configurable(module="models")
-
-
-@_registered
 class EncoderDecoderModelNL(NLModel, _EncoderDecoder):
     """NL for encoder-decoder models; see `NLModel`."""
 
 
-@_registered
 class EncoderDecoderModelUL(ULModel, _EncoderDecoder):
     """UL for encoder-decoder models; see `ULModel`."""
 
 
-@_registered
 class EncoderDecoderModelTNFF(TNFFModel, _EncoderDecoder):
     """TNFF for encoder-decoder models; see `TNFFModel`."""
 
 
-@_registered
 class EncoderDecoderModelTNRR(TNRRModel, _EncoderDecoder):
     """TNRR for encoder-decoder models; see `TNRRModel`."""
 
 
-@_registered
 class EncoderDecoderModelTNRF(TNRFModel, _EncoderDecoder):
     """TNRF for encoder-decoder models; see `TNRFModel`."""
 
 
-@_registered
 class EncoderDecoderModelTNFLL(TNFLLModel, _EncoderDecoder):
     """TNFLL for encoder-decoder models; see `TNFLLModel`."""
 
 
-@_registered
 class EncoderDecoderModelTNRLL(TNRLLModel, _EncoderDecoder):
     """TNRLL for encoder-decoder models; see `TNRLLModel`."""
 
 
-@_registered
 class DecoderOnlyModelNL(NLModel, _DecoderOnly):
     """NL for decoder-only models; see `NLModel`."""
 
 
-@_registered
 class DecoderOnlyModelUL(ULModel, _DecoderOnly):
     """UL for decoder-only models; see `ULModel`."""
 
 
-@_registered
 class DecoderOnlyModelTNFF(TNFFModel, _DecoderOnly):
     """TNFF for decoder-only models; see `TNFFModel`."""
 
 
-@_registered
 class DecoderOnlyModelTNRR(TNRRModel, _DecoderOnly):
     """TNRR for decoder-only models; see `TNRRModel`."""
 
 
-@_registered
 class DecoderOnlyModelTNRF(TNRFModel, _DecoderOnly):
     """TNRF for decoder-only models; see `TNRFModel`."""
 
 
-@_registered
 class DecoderOnlyModelTNFLL(TNFLLModel, _DecoderOnly):
     """TNFLL for decoder-only models; see `TNFLLModel`."""
 
 
-@_registered
 class DecoderOnlyModelTNRLL(TNRLLModel, _DecoderOnly):
     """TNRLL for decoder-only models; see `TNRLLModel`."""
+
+
+# Registered as upstream registers them; gin files with imports of their own find the
+# same classes.
+_registered = gin.configurable(module="models")
+for _family in (_EncoderDecoder, _DecoderOnly):
+    for _class in _family.__subclasses__():
+        _registered(_class)
 
 
 # ---- A method's model, for gin files that name the method and the family apart ----
