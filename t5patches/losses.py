@@ -25,7 +25,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -132,6 +132,11 @@ class TokenTerms(NamedTuple):
     log_z: Array
 
 
+def _log_sum_of_others(logits: Array, unwanted_ids: Array) -> _LogSum:
+    unwanted = _is_any(unwanted_ids, logits.shape)
+    return _LogSum.of(jnp.where(unwanted, -jnp.inf, logits.astype(jnp.float32)))
+
+
 class _Split(NamedTuple):
     """The model's probability, split between the unwanted tokens and all others.
 
@@ -147,8 +152,7 @@ class _Split(NamedTuple):
 
     @classmethod
     def of(cls, logits: Array, total: _LogSum, unwanted_ids: Array) -> _Split:
-        unwanted = _is_any(unwanted_ids, logits.shape)
-        others = _LogSum.of(jnp.where(unwanted, -jnp.inf, logits.astype(jnp.float32)))
+        others = _log_sum_of_others(logits, unwanted_ids)
         log_unwanted = _log_mass(logits, total, unwanted_ids)
         small = jnp.log1p(-jnp.exp(log_unwanted))
         large = others.largest - total.largest + (others.log_total - total.log_total)
@@ -162,7 +166,7 @@ class _Sums(NamedTuple):
     Attributes:
       total: of the model's logits.
       target: of the frozen model's logits without the unwanted tokens, if there is one.
-      split: of the model's probability, if a term needs it.
+      split: of the model's probability, if there is none.
     """
 
     total: _LogSum
@@ -237,13 +241,11 @@ class _Term(NamedTuple):
         view -> [..., vocab], so that two of them can share one loop.
       slope: (view, value) -> its gradient by the logits, [..., vocab].
       summed: whether `value` is a summand.
-      split: whether it needs the view's `split`.
     """
 
     value: Callable[[_View], Array]
     slope: Callable[[_View, Array], Array]
     summed: bool = False
-    split: bool = False
 
 
 def _forward_kl_summand(v: _View) -> Array:
@@ -299,8 +301,8 @@ def _unlikelihood_slope(v: _View, _) -> Array:
 
 
 TERMS: Mapping[str, _Term] = {
-    "log_likelihood": _Term(_log_likelihood, _log_likelihood_slope, split=True),
-    "unlikelihood": _Term(_unlikelihood, _unlikelihood_slope, split=True),
+    "log_likelihood": _Term(_log_likelihood, _log_likelihood_slope),
+    "unlikelihood": _Term(_unlikelihood, _unlikelihood_slope),
     "forward_kl": _Term(_forward_kl_summand, _forward_kl_slope, summed=True),
     "reverse_kl": _Term(_reverse_kl_summand, _reverse_kl_slope, summed=True),
     "cross_entropy": _Term(_cross_entropy, _cross_entropy_slope),
@@ -309,58 +311,43 @@ TERMS: Mapping[str, _Term] = {
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
 def _terms(
-    method: Method,
-    epsilon: float,
-    threshold: float,
-    logits: Array,
-    frozen_logits: Array | None,
-    targets: Array,
-    unwanted_ids: Array,
+    method: Method, epsilon: float, threshold: float, logits: Array, *others: Any
 ) -> TokenTerms:
     """Computes the terms of every token; see `token_terms`.
 
     A token is unwanted where `unwanted_ids` has an id. Gradients flow from the loss
-    and log Z to `logits` alone.
+    and log Z to `logits` alone; `others` are frozen_logits, targets and unwanted_ids.
     """
-    return _terms_fwd(
-        method, epsilon, threshold, logits, frozen_logits, targets, unwanted_ids
-    )[0]
+    return _terms_fwd(method, epsilon, threshold, logits, *others)[0]
 
 
 def _values(terms: tuple[_Term, _Term], view: _View, negative: Array) -> Array:
     """Picks the first term where `negative`, else the second; one loop for two sums."""
-    below, above = (term.value(view) for term in terms)
-    if terms[0] is terms[1]:
-        return jnp.sum(below, axis=-1) if terms[0].summed else below
+    values = [term.value(view) for term in terms]
     if terms[0].summed and terms[1].summed:
-        return jnp.sum(jnp.where(negative[..., None], below, above), axis=-1)
-    below, above = (
-        jnp.sum(value, axis=-1) if term.summed else value
-        for term, value in zip(terms, (below, above), strict=True)
-    )
-    return jnp.where(negative, below, above)
+        return jnp.sum(jnp.where(negative[..., None], *values), axis=-1)
+    for i, term in enumerate(terms):
+        values[i] = jnp.sum(values[i], axis=-1) if term.summed else values[i]
+    return jnp.where(negative, *values)
 
 
 def _terms_fwd(
     method, epsilon, threshold, logits, frozen_logits, targets, unwanted_ids
 ):
     terms = TERMS[method.negative], TERMS[method.positive]
-    total, target, split = _LogSum.of(logits.astype(jnp.float32)), None, None
-    if frozen_logits is not None:
-        unwanted = _is_any(unwanted_ids, logits.shape)
-        frozen = frozen_logits.astype(jnp.float32)
-        target = _LogSum.of(jnp.where(unwanted, -jnp.inf, frozen))
-    if terms[0].split or terms[1].split:
-        split = _Split.of(logits, total, unwanted_ids)
+    total = _LogSum.of(logits.astype(jnp.float32))
+    if frozen_logits is None:
+        sums = _Sums(total, None, _Split.of(logits, total, unwanted_ids))
+    else:
+        sums = _Sums(total, _log_sum_of_others(frozen_logits, unwanted_ids), None)
     given = logits, frozen_logits, targets, unwanted_ids
-    view = _View(*given, _Sums(total, target, split), epsilon, threshold).apart()
+    view = _View(*given, sums, epsilon, threshold).apart()
     negative = _has_unwanted(unwanted_ids)
     loss = _values(terms, view, negative)
     divergence = loss
-    if "forward_kl" in (method.negative, method.positive):
-        forward = jnp.where(
-            negative, method.negative == "forward_kl", method.positive == "forward_kl"
-        )
+    forward = [kind == "forward_kl" for kind in (method.negative, method.positive)]
+    if any(forward):
+        forward = jnp.where(negative, *forward)
         view = view.apart()
         divergence = loss - jnp.where(forward, _entropy(view), 0)
     total = view.sums.total
@@ -434,9 +421,8 @@ def read_annotation(
         )
     ids = jnp.where(weights < 0, targets, NO_TOKEN)[..., None]
     if negative_token_ids is not None:
-        if negative_token_ids.shape[:-1] != targets.shape or not jnp.issubdtype(
-            negative_token_ids.dtype, jnp.integer
-        ):
+        integers = jnp.issubdtype(negative_token_ids.dtype, jnp.integer)
+        if not integers or negative_token_ids.shape[:-1] != targets.shape:
             raise ValueError(
                 f"negative_token_ids must be integers of shape {targets.shape} and one"
                 f" axis more, got {negative_token_ids.dtype} {negative_token_ids.shape}"
@@ -559,8 +545,7 @@ def targeted_loss(
     regulariser = z_loss * jnp.sum(magnitude * jnp.square(terms.log_z))
     loss = jnp.sum((alpha * unwanted + other) * terms.loss) + regulariser
     if loss_normalizing_factor is not None:
-        loss = loss / loss_normalizing_factor
-        regulariser = regulariser / loss_normalizing_factor
+        loss, regulariser = (x / loss_normalizing_factor for x in (loss, regulariser))
     total = _LogSum(terms.log_z, jnp.zeros_like(terms.log_z))
     probability = jnp.exp(_log_mass(logits, total, ids))
     parts = {
