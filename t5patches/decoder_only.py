@@ -80,13 +80,11 @@ class Decoder(nn.Module):
         """
         del decoder_positions
         cfg = self.config
-        if decoder_input_tokens.ndim != 2:
-            raise ValueError(
-                "decoder_input_tokens: expected [batch, length], got shape "
-                f"{decoder_input_tokens.shape}"
-            )
         if decode and decoder_segment_ids is not None:
             raise ValueError("packed examples (segment ids) cannot be decoded")
+        shape = cfg.vocab_size, cfg.emb_dim
+        table = layers.token_embedder(*shape, name="token_embedder")()
+        x = layers.embed(table, decoder_input_tokens, cfg.dtype)
         mask = None
         if not decode:
             valid, segments = decoder_target_tokens > 0, decoder_segment_ids
@@ -101,13 +99,10 @@ class Decoder(nn.Module):
         bias = layers.relative_positions(
             cfg.num_heads, length, cfg.dtype, bidirectional=False
         )
-        shape = cfg.vocab_size, cfg.emb_dim
-        table = layers.token_embedder(*shape, name="token_embedder")()
 
         def dropout(name, x):
             return layers.Dropout(cfg.dropout_rate, name=name)(x, not enable_dropout)
 
-        x = layers.embed(table, decoder_input_tokens, cfg.dtype)
         x = dropout("input_dropout", x)
         lengths = prefill_lengths if prefill else None
         options: dict[str, Any] = {"decode": decode, "prefill_lengths": lengths}

@@ -148,6 +148,8 @@ def embed(table: jax.Array, ids: jax.Array, dtype: Any) -> jax.Array:
     A gather, except on TPU, where a product with a one-hot array uses the matrix unit
     and partitions over a sharded vocabulary. Ids outside the table give zeros in both.
     """
+    if ids.ndim != 2:
+        raise ValueError(f"tokens: expected [batch, length], got shape {ids.shape}")
     table = table.astype(dtype)
     ids = ids.astype(jnp.int32)
     if jax.default_backend() == "tpu":

@@ -210,20 +210,10 @@ class Transformer(nn.Module):
         Returns:
           [batch, source_length, emb_dim] in the activations' dtype.
         """
-        if encoder_input_tokens.ndim != 2:
-            raise ValueError(
-                "encoder_input_tokens: expected [batch, length], got shape "
-                f"{encoder_input_tokens.shape}"
-            )
+        x = layers.embed(self.token_embedder(), encoder_input_tokens, self.config.dtype)
         valid = encoder_input_tokens > 0
-        segments = encoder_segment_ids
-        return self.encoder(
-            layers.embed(
-                self.token_embedder(), encoder_input_tokens, self.config.dtype
-            ),
-            layers.pair_mask(valid, valid, segments, segments),
-            deterministic=not enable_dropout,
-        )
+        mask = layers.pair_mask(valid, valid, encoder_segment_ids, encoder_segment_ids)
+        return self.encoder(x, mask, deterministic=not enable_dropout)
 
     def decode(
         self,
@@ -300,16 +290,9 @@ class Transformer(nn.Module):
         decode: bool = False,
     ) -> jax.Array:
         """Encodes and scores; the arguments and the result are those of `decode`."""
-        del encoder_positions
+        del encoder_positions, decoder_positions
+        tokens = encoder_input_tokens, decoder_input_tokens, decoder_target_tokens
+        segments = encoder_segment_ids, decoder_segment_ids
+        options: dict[str, Any] = {"enable_dropout": enable_dropout, "decode": decode}
         encoded = self.encode(encoder_input_tokens, encoder_segment_ids, enable_dropout)
-        return self.decode(
-            encoded,
-            encoder_input_tokens,
-            decoder_input_tokens,
-            decoder_target_tokens,
-            encoder_segment_ids,
-            decoder_segment_ids,
-            decoder_positions,
-            enable_dropout=enable_dropout,
-            decode=decode,
-        )
+        return self.decode(encoded, *tokens, *segments, **options)
