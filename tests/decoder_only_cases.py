@@ -20,19 +20,10 @@ from tests import engine_toy
 FROZEN = pathlib.Path(__file__).parent / "testdata" / "decoder_only.json"
 LENGTH = 24
 PROMPTS = (5, 19, 0)
-# Widths that differ from each other, so that a mixed-up axis shows.
-SMALL = {
-    "vocab_size": 40,
-    "emb_dim": 24,
-    "num_heads": 3,
-    "num_layers": 2,
-    "head_dim": 4,
-    "mlp_dim": 20,
-    "dropout_rate": 0.1,
-}
 CONFIGS = {
-    "gated": SMALL | {"mlp_activations": ("gelu", "linear")},
-    "tied": SMALL | {"mlp_activations": ("relu",), "logits_via_embedding": True},
+    name: {k: v for k, v in fields.items() if not k.endswith("coder_layers")}
+    | {"num_layers": 2}
+    for name, fields in zip(("gated", "tied"), cases.CONFIGS.values(), strict=True)
 }
 
 
@@ -56,9 +47,7 @@ def batch(packed: bool = False, prefix: bool = False) -> dict[str, jax.Array]:
 
 def init(module):
     """Variables from a fixed key."""
-    tokens = list(batch().values())
-    make = jax.jit(lambda key: module.init(key, *tokens, enable_dropout=False))
-    return make(jax.random.PRNGKey(7))
+    return cases.init(module, batch())
 
 
 def make_model(models, adafactor, module, decode_fn, **options):
@@ -161,8 +150,6 @@ def assert_same(got, want, rtol=1e-5):
         np.testing.assert_allclose(got[name], x, rtol=rtol, atol=atol, err_msg=name)
 
 
-evaluate, relative_error, worst_error = (
-    cases.evaluate,
-    cases.relative_error,
-    cases.worst_error,
-)
+evaluate = cases.evaluate
+relative_error = cases.relative_error
+worst_error = cases.worst_error

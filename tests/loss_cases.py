@@ -36,9 +36,7 @@ def make_batch(seed, batch=2, length=5, vocab=11, scale=3.0, ids=0):
     logits, frozen = rng.normal(size=(2, *shape, vocab)).astype(np.float32) * scale
     targets = rng.integers(vocab, size=shape).astype(np.int32)
     weights = rng.integers(-1, 2, size=shape).astype(np.int32)
-    drawn = rng.integers(vocab, size=(*shape, ids)) * rng.integers(
-        2, size=(*shape, ids)
-    )
+    drawn = np.prod([rng.integers(n, size=(*shape, ids)) for n in (vocab, 2)], axis=0)
     return types.SimpleNamespace(
         logits=logits,
         frozen=frozen,
@@ -63,16 +61,9 @@ def value_and_grad(name, batch, dtype=jnp.float32, **options):
     frozen = jnp.asarray(batch.frozen, dtype) if losses.METHODS[name].frozen else None
     # Compiled once for all values of the others.
     static = {key: options.pop(key) for key in STATIC if key in options}
-    value, gradient = _value_and_grad(
-        name,
-        tuple(static.items()),
-        options,
-        jnp.asarray(batch.logits, dtype),
-        frozen,
-        batch.targets,
-        batch.weights,
-        batch.negative_token_ids,
-    )
+    given = batch.targets, batch.weights, batch.negative_token_ids
+    arrays = jnp.asarray(batch.logits, dtype), frozen, *given
+    value, gradient = _value_and_grad(name, tuple(static.items()), options, *arrays)
     assert value.dtype == jnp.float32 and gradient.dtype == dtype
     return float(value), np.asarray(gradient, np.float64)
 
@@ -80,16 +71,10 @@ def value_and_grad(name, batch, dtype=jnp.float32, **options):
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _value_and_grad(name, static, options, logits, frozen, targets, weights, ids):
     def loss(logits):
+        annotation = losses.read_annotation(targets, weights, ids)
+        arrays = logits, frozen, targets, annotation
         method = losses.METHODS[name]
-        return losses.targeted_loss(
-            method,
-            logits,
-            frozen,
-            targets,
-            losses.read_annotation(targets, weights, ids),
-            **dict(static),
-            **options,
-        )[0]
+        return losses.targeted_loss(method, *arrays, **dict(static), **options)[0]
 
     return jax.value_and_grad(loss)(logits)
 
@@ -118,15 +103,22 @@ def log_p_new(frozen, unwanted_ids, epsilon):
 
 def reference(name, batch, logits=None, **options):
     """The loss and its gradient by `loss_reference`, float64."""
-    return loss_reference.loss(
-        name,
-        batch.logits if logits is None else logits,
-        batch.frozen,
-        batch.targets,
-        batch.weights,
-        negative_token_ids=batch.negative_token_ids,
-        **options,
-    )
+    logits = batch.logits if logits is None else logits
+    arrays = logits, batch.frozen, batch.targets, batch.weights
+    ids = batch.negative_token_ids
+    return loss_reference.loss(name, *arrays, negative_token_ids=ids, **options)
+
+
+def assert_equals_reference(
+    name, batch, rtol=1e-5, atol=0.0, tolerance=1e-5, noise=0.0, **options
+):
+    """Value and gradient are those of `reference`; returns them."""
+    value, gradient = value_and_grad(name, batch, **options)
+    options.pop("dtype", None)
+    expected, exact = reference(name, batch, **options)
+    np.testing.assert_allclose(value, expected, rtol=rtol, atol=atol)
+    assert_close_gradients(gradient, exact, tolerance, noise)
+    return value, gradient
 
 
 def assert_close_gradients(actual, expected, tolerance=1e-5, noise=0.0):

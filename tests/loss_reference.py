@@ -10,15 +10,15 @@ beside it; `finite_differences` is there to test these.
 
 import numpy as np
 
-# At unwanted tokens, at the others.
+# At unwanted tokens, at the others, by the names of `losses.TERMS`.
 TABLE = {
-    "nl": ("log likelihood", "cross entropy"),
-    "ul": ("unlikelihood", "cross entropy"),
-    "tnff": ("forward", "forward"),
-    "tnrr": ("reverse", "reverse"),
-    "tnrf": ("reverse", "forward"),
-    "tnfll": ("forward", "cross entropy"),
-    "tnrll": ("reverse", "cross entropy"),
+    "nl": ("log_likelihood", "cross_entropy"),
+    "ul": ("unlikelihood", "cross_entropy"),
+    "tnff": ("forward_kl", "forward_kl"),
+    "tnrr": ("reverse_kl", "reverse_kl"),
+    "tnrf": ("reverse_kl", "forward_kl"),
+    "tnfll": ("forward_kl", "cross_entropy"),
+    "tnrll": ("reverse_kl", "cross_entropy"),
 }
 TARGETED = ("tnff", "tnrr", "tnrf", "tnfll", "tnrll")
 
@@ -77,9 +77,9 @@ def term(kind, logits, frozen, target, unwanted, epsilon, threshold):
     log_p = log_softmax(logits)
     p = np.exp(log_p)
     others = np.setdiff1d(np.arange(len(p)), unwanted)
-    if kind == "cross entropy":
+    if kind == "cross_entropy":
         return -log_p[target], p - _only(p, [target], 1.0)
-    if kind == "log likelihood":
+    if kind == "log_likelihood":
         log_set = log_sum_exp(log_p[unwanted])
         if log_set < threshold:
             return threshold, np.zeros_like(p)
@@ -92,7 +92,7 @@ def term(kind, logits, frozen, target, unwanted, epsilon, threshold):
         log_rest = log_sum_exp(log_p[others])
         return -log_rest, p - _only(p, others, np.exp(log_p[others] - log_rest))
     log_new = log_softmax(np.asarray(frozen, np.float64)[others])
-    if kind == "forward":
+    if kind == "forward_kl":
         new = np.exp(log_new)
         return -(new * log_p[others]).sum(), p - _only(p, others, new)
     log_q = _only(p, unwanted, np.log(epsilon))

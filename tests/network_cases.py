@@ -43,9 +43,9 @@ def batch(packed: bool = False) -> dict[str, jax.Array]:
     return {name: jnp.asarray(x) for name, x in result.items()}
 
 
-def init(module):
-    """Variables from a fixed key."""
-    tokens = list(batch().values())
+def init(module, tokens=None):
+    """Variables from a fixed key; `tokens` as of `batch`."""
+    tokens = list((tokens or batch()).values())
     make = jax.jit(lambda key: module.init(key, *tokens, enable_dropout=False))
     return make(jax.random.PRNGKey(7))
 

@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 import seqio
 from flax import traverse_util
+from t5x import models
 
-from t5patches import network
+from t5patches import decoder_only, network
 
 FROZEN = pathlib.Path(__file__).parent / "testdata" / "network.json"
 GIN = pathlib.Path(__file__).parents[1] / "gin"
@@ -168,10 +169,10 @@ SHAPES = {  # emb_dim, heads, head_dim, layers, mlp_dim
 
 @pytest.fixture
 def gin_model(monkeypatch):
-    """Makes the model of a gin file and bindings."""
+    """Makes the model of gin files and bindings."""
 
-    def make(name, *bindings):
-        files = [f"models/{name}.gin"]
+    def make(names, *bindings):
+        files = [f"models/{name}.gin" for name in names]
         bindings = ["VOCABULARY_PATH = 'v.model'", *bindings]
         gin.parse_config_files_and_bindings(files, bindings)
         return copy.deepcopy(gin.query_parameter("%MODEL"))
@@ -188,22 +189,35 @@ def test_there_is_a_gin_file_for_every_size():
     assert files == SHAPES.keys() | {"t5_1_0_tiny", "t5_1_1_tiny"}
 
 
-@pytest.mark.parametrize("name", [*SHAPES, "t5_1_0_tiny", "t5_1_1_tiny"])
-def test_gin_files_build_the_model(name, gin_model):
+SIZES = [*SHAPES, "t5_1_0_tiny", "t5_1_1_tiny"]
+KINDS = [(name, "encoder_decoder") for name in SIZES]
+KINDS += [(name, "decoder_only") for name in SIZES if name.startswith("t5_1_1")]
+
+
+@pytest.mark.parametrize("name, kind", KINDS)
+def test_gin_files_build_the_model(name, kind, gin_model):
+    first = name.startswith("t5_1_0")
+    files = [name, "decoder_only"] if kind == "decoder_only" else [name]
     extra_ids = "seqio.SentencePieceVocabulary.extra_ids = 100"
-    model = gin_model(name, "DROPOUT_RATE = 0.25", extra_ids)
+    model = gin_model(files, "DROPOUT_RATE = 0.25", extra_ids)
     assert model.input_vocabulary.sentencepiece_model_file == "v.model"
     assert model.input_vocabulary.extra_ids == 100
     config = model.module.config
-    first = name.startswith("t5_1_0")
-    assert isinstance(model.module, network.Transformer)
+    if kind == "decoder_only":
+        assert isinstance(model, models.DecoderOnlyModel)
+        assert isinstance(model.module, decoder_only.DecoderWrapper)
+        assert model._inputs_bidirectional_attention and config.logits_via_embedding
+        layers = "num_layers"
+    else:
+        assert isinstance(model.module, network.Transformer)
+        assert config.logits_via_embedding == first
+        assert config.num_encoder_layers == config.num_decoder_layers
+        layers = "num_decoder_layers"
     assert config.vocab_size == 32128 and config.dropout_rate == 0.25
-    assert config.logits_via_embedding == first
     assert config.mlp_activations == (("relu",) if first else ("gelu", "linear"))
-    assert config.num_encoder_layers == config.num_decoder_layers
     if name in SHAPES:
         assert config.dtype == "bfloat16"
-        sizes = ("emb_dim", "num_heads", "head_dim", "num_decoder_layers", "mlp_dim")
+        sizes = ("emb_dim", "num_heads", "head_dim", layers, "mlp_dim")
         assert SHAPES[name] == tuple(getattr(config, size) for size in sizes)
     else:
         assert config.dtype == "float32" and config.emb_dim <= 128
@@ -212,7 +226,7 @@ def test_gin_files_build_the_model(name, gin_model):
 def test_gin_files_decode_greedily(gin_model):
     """What DECODE_FN picks is the argmax of each step, whatever the seed."""
     vocab_size = "network.T5Config.vocab_size = 40"
-    model = gin_model("t5_1_1_tiny", "DROPOUT_RATE = 0.0", vocab_size)
+    model = gin_model(["t5_1_1_tiny"], "DROPOUT_RATE = 0.0", vocab_size)
     model._output_vocabulary = seqio.PassThroughVocabulary(40, eos_id=1)
     batch = cases.batch()
     params = cases.init(model.module)["params"]

@@ -20,7 +20,7 @@ SHAPES = {
     "decoder_target_tokens": (BATCH, TARGETS),
     "decoder_loss_weights": (BATCH, TARGETS),
 }
-TYPES = {name: jnp.int32 for name in SHAPES}
+TYPES = dict.fromkeys(SHAPES, jnp.int32)
 
 
 def make_model(
@@ -36,8 +36,6 @@ def make_model(
         mlp_dim=32,
         mlp_activations=("gelu", "linear"),
         dropout_rate=dropout_rate,
-        dtype=jnp.float32,
-        logits_via_embedding=False,
     )
     vocabulary = seqio.PassThroughVocabulary(VOCAB_SIZE, eos_id=1)
     return cls(
