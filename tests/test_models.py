@@ -44,18 +44,14 @@ def logits_of(model, params, batch):
 def test_loss_is_the_targeted_loss_of_the_two_networks(states):
     params, frozen = states
     batch = tiny.make_batch()
-    model = tiny.make_model(alpha=2.0, z_loss=0.01)
+    options = dict(alpha=2.0, z_loss=0.01)
+    model = tiny.make_model(**options)
     loss, metrics = model.eval_fn(params, batch, frozen)
+    both = [logits_of(model, tree, batch) for tree in (params, frozen)]
+    targets = jnp.asarray(batch["decoder_target_tokens"])
+    annotation = losses.read_annotation(targets, batch["decoder_loss_weights"])
     expected, parts = losses.targeted_loss(
-        losses.METHODS["tnff"],
-        logits_of(model, params, batch),
-        logits_of(model, frozen, batch),
-        jnp.asarray(batch["decoder_target_tokens"]),
-        losses.read_annotation(
-            batch["decoder_target_tokens"], batch["decoder_loss_weights"]
-        ),
-        alpha=2.0,
-        z_loss=0.01,
+        losses.METHODS["tnff"], *both, targets, annotation, **options
     )
     np.testing.assert_allclose(loss, expected, rtol=1e-6)
     for name in ("unwanted/loss", "unwanted/probability", "other/loss", "other/kl"):
@@ -102,12 +98,10 @@ def test_score_is_the_negative_loss_of_each_sequence(states):
     assert scores.shape == (tiny.BATCH,)
     loss, _ = tiny.make_model(alpha=3.0).eval_fn(params, batch, frozen)
     np.testing.assert_allclose(-scores.sum(), loss, rtol=1e-5)
-    np.testing.assert_array_equal(
-        intermediates["decoder"]["loss_weights"][0], batch["decoder_loss_weights"]
-    )
-    np.testing.assert_allclose(
-        model.score_batch(params, batch, orig_params=frozen), scores, rtol=1e-6
-    )
+    weights = intermediates["decoder"]["loss_weights"][0]
+    np.testing.assert_array_equal(weights, batch["decoder_loss_weights"])
+    again = model.score_batch(params, batch, orig_params=frozen)
+    np.testing.assert_allclose(again, scores, rtol=1e-6)
 
 
 def loss_of(model, params, batch, frozen):
@@ -121,6 +115,12 @@ def score_of(model, params, batch, frozen, **options):
     return model.score_batch(params, batch, **options)
 
 
+def reference_arguments(name, model, params, frozen, batch):
+    """What both functions of the reference take first."""
+    both = [logits_of(model, tree, batch) for tree in (params, frozen)]
+    return name, *both, batch["decoder_target_tokens"], batch["decoder_loss_weights"]
+
+
 @pytest.mark.parametrize("name", METHODS)
 def test_every_class_is_its_row_of_the_table(states, name):
     """The loss of the reference, with alpha, z-loss and ids of the batch."""
@@ -128,18 +128,14 @@ def test_every_class_is_its_row_of_the_table(states, name):
     batch = tiny.make_batch()
     ids = np.random.default_rng(1).integers(0, 3, (tiny.BATCH, tiny.TARGETS, 2))
     batch["negative_token_ids"] = ids.astype(np.int32)
-    model = tiny.make_model(model_class(name), alpha=3.0, z_loss=0.01, epsilon=1e-4)
+    options = dict(alpha=3.0, epsilon=1e-4)
+    model = tiny.make_model(model_class(name), z_loss=0.01, **options)
     assert model.METHOD.name == name
     loss, metrics = loss_of(model, params, batch, frozen)
     expected, _ = loss_reference.loss(
-        name,
-        logits_of(model, params, batch),
-        logits_of(model, frozen, batch),
-        batch["decoder_target_tokens"],
-        batch["decoder_loss_weights"],
-        alpha=3.0,
+        *reference_arguments(name, model, params, frozen, batch),
+        **options,
         z_loss=0.01,
-        epsilon=1e-4,
         negative_token_ids=ids,
     )
     np.testing.assert_allclose(loss, expected, rtol=1e-5)
@@ -147,7 +143,7 @@ def test_every_class_is_its_row_of_the_table(states, name):
     takes_frozen = "orig_params" in inspect.signature(model.loss_fn).parameters
     assert takes_frozen == losses.METHODS[name].frozen
     scores = score_of(model, params, batch, frozen)
-    model = tiny.make_model(model_class(name), alpha=3.0, epsilon=1e-4)
+    model = tiny.make_model(model_class(name), **options)
     plain = loss_of(model, params, batch, frozen)[0]
     np.testing.assert_allclose(-scores.sum(), plain, rtol=1e-5)
 
@@ -160,12 +156,7 @@ def test_upstream_values_are_upstreams_numbers(states, name):
     options = dict(upstream_values=True, z_loss=0.1, alpha=50.0)
     model = tiny.make_model(model_class(name), **options)
     expected = loss_reference.upstream_token_losses(
-        name,
-        logits_of(model, params, batch),
-        logits_of(model, frozen, batch),
-        batch["decoder_target_tokens"],
-        batch["decoder_loss_weights"],
-        alpha=50.0,
+        *reference_arguments(name, model, params, frozen, batch), alpha=50.0
     )
     loss, _ = loss_of(model, params, batch, frozen)
     np.testing.assert_allclose(loss, expected.sum(), rtol=1e-5)
@@ -202,16 +193,11 @@ def test_decoder_only_models_have_the_same_table(name):
         **decoder_only_cases.CONFIGS["gated"], dtype=jnp.float32
     )
     module = decoder_only.DecoderWrapper(config=config)
-    params, frozen = (
-        jax.tree.map(lambda x, scale=scale: x * scale, variables["params"])
-        for scale, variables in zip(
-            (1.0, 1.5), [decoder_only_cases.init(module)] * 2, strict=True
-        )
-    )
+    params = decoder_only_cases.init(module)["params"]
+    frozen = jax.tree.map(lambda x: x * 1.5, params)
     batch = decoder_only_cases.batch(prefix=True)
-    weights = np.random.default_rng(0).integers(
-        -1, 2, batch["decoder_target_tokens"].shape
-    )
+    targets = np.asarray(batch["decoder_target_tokens"])
+    weights = np.random.default_rng(0).integers(-1, 2, targets.shape)
     batch["decoder_loss_weights"] = jnp.asarray(weights, jnp.int32)
     model = model_class(name, "DecoderOnly")(
         module=module,
@@ -222,24 +208,13 @@ def test_decoder_only_models_have_the_same_table(name):
         alpha=3.0,
     )
     loss, _ = loss_of(model, params, batch, frozen)
-    logits, frozen_logits = (
-        module.apply(
-            {"params": tree},
-            batch["decoder_input_tokens"],
-            batch["decoder_target_tokens"],
-            decoder_causal_attention=batch["decoder_causal_attention"],
-            enable_dropout=False,
-        )
-        for tree in (params, frozen)
-    )
-    expected, _ = loss_reference.loss(
-        name,
-        logits,
-        frozen_logits,
-        np.asarray(batch["decoder_target_tokens"]),
-        weights,
-        alpha=3.0,
-    )
+    options = {
+        "decoder_causal_attention": batch["decoder_causal_attention"],
+        "enable_dropout": False,
+    }
+    tokens = (batch["decoder_input_tokens"], targets)
+    both = [module.apply({"params": p}, *tokens, **options) for p in (params, frozen)]
+    expected, _ = loss_reference.loss(name, *both, targets, weights, alpha=3.0)
     np.testing.assert_allclose(loss, expected, rtol=1e-5)
     scores = score_of(model, params, batch, frozen)
     np.testing.assert_allclose(-scores.sum(), expected, rtol=1e-5)
@@ -248,9 +223,8 @@ def test_decoder_only_models_have_the_same_table(name):
 def test_frozen_parameters_get_no_gradient(states):
     params, frozen = states
     model = tiny.make_model()
-    gradient = jax.grad(lambda f: model.loss_fn(params, tiny.make_batch(), None, f)[0])(
-        frozen
-    )
+    loss = lambda frozen: model.loss_fn(params, tiny.make_batch(), None, frozen)[0]
+    gradient = jax.grad(loss)(frozen)
     assert not any(np.any(leaf) for leaf in jax.tree.leaves(gradient))
 
 
