@@ -18,22 +18,25 @@ ANNOTATOR = PhraseAnnotator(["fool"])
 KINDS = ["fixed", "remaining", "changed", "broken", "unchanged"]
 
 
-def rows_for(*texts, tokens=10):
+def rows_for(*texts):
     return [
-        {
-            "inputs": f"input {i}",
-            "prediction": text,
-            "target_tokens": [3] * tokens,
-            "id": str(i),
-        }
+        {"inputs": f"input {i}", "prediction": text, "id": str(i)}
+        | {"target_tokens": [3] * 10}
         for i, text in enumerate(texts)
     ]
 
 
-OLD = rows_for(
-    "you fool", "a nice day indeed", "fool and fool", "good news for all", "hm"
-)
-NEW = rows_for("you friend", "a nice day indeed", "a fool", "bad news for all", "fool")
+def evaluated(folder, old, new, references, **options):
+    """Returns what comes of predictions that stand in files."""
+    paths = [folder / f"{side}.jsonl" for side in ("old", "new")]
+    for path, rows in zip(paths, (old, new), strict=True):
+        json_files.write_jsonl(path, rows)
+    return evaluate.evaluate_files(*paths, ANNOTATOR, references, **options)
+
+
+NICE = "a nice day indeed"
+OLD = rows_for("you fool", NICE, "fool and fool", "good news for all", "hm")
+NEW = rows_for("you friend", NICE, "a fool", "bad news for all", "fool")
 
 
 def test_numbers():
@@ -69,7 +72,7 @@ def test_without_ids_there_is_no_rate_per_token():
 
 
 def test_references():
-    right = {str(i): "a nice day indeed" for i in range(5)}
+    right = {str(i): NICE for i in range(5)}
     results = evaluate.compare(OLD, NEW, ANNOTATOR, right)
     assert results["references"]["old"]["exact_match"] == 1 / 5
     del right["4"]
@@ -92,38 +95,25 @@ def test_ids_that_do_not_match(old, new, message):
 
 
 def test_files_and_examples(tmp_path):
-    for name, predictions in (("old", OLD), ("new", NEW)):
-        json_files.write_jsonl(tmp_path / f"{name}.jsonl", predictions)
-    right = [{"id": i, "targets": "x"} for i in range(5)]
-    json_files.write_jsonl(tmp_path / "right.jsonl", right)
-    results, examples = evaluate.evaluate_files(
-        tmp_path / "old.jsonl",
-        tmp_path / "new.jsonl",
-        ANNOTATOR,
-        tmp_path / "right.jsonl",
-    )
+    path = tmp_path / "right.jsonl"
+    json_files.write_jsonl(path, [{"id": i, "targets": "x"} for i in range(5)])
+    results, examples = evaluated(tmp_path, OLD, NEW, path)
     assert results["references"]["new"]["exact_match"] == 0
     assert [example["kind"] for example in examples] == KINDS
     assert examples[0]["old_spans"] == [(4, 8, "fool")] and not examples[0]["new_spans"]
-
-
-CSV = 'id,text\n0,"a, b"\n1,c\n'
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".csv.gz", ".parquet"])
 def test_references_of_tables(tmp_path, suffix):
     path = tmp_path / f"right{suffix}"
     if suffix == ".parquet":
-        rows = [{"id": 0, "text": "a, b"}, {"id": 1, "text": "c"}]
-        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), path)
+        table = pyarrow.table({"id": [0, 1], "text": ["a, b", "c"]})
+        pyarrow.parquet.write_table(table, path)
     else:
-        raw = CSV.encode()
+        raw = b'id,text\n0,"a, b"\n1,c\n'
         path.write_bytes(gzip.compress(raw) if suffix.endswith("gz") else raw)
-    for name in ("old", "new"):
-        json_files.write_jsonl(tmp_path / f"{name}.jsonl", rows_for("a, b", "d"))
-    results, _ = evaluate.evaluate_files(
-        *(tmp_path / "old.jsonl", tmp_path / "new.jsonl", ANNOTATOR), path, "text"
-    )
+    texts = rows_for("a, b", "d")
+    results, _ = evaluated(tmp_path, texts, texts, path, references_key="text")
     assert results["references"]["new"]["exact_match"] == 1 / 2
 
 
@@ -139,15 +129,10 @@ def test_references_of_tables(tmp_path, suffix):
     ],
 )
 def test_wrong_references_are_named(tmp_path, row, message):
-    for name in ("old", "new"):
-        json_files.write_jsonl(tmp_path / f"{name}.jsonl", OLD)
-    json_files.write_jsonl(tmp_path / "right.jsonl", [{"id": "0", "targets": "y"}, row])
+    path = tmp_path / "right.jsonl"
+    json_files.write_jsonl(path, [{"id": "0", "targets": "y"}, row])
     with pytest.raises(UserError, match=rf"right\.jsonl:2: {message}"):
-        evaluate.evaluate_files(
-            *(tmp_path / f"{name}.jsonl" for name in ("old", "new")),
-            ANNOTATOR,
-            tmp_path / "right.jsonl",
-        )
+        evaluated(tmp_path, OLD, OLD, path)
 
 
 def annotated(folder, texts, phrase, **options):
@@ -157,18 +142,15 @@ def annotated(folder, texts, phrase, **options):
         for row in rows_for(*texts)
     ]
     json_files.write_jsonl(folder / "p.jsonl", rows)
-    annotator = PhraseAnnotator([phrase])
-    annotate_files(
-        *(folder / "p.jsonl", annotator, folder / "out", vocabulary), **options
-    )
+    places = {"output_dir": folder / "out", "vocabulary": vocabulary}
+    annotate_files(folder / "p.jsonl", PhraseAnnotator([phrase]), **places, **options)
     return folder / "out/annotated"
 
 
 def test_sets_that_were_not_annotated_alike(tmp_path):
     texts = ("a fool", "a fine day")
-    one, two = tmp_path / "one", tmp_path / "two"
+    one, same, other = (tmp_path / name for name in ("one", "same", "other"))
     old = annotated(one, texts, "fool", feature_lengths={"targets": 4})
-    same, other = ((two / name) for name in ("same", "other"))
     new = annotated(same, ("a friend", "a fine day"), "fool")
     results, _ = evaluate.evaluate_files(old, new, None)
     assert results["prevalence"] == {"before": 0.5, "after": 0.0}
@@ -202,18 +184,15 @@ def test_rouge_tokenizer_is_rouge_scores_own_on_ascii_and_knows_other_scripts():
 
 def test_bleu_is_sacrebleus():
     # sacrebleu.corpus_bleu of the README's kind of pair, as printed by its command.
-    score = similarity.bleu(
-        ["the cat sat on the mat today"], ["the cat sat on a mat today"]
-    )
-    assert score == pytest.approx(48.8923, abs=1e-3)
+    old, new = ["the cat sat on the mat today"], ["the cat sat on a mat today"]
+    assert similarity.bleu(old, new) == pytest.approx(48.8923, abs=1e-3)
 
 
 def test_bleu_of_short_texts():
     import sacrebleu
 
-    assert similarity.bleu(["hello you", "day"], ["hello you", "day"]) == pytest.approx(
-        100
-    )
+    short = ["hello you", "day"]
+    assert similarity.bleu(short, short) == pytest.approx(100)
     old, new = ["a b c d e f", "a"], ["a b x d e f", "b"]
     same = sacrebleu.corpus_bleu(new, [old]).score
     assert similarity.bleu(old, new) == pytest.approx(same)

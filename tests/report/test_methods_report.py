@@ -9,6 +9,7 @@ from t5patches import report
 from t5patches.quickstart import grid
 from t5patches.report import curves, methods_report, rendering
 
+FAILED = {"method": "ul", "alpha": 16.0, "learning_rate": 0.1, "failed": "it is NaN"}
 TITLES = {"tnff": "TNFF", "ul": "UL", "filtered": "<filtered>"}
 
 
@@ -24,18 +25,11 @@ def scores(after, same, bleu):
 
 
 def point(method, alpha, validation, test):
-    row = {
-        "name": f"{method}-{alpha}",
-        "method": method,
-        "alpha": alpha,
-        "learning_rate": 0.001,
-        "seconds": 40.4,
-        "validation": scores(*validation),
-        "test": scores(*test),
-    }
-    return row | {
-        "distance": {s: grid.distance(row[s]) for s in ("validation", "test")}
-    }
+    row = {"name": f"{method}-{alpha}", "method": method, "alpha": alpha}
+    splits = {"validation": scores(*validation), "test": scores(*test)}
+    distance = {split: grid.distance(found) for split, found in splits.items()}
+    costs = {"learning_rate": 0.001, "seconds": 40.4}
+    return {**row, **costs, **splits, "distance": distance}
 
 
 @pytest.fixture
@@ -53,14 +47,7 @@ def results():
         "rule": "Chosen by hand.",
         "front": ["tnff", "filtered"],
         "beaten_by": {"tnff": [], "ul": ["tnff"], "filtered": []},
-        "failed": [
-            {
-                "method": "ul",
-                "alpha": 16.0,
-                "learning_rate": 0.1,
-                "failed": "the loss is NaN",
-            }
-        ],
+        "failed": [FAILED],
         "seed": 3,
     }
 
@@ -96,7 +83,7 @@ def test_page_and_picture(results, tmp_path):
         shown = f"{row['distance']['validation']:.3f}"
         after = rendering.share(row["test"]["prevalence"]["after"])
         assert re.search(rf"{shown}\s+{after}", text)
-    assert re.search(r"UL\s+16\s+0.1\s+the loss is NaN", text)
+    assert re.search(r"UL\s+16\s+0.1\s+it is NaN", text)
     assert "Chosen by hand." in text and "pieces" in text
     assert "&lt;filtered&gt;" in page and "<filtered>" not in page
     assert "http" not in page.replace("http-equiv", "")

@@ -17,21 +17,16 @@ EVIL = "<script>alert('x')</script> & \"quoted\" <img src=x onerror=alert(1)>"
 
 def predictions(*texts):
     return [
-        {
-            "inputs": f"{EVIL} {i}",
-            "prediction": t,
-            "target_tokens": [3] * 9,
-            "id": str(i),
-        }
-        for i, t in enumerate(texts)
+        {"inputs": f"{EVIL} {i}", "prediction": text, "id": str(i)}
+        | {"target_tokens": [3] * 9}
+        for i, text in enumerate(texts)
     ]
 
 
+NICE = "a nice day in the park"
 PAIRS = evaluate.join(
-    predictions(f"{EVIL} fool", "a nice day in the park", "a <b>bad</b> end", "hm"),
-    predictions(
-        f"{EVIL} friend", "a nice day in the park", "an old fool's end", "fool"
-    ),
+    predictions(f"{EVIL} fool", NICE, "a <b>bad</b> end", "hm"),
+    predictions(f"{EVIL} friend", NICE, "an old fool's end", "fool"),
     ANNOTATOR,
 )
 RESULTS = evaluate.summarize(PAIRS)
@@ -90,9 +85,7 @@ def test_the_page_needs_nothing_else(written):
 
 def test_unwanted_words_are_marked_on_both_sides(written):
     marked = re.findall(r"<mark title=\"(.*?)\">(.*?)</mark>", written[2])
-    assert ("fool", "fool") in marked
-    assert ("old fool", "old fool") in marked
-    assert ("&lt;b&gt;bad&lt;/b&gt;",) * 2 in marked
+    assert {(x, x) for x in ("fool", "old fool", "&lt;b&gt;bad&lt;/b&gt;")} <= {*marked}
 
 
 def test_numbers(written):
@@ -100,28 +93,26 @@ def test_numbers(written):
     for shown in (table, Reader(text).text):
         assert "50.0 %" in shown and "25.0 %" in shown
     assert "TNFF" in text
-    assert [line.split()[-1] for line in table.splitlines()[-3:]] == [
-        f"{RESULTS['subsets'][name]['rougeL']:.3f}"
-        for name in ("all", "clean", "marked")
-    ]
+    subsets = (RESULTS["subsets"][name] for name in ("all", "clean", "marked"))
+    expected = [f"{subset['rougeL']:.3f}" for subset in subsets]
+    assert [line.split()[-1] for line in table.splitlines()[-3:]] == expected
 
 
 def test_picture(written):
     content = (written[0] / "report.png").read_bytes()
     assert content[:8] == b"\x89PNG\r\n\x1a\n"
-    width, height = struct.unpack(">II", content[16:24])
-    assert width == 2400 and height == 1000
+    assert struct.unpack(">II", content[16:24]) == (2400, 1000)
+
+
+MARKED = '<mark title="x">a&lt;b</mark>'
 
 
 @pytest.mark.parametrize(
     ("spans", "expected"),
     [
         ([], "a&lt;b c"),
-        ([(0, 3, "x")], '<mark title="x">a&lt;b</mark> c'),
-        (
-            [(0, 3, "x"), (2, 5, "y")],
-            '<mark title="x">a&lt;b</mark><mark title="y"> c</mark>',
-        ),
+        ([(0, 3, "x")], f"{MARKED} c"),
+        ([(0, 3, "x"), (2, 5, "y")], f'{MARKED}<mark title="y"> c</mark>'),
         ([(0, 5, "x"), (2, 3, "y")], '<mark title="x">a&lt;b c</mark>'),
         ([(4, 5, '"')], 'a&lt;b <mark title="&#34;">c</mark>'),
     ],
@@ -135,6 +126,7 @@ def test_highlight(spans, expected):
 def test_subsets_without_members_and_nothing_optional(tmp_path, texts):
     results = evaluate.compare(predictions(*texts), predictions(*texts), ANNOTATOR)
     results["unwanted_per_1000_tokens"] = {"before": None, "after": None}
+    del results["outcomes"]
     assert "–" in report.write_report(tmp_path, results, [])
     Reader((tmp_path / "report.html").read_text(encoding="utf-8"))
 
@@ -177,12 +169,10 @@ def test_examples_with_something_wrong(change, field):
         result_checks.check_example({**row, **change}, "e.jsonl:3")
 
 
-@pytest.mark.parametrize("name", sorted(RESULTS))
+# All but 'outcomes', which is not shown.
+@pytest.mark.parametrize("name", sorted({*RESULTS} - {"outcomes"}))
 def test_results_without_something(tmp_path, name):
     results = {key: value for key, value in RESULTS.items() if key != name}
-    if name == "outcomes":  # Not shown.
-        report.write_report(tmp_path, results, [])
-        return
     with pytest.raises(UserError, match=f"have no '{name}'"):
         report.write_report(tmp_path, results, [])
     assert not list(tmp_path.iterdir())
