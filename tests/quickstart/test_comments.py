@@ -29,11 +29,9 @@ def test_every_rude_word_is_used_and_none_prevails(splits):
 
 
 def words_said(slot, mood, group, seed):
-    context = comments.Context(mood, "", group, "the driver", "x", "y", "z")
+    said = comments.Context(mood, "", group, "the driver", "x", "y", "z")
     rng = random.Random(seed)
-    return collections.Counter(
-        comments.fill_slot(slot, context, rng) for _ in range(2000)
-    )
+    return collections.Counter(comments.fill_slot(slot, said, rng) for _ in range(2000))
 
 
 @pytest.mark.parametrize("mood", comments.WORDS["moods"])

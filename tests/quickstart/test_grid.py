@@ -9,10 +9,8 @@ from t5patches.quickstart import grid, job
 
 
 def scores(after, same, before=0.4):
-    return {
-        "prevalence": {"before": before, "after": after},
-        "exact_match": {"clean": same},
-    }
+    prevalence = {"before": before, "after": after}
+    return {"prevalence": prevalence, "exact_match": {"clean": same}}
 
 
 def test_every_method_has_the_same_points_and_a_name_of_its_own():
@@ -30,11 +28,9 @@ def test_the_whole_grid_fits_into_an_hour():
 
 
 def test_macros():
-    assert grid.Point("ul", 4.0, 0.001).macros() == {
-        "ALPHA": 4.0,
-        "LEARNING_RATE": 0.001,
-    }
-    assert grid.Point("filtered", None, 0.001).macros() == {"LEARNING_RATE": 0.001}
+    rate = {"LEARNING_RATE": 0.001}
+    assert grid.Point("ul", 4.0, 0.001).macros() == {"ALPHA": 4.0, **rate}
+    assert grid.Point("filtered", None, 0.001).macros() == rate
 
 
 @pytest.mark.parametrize(
@@ -59,19 +55,13 @@ def test_the_choice_does_not_look_at_the_test_inputs():
 
 
 def test_beaten_by():
-    found = grid.beaten_by(
-        {
-            "best": scores(0.01, 0.99),
-            "cleaner": scores(0.0, 0.9),
-            "worse": scores(0.01, 0.98),
-            "worst": scores(0.3, 0.5),
-            "twin": scores(0.01, 0.99),
-        }
-    )
-    assert found == {
-        "best": [],
-        "cleaner": [],
-        "worse": ["best", "twin"],
-        "worst": ["best", "cleaner", "worse", "twin"],
-        "twin": [],
+    # Name -> its scores, and the names that beat it.
+    table = {
+        "best": (scores(0.01, 0.99), []),
+        "cleaner": (scores(0.0, 0.9), []),
+        "worse": (scores(0.01, 0.98), ["best", "twin"]),
+        "worst": (scores(0.3, 0.5), ["best", "cleaner", "worse", "twin"]),
+        "twin": (scores(0.01, 0.99), []),
     }
+    found = grid.beaten_by({name: row for name, (row, _) in table.items()})
+    assert found == {name: beaten_by for name, (_, beaten_by) in table.items()}

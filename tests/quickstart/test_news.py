@@ -35,10 +35,9 @@ def test_headlines_name_what_the_report_lacks_but_not_always(splits):
     share = sum(bool(unsupported(row)) for row in splits["train"]) / SIZES["train"]
     assert 0.3 < share < 0.5
     # A name that is wrong after one report is right after another.
-    wrong = set().union(*(unsupported(row) for row in splits["train"]))
-    right = set().union(
-        *(named(row["targets"]) - unsupported(row) for row in splits["train"])
-    )
+    rows = splits["train"]
+    wrong = set().union(*(unsupported(row) for row in rows))
+    right = set().union(*(named(row["targets"]) - unsupported(row) for row in rows))
     assert set().union(*(field["names"] for field in news.FIELDS.values())) == wrong
     assert wrong < right
 

@@ -1,20 +1,10 @@
 """Someone's own data: columns, cutting, splits, and what is said of wrong ones."""
 
-import csv
-import json
-
 import pytest
 
 from t5patches.errors import UserError
+from t5patches.interchange import json_files
 from t5patches.quickstart import own_data
-
-
-def write_csv(path, fields, rows):
-    with open(path, "w", newline="") as file:
-        writer = csv.DictWriter(file, fields)
-        writer.writeheader()
-        writer.writerows(rows)
-    return path
 
 
 def test_text_is_cut_at_a_word_boundary():
@@ -26,27 +16,22 @@ def test_text_is_cut_at_a_word_boundary():
 
 
 def test_text_column_of_a_csv(tmp_path):
-    text = "comment number {} says that nothing at all happened"
-    rows = [{"spans": "[]", "text": text.format(i)} for i in range(300)]
-    splits = own_data.read(write_csv(tmp_path / "d.csv", ["spans", "text"], rows))
+    lines = [f"[],comment number {i} says that nothing happened" for i in range(300)]
+    (tmp_path / "d.csv").write_text("\n".join(["spans,text", *lines]))
+    splits = own_data.read(tmp_path / "d.csv")
     assert sum(map(len, splits.values())) == 300
     assert len(splits["train"]) > 200
     assert own_data.read(tmp_path / "d.csv") == splits
 
 
 def test_inputs_and_targets_of_jsonl(tmp_path):
+    """The same inputs stand in one split only."""
     path = tmp_path / "d.jsonl"
-    rows = ({"inputs": f"q {i}", "targets": f"a\n{i}"} for i in range(300))
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    rows = ({"inputs": f"q {i % 150}", "targets": f"a\n{i}"} for i in range(300))
+    json_files.write_jsonl(path, rows)
     examples = [row for rows in own_data.read(path).values() for row in rows]
     assert {"inputs": "q 7", "targets": "a 7"} in examples
-
-
-def test_same_inputs_stand_in_one_split_only(tmp_path):
-    rows = [{"inputs": f"q {i % 150}", "targets": f"a {i}"} for i in range(300)]
-    splits = own_data.read(write_csv(tmp_path / "d.csv", ["inputs", "targets"], rows))
-    inputs = [row["inputs"] for rows in splits.values() for row in rows]
-    assert len(inputs) == len(set(inputs)) == 150
+    assert len(examples) == len({row["inputs"] for row in examples}) == 150
 
 
 @pytest.mark.parametrize(
