@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -21,6 +22,9 @@ import json, sys
 from t5patches.quickstart import job, run_folder
 job.run_all(run_folder.Run(**json.loads(sys.argv[1])))
 """
+
+
+OWN = ["--data", "/no/x.csv", "--phrases", "/no/p.txt"]
 
 
 def kill_when(options, folder, pattern):
@@ -70,10 +74,8 @@ def test_the_update_starts_from_the_fine_tuned_model(whole):
 
 def check_same(run, whole, model, when):
     """The model and its generations are those of the run that nobody disturbed."""
-    for ours, theirs in zip(
-        parameters(run, model), parameters(whole, model), strict=True
-    ):
-        np.testing.assert_array_equal(ours, theirs)
+    pairs = zip(parameters(run, model), parameters(whole, model), strict=True)
+    assert all(np.array_equal(ours, theirs) for ours, theirs in pairs)
     ours, theirs = (
         sorted(pathlib.Path(r.folder, when).glob("*.jsonl")) for r in (run, whole)
     )
@@ -98,9 +100,7 @@ def test_killed_while_updating(whole, before_update, options):
 
 
 def test_done_stages_are_not_done_again(whole, capsys, monkeypatch):
-    def never(run):
-        raise AssertionError("done again")
-
+    never = mock.Mock(side_effect=AssertionError("done again"))
     for name, (what, _) in job.STAGES.items():
         monkeypatch.setitem(job.STAGES, name, (what, never))
     job.run_all(whole)
@@ -129,11 +129,8 @@ def test_a_folder_of_something_else_is_refused(tmp_path):
         (["--methods", "tnff,magic"], "no method 'magic'"),
         (["--methods", ","], "no method"),
         (["--data", "x.csv"], "go together"),
-        (
-            ["--data", "x", "--phrases", "y", "--use-case", "hallucination"],
-            "is for made-up data",
-        ),
-        (["--data", "/no/x.csv", "--phrases", "/no/p.txt"], "no such file"),
+        ([*OWN, "--use-case", "hallucination"], "is for made-up data"),
+        (OWN, "no such file"),
         (["--seed", "-1"], "negative"),
     ],
 )

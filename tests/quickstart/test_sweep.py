@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import pathlib
+from unittest import mock
 
 import pytest
 import seqio
@@ -71,12 +72,10 @@ def training_texts(run, method, split="train"):
     kind = job.BASELINES[method]
     name = tasks.annotated_task(f"{method}_texts", files, vocabulary, kind=kind)
     examples = seqio.get_mixture_or_task(name).get_dataset(None, split, shuffle=False)
-    return {
-        vocabulary.decode(row["inputs"].tolist()): vocabulary.decode(
-            row["targets"].tolist()
-        )
+    return dict(
+        [vocabulary.decode(row[name].tolist()) for name in ("inputs", "targets")]
         for row in examples.as_numpy_iterator()
-    }
+    )
 
 
 def test_what_the_baselines_are_trained_on(run):
@@ -97,11 +96,8 @@ def test_original_data_without_what_is_unwanted(tmp_path):
     annotator = use_cases.find(run.use_case, run.data).annotator(run)
     for split in ("train", "validation"):
         original = [row for _, row in json_files.read_jsonl(run.corpus_files()[split])]
-        clean = {
-            row["inputs"]: row["targets"]
-            for row in original
-            if not annotator(row["targets"], "")
-        }
+        found = {row["inputs"]: row["targets"] for row in original}
+        clean = {key: text for key, text in found.items() if not annotator(text, "")}
         assert training_texts(run, "filtered_original", split) == clean
         assert 0 < len(clean) < len(original)
 
@@ -129,9 +125,7 @@ def test_a_loss_that_is_nan_ends_its_point_only(run, first, monkeypatch):
 
 
 def test_other_mistakes_stop_the_run(run, first, monkeypatch):
-    def refuses(*args):
-        raise UserError("no such file")
-
+    refuses = mock.Mock(side_effect=UserError("no such file"))
     monkeypatch.setattr(job, "update_model", refuses)
     with pytest.raises(UserError, match="no such file"):
         sweep.run_all(run, ["nl"])
