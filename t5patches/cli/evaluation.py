@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 from t5patches.cli import starting
+from t5patches.cli.options import add_option
 
 _EVALUATE = """\
 Compares the outputs of a model before and after an update.
@@ -25,28 +26,16 @@ writes  report.html (one file, opens offline) and report.png, and prints a table
 def evaluate(argv: list[str]) -> None:
     """Runs `t5patches evaluate`."""
     parser = starting.parser("evaluate", _EVALUATE)
-    add = parser.add_argument
     for side, when in (("old", "before"), ("new", "after")):
-        add(
-            f"--{side}",
-            required=True,
-            nargs="+",
-            metavar="FILE",
-            help=f"predictions {when} the update",
-        )
-    add("--phrases", help="text file, a phrase per line, # for comments, \\# for #")
-    add("--output", required=True, metavar="FILE", help="e.g. results.json")
-    add(
-        "--references",
-        metavar="FILE",
-        help="JSON lines, CSV or Parquet with id and the right output",
-    )
-    add(
-        "--references-key",
-        default="targets",
-        metavar="FIELD",
-        help="field of the right output there (default: %(default)s)",
-    )
+        text = f"predictions {when} the update"
+        add_option(parser, f"--{side}", "FILE", text, nargs="+", required=True)
+    text = "text file, a phrase per line, # for comments, \\# for #"
+    add_option(parser, "--phrases", "FILE", text, default=None)
+    add_option(parser, "--output", "FILE", "e.g. results.json")
+    text = "JSON lines, CSV or Parquet with id and the right output"
+    add_option(parser, "--references", "FILE", text, default=None)
+    text = "field of the right output there (default: %(default)s)"
+    add_option(parser, "--references-key", "FIELD", text, default="targets")
     args = parser.parse_args(argv)
     starting.start_logging()
     from t5patches import report
@@ -71,10 +60,9 @@ def evaluate(argv: list[str]) -> None:
 def report(argv: list[str]) -> None:
     """Runs `t5patches report`."""
     parser = starting.parser("report", _REPORT)
-    parser.add_argument("--results", required=True, metavar="FILE", help="results.json")
-    parser.add_argument(
-        "--output", metavar="FOLDER", help="(default: the folder of the results)"
-    )
+    add_option(parser, "--results", "FILE", "results.json")
+    text = "(default: the folder of the results)"
+    add_option(parser, "--output", "FOLDER", text, default=None)
     args = parser.parse_args(argv)
     starting.start_logging()
     from t5patches.report import result_checks, update_report

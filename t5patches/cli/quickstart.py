@@ -6,8 +6,10 @@ import argparse
 import os
 
 from t5patches.cli import starting
+from t5patches.cli.options import add_option, natural
 from t5patches.errors import UserError
 
+HALLUCINATION = "hallucination"
 _DESCRIPTION = """\
 Trains a small T5, finds and marks what is unwanted in what it generates, updates it
 so that it stops saying that, and reports what changed and what did not.
@@ -58,43 +60,27 @@ def quickstart(argv: list[str]) -> None:
 
 def _parse(argv: list[str]) -> argparse.Namespace:
     parser = starting.parser("quickstart", _DESCRIPTION)
-    parser.add_argument(
-        "--output",
-        metavar="DIR",
-        help="run folder (default: t5patches-quickstart, and -hallucination and "
-        "-methods behind it where these are asked for)",
+    text = (
+        "run folder (default: t5patches-quickstart, and -hallucination and -methods "
+        "behind it where these are asked for)"
     )
-    parser.add_argument(
-        "--seed",
-        type=int,
-        default=0,
-        help="of the corpus, the model and the order of the data (default: 0)",
-    )
-    parser.add_argument(
-        "--use-case",
-        choices=("comments", "hallucination"),
-        help="the made-up job (default: comments)",
-    )
+    add_option(parser, "--output", "DIR", text, default=None)
+    text = "of the corpus, the model and the order of the data (default: 0)"
+    add_option(parser, "--seed", "SEED", text, type=natural, default=0)
+    text, use_cases = "the made-up job (default: comments)", ("comments", HALLUCINATION)
+    add_option(parser, "--use-case", None, text, choices=use_cases)
     methods = parser.add_mutually_exclusive_group()
-    methods.add_argument(
-        "--method", default="tnff", help="of the update (default: %(default)s)"
+    text = "of the update (default: %(default)s)"
+    add_option(methods, "--method", "METHOD", text, default="tnff")
+    text = "compare methods: 'all', or names separated by commas"
+    add_option(methods, "--methods", "LIST", text, default=None)
+    text = (
+        "your own .csv or .jsonl file instead of the made-up corpus, with the columns "
+        "inputs and targets, or text, which is cut in two"
     )
-    methods.add_argument(
-        "--methods",
-        metavar="LIST",
-        help="compare methods: 'all', or names separated by commas",
-    )
-    parser.add_argument(
-        "--data",
-        metavar="FILE",
-        help="your own .csv or .jsonl file instead of the made-up corpus, with the "
-        "columns inputs and targets, or text, which is cut in two",
-    )
-    parser.add_argument(
-        "--phrases",
-        metavar="FILE",
-        help="unwanted phrases for --data, one per line",
-    )
+    add_option(parser, "--data", "FILE", text, default=None)
+    text = "unwanted phrases for --data, one per line"
+    add_option(parser, "--phrases", "FILE", text, default=None)
     return parser.parse_args(argv)
 
 
@@ -108,10 +94,8 @@ def _check(arguments: argparse.Namespace, methods: tuple[str, ...]) -> None:
     for path in (arguments.data, arguments.phrases):
         if path and not os.path.isfile(path):
             raise UserError(f"{path}: no such file")
-    if arguments.seed < 0:
-        raise UserError(f"--seed {arguments.seed}: must not be negative")
 
 
 def _default_folder(arguments: argparse.Namespace) -> str:
-    use_case = "-hallucination" if arguments.use_case == "hallucination" else ""
+    use_case = f"-{HALLUCINATION}" if arguments.use_case == HALLUCINATION else ""
     return f"t5patches-quickstart{use_case}{'-methods' if arguments.methods else ''}"
