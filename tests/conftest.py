@@ -14,7 +14,10 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".pytest_cache" / "jax"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
 
-from t5patches import _engine  # noqa: E402  (the environment comes first)
+import pytest  # noqa: E402  (the environment comes first)
+from absl import logging  # noqa: E402
+
+from t5patches import _engine  # noqa: E402
 
 # Folder of tests -> what they need, which a fresh machine does not have.
 LEFT_OUT = {}
@@ -23,6 +26,14 @@ if _engine.name() != "t5x":
 if importlib.util.find_spec("apache_beam") is None:
     LEFT_OUT["beam"] = "apache-beam is not installed (the extra 'beam')"
 collect_ignore = list(LEFT_OUT)
+
+
+@pytest.fixture(autouse=True)
+def own_log():
+    """Takes back what a command of a test has said of the log's verbosity."""
+    yield
+    logging.set_verbosity(logging.WARNING)
+
 
 # Files with whole runs, the longest first: begun last, one would keep a worker busy
 # when the other has nothing left.
