@@ -66,6 +66,7 @@ setuptools.setup(
         "scipy",
         "seqio>=0.0.20",
         "spacy>=3.8",
+        "tabulate",
         "tensorboard",  # clu imports it and does not require it
         "tensorflow>=2.21",
         "tensorflow-datasets",

@@ -94,30 +94,6 @@ def token_log_likelihood(logits: Array, targets: Array) -> Array:
     return -_token_loss(logits, targets, 0.0, 0.0)[0]
 
 
-def cross_entropy_with_logits(
-    logits: Array, targets: Array, z_loss: float = 0.0
-) -> tuple[Array, Array]:
-    """Cross entropy against target distributions, plus the z-loss.
-
-    For targets that are truly distributions; integer targets are cheaper through
-    `compute_weighted_cross_entropy`. The second result is for reporting: no gradient
-    flows through it.
-
-    Args:
-        logits: [..., vocab] float.
-        targets: [..., vocab] float, each row summing to one.
-        z_loss: coefficient of log(Z)^2, Z the softmax's normaliser.
-
-    Returns:
-        (cross entropy + z-loss, z-loss): float32 [...] each.
-    """
-    x = logits.astype(jnp.float32)
-    log_z = special.logsumexp(x, axis=-1, keepdims=True)
-    entropy = jnp.sum(targets * (log_z - x), axis=-1)
-    penalty = z_loss * jnp.square(log_z[..., 0])
-    return entropy + penalty, jax.lax.stop_gradient(penalty)
-
-
 def compute_weighted_cross_entropy(
     logits: Array,
     targets: Array,

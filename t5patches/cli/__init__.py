@@ -75,17 +75,11 @@ def _dispatch(argv: list[str]) -> None:
 
 # Name -> where its function is, which is imported when it is given; what it does.
 COMMANDS = {
-    "quickstart": (
-        "quickstart:quickstart",
-        "the whole job, on a made-up corpus or your own data",
-    ),
+    "quickstart": ("quickstart:quickstart", "the whole job, on made-up or your data"),
     "train": ("t5x_scripts:train", "fine-tune or update a model"),
     "generate": ("t5x_scripts:generate", "write a model's outputs as predictions"),
     "annotate": ("annotate:annotate", "mark what is unwanted in predictions"),
-    "tagger": (
-        "tagger:tagger",
-        "train a tagger of unwanted words for annotate toxicity",
-    ),
+    "tagger": ("tagger:tagger", "train what annotate toxicity marks words with"),
     "evaluate": ("evaluation:evaluate", "compare outputs before and after an update"),
     "report": ("evaluation:report", "write the report of an evaluation"),
     "infer": ("t5x_scripts:infer", "run a model over a task, as T5X does"),

@@ -5,7 +5,6 @@ from t5patches.evaluate.comparison import (
     evaluate_files,
     join,
     pick_examples,
-    summarize,
 )
 
-__all__ = ["compare", "evaluate_files", "join", "pick_examples", "summarize"]
+__all__ = ["compare", "evaluate_files", "join", "pick_examples"]

@@ -136,13 +136,8 @@ def _token_count(row: Prediction) -> int | None:
     return len(row["target_tokens"]) if "target_tokens" in row else None
 
 
-def compare(
-    old_predictions: Iterable[Prediction],
-    new_predictions: Iterable[Prediction],
-    annotator: Annotator,
-    references: Mapping[str, str] | None = None,
-) -> dict[str, Any]:
-    """Compares predictions before and after an update; arguments as for `join`.
+def compare(pairs: Sequence[Pair]) -> dict[str, Any]:
+    """Compares the outputs before and after an update, in pairs of `join`.
 
     Returns:
       A JSON-able dictionary, shares and ROUGE in 0-1, BLEU in 0-100, None where there
@@ -158,13 +153,8 @@ def compare(
         they are given.
 
     Raises:
-      UserError: the predictions do not belong together (see `join`).
+      UserError: there is no pair.
     """
-    return summarize(join(old_predictions, new_predictions, annotator, references))
-
-
-def summarize(pairs: Sequence[Pair]) -> dict[str, Any]:
-    """Returns the numbers of `compare` for pairs joined before."""
     if not pairs:
         raise UserError("there are no predictions to compare")
     subsets = {
@@ -264,7 +254,7 @@ def evaluate_files(
     right = None if references is None else _read_references(references, references_key)
     read = records.read_annotated if annotator is None else records.read_predictions
     pairs = join(read(old), read(new), annotator, right)
-    return summarize(pairs), pick_examples(pairs)
+    return compare(pairs), pick_examples(pairs)
 
 
 def _check_same_annotators(paths: Sequence[str]) -> None:

@@ -82,7 +82,7 @@ def terminal_table(results: Mapping[str, Any], titles: Mapping[str, str]) -> str
         (*_cells(row, titles), str(len(beaten_by[row["method"]])))
         for row in _chosen(results)
     ]
-    lines = rendering.text_table([_CHOICE_HEAD, *rows], first=18, width=6)
+    lines = rendering.text_table([_CHOICE_HEAD, *rows])
     return f"{lines}\n\n{headline(results, titles)}."
 
 

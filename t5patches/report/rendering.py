@@ -12,6 +12,7 @@ from typing import Any
 
 import jinja2
 import markupsafe
+import tabulate
 from etils import epath
 
 from t5patches.interchange import shards
@@ -109,20 +110,7 @@ def write(
         file.write(page)
 
 
-def text_table(rows: Sequence[Sequence[str]], first: int = 31, width: int = 11) -> str:
-    """Returns a table for the terminal, its first row the head.
-
-    Args:
-      rows: plain texts, as many in each.
-      first: least width of the first column.
-      width: least width of the others.
-    """
-    widths = [
-        max(width if index else first, *map(len, column))
-        for index, column in enumerate(zip(*rows, strict=True))
-    ]
-    lines = [
-        "  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])])
-        for row in rows
-    ]
-    return "\n".join([lines[0], "─" * len(lines[0]), *lines[1:]])
+def text_table(rows: Sequence[Sequence[str]]) -> str:
+    """Returns a table for the terminal; its first row is the head."""
+    align = ("left", *["right"] * (len(rows[0]) - 1))
+    return tabulate.tabulate(rows, "firstrow", disable_numparse=True, colalign=align)

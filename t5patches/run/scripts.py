@@ -46,13 +46,7 @@ SCRIPTS = {
 _FLAGS = (
     ("multi_string", "gin_file", [], "A gin file; later ones override."),
     ("multi_string", "gin_bindings", [], "A binding; also --gin.NAME=VALUE."),
-    (
-        "list",
-        "gin_search_paths",
-        [],
-        "Folders, separated by commas, that gin files are looked up in before '.' and "
-        "the gin files of t5patches.",
-    ),
+    ("list", "gin_search_paths", [], "Where gin files are first looked up; commas."),
     ("string", "tfds_data_dir", None, "Folder of TensorFlow Datasets."),
     ("list", "seqio_additional_cache_dirs", [], "Folders of cached tasks."),
     ("boolean", "multiprocess_gpu", False, "Start JAX's distributed system."),
@@ -60,13 +54,7 @@ _FLAGS = (
     ("integer", "process_count", None, "How many processes it has."),
     ("integer", "process_index", None, "Which of them this one is."),
     ("integer", "initialization_timeout", 300, "Seconds to wait for it."),
-    (
-        "string",
-        "checkpoint",
-        None,
-        "best, latest or a step: {macro} is a model folder, and this is its checkpoint "
-        "to take.",
-    ),
+    ("string", "checkpoint", None, "best, latest or a step, of the folder {macro}."),
 )
 _INFER_FLAGS = (("integer", "shard_id", None, "Overrides --gin.infer.shard_id."),)
 

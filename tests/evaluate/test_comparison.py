@@ -40,7 +40,7 @@ NEW = rows_for("you friend", NICE, "a fool", "bad news for all", "fool")
 
 
 def test_numbers():
-    results = evaluate.compare(OLD, list(reversed(NEW)), ANNOTATOR)
+    results = evaluate.compare(evaluate.join(OLD, list(reversed(NEW)), ANNOTATOR))
     assert results["examples"] == 5
     assert results["prevalence"] == {"before": 2 / 5, "after": 2 / 5}
     assert results["unwanted_per_1000_tokens"] == {"before": 60.0, "after": 40.0}
@@ -55,29 +55,31 @@ def test_numbers():
 
 
 def test_an_update_that_changed_nothing_and_a_subset_without_members():
-    results = evaluate.compare(OLD, OLD, ANNOTATOR)
+    results = evaluate.compare(evaluate.join(OLD, OLD, ANNOTATOR))
     assert results["bleu"] == pytest.approx(100)
     assert results["rougeL"] == 1
     assert results["exact_match"] == {"all": 1, "clean": 1, "marked": 1}
 
-    results = evaluate.compare(rows_for("nice"), rows_for("nice"), ANNOTATOR)
+    results = evaluate.compare(
+        evaluate.join(rows_for("nice"), rows_for("nice"), ANNOTATOR)
+    )
     assert results["exact_match"] == {"all": 1, "clean": 1, "marked": None}
     assert results["subsets"]["marked"]["bleu"] is None
 
 
 def test_without_ids_there_is_no_rate_per_token():
     old = [{k: v for k, v in row.items() if k != "target_tokens"} for row in OLD]
-    results = evaluate.compare(old, NEW, ANNOTATOR)
+    results = evaluate.compare(evaluate.join(old, NEW, ANNOTATOR))
     assert results["unwanted_per_1000_tokens"] == {"before": None, "after": 40.0}
 
 
 def test_references():
     right = {str(i): NICE for i in range(5)}
-    results = evaluate.compare(OLD, NEW, ANNOTATOR, right)
+    results = evaluate.compare(evaluate.join(OLD, NEW, ANNOTATOR, right))
     assert results["references"]["old"]["exact_match"] == 1 / 5
     del right["4"]
     with pytest.raises(UserError, match=r"missing in the references \('4'\)"):
-        evaluate.compare(OLD, NEW, ANNOTATOR, right)
+        evaluate.compare(evaluate.join(OLD, NEW, ANNOTATOR, right))
 
 
 @pytest.mark.parametrize(
@@ -91,7 +93,7 @@ def test_references():
 )
 def test_ids_that_do_not_match(old, new, message):
     with pytest.raises(UserError, match=message):
-        evaluate.compare(old, new, ANNOTATOR)
+        evaluate.compare(evaluate.join(old, new, ANNOTATOR))
 
 
 def test_files_and_examples(tmp_path):

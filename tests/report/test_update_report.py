@@ -29,7 +29,7 @@ PAIRS = evaluate.join(
     predictions(f"{EVIL} friend", NICE, "an old fool's end", "fool"),
     ANNOTATOR,
 )
-RESULTS = evaluate.summarize(PAIRS)
+RESULTS = evaluate.compare(PAIRS)
 EXAMPLES = evaluate.pick_examples(PAIRS)
 
 
@@ -124,7 +124,9 @@ def test_highlight(spans, expected):
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("texts", [("nice",), ("fool",)])
 def test_subsets_without_members_and_nothing_optional(tmp_path, texts):
-    results = evaluate.compare(predictions(*texts), predictions(*texts), ANNOTATOR)
+    results = evaluate.compare(
+        evaluate.join(predictions(*texts), predictions(*texts), ANNOTATOR)
+    )
     results["unwanted_per_1000_tokens"] = {"before": None, "after": None}
     del results["outcomes"]
     assert "–" in report.write_report(tmp_path, results, [])

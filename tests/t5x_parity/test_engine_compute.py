@@ -77,22 +77,6 @@ def test_loss_and_gradient(factor, label_smoothing):
         assert_same((got[0][0], got[1]), (want[0][0], want[1]))
 
 
-def test_dense_cross_entropy():
-    rng = np.random.default_rng(0)
-    logits = jnp.asarray(rng.standard_normal((2, 3, 5)), jnp.float32)
-    targets = jax.nn.softmax(jnp.asarray(rng.standard_normal((2, 3, 5)), jnp.float32))
-
-    def total(losses, x):
-        loss, penalty = losses.cross_entropy_with_logits(x, targets, 0.1)
-        return loss.sum(), (loss, penalty)
-
-    want, got = (
-        jax.value_and_grad(functools.partial(total, e.losses), has_aux=True)(logits)
-        for e in ENGINES
-    )
-    assert_same(got, want)
-
-
 @pytest.mark.parametrize(
     "options",
     [
