@@ -322,9 +322,7 @@ def measure(
 
 
 def summarise(
-    times: dict[str, list[float]],
-    memory: dict[str, dict[str, Any]],
-    logits_bytes: int,
+    times: dict[str, list[float]], memory: dict[str, dict[str, Any]], logits_bytes: int
 ) -> dict[str, float]:
     """Returns ratios, each the median over rounds of the ratio within a round."""
 

@@ -171,10 +171,7 @@ class WatchedTrainer(t5x_trainer.Trainer):
         return watch.Validation(self._model_dir)
 
     def train(
-        self,
-        batch_iter: Iterator[Batch],
-        num_steps: int,
-        start_step: int | None = None,
+        self, batch_iter: Iterator[Batch], num_steps: int, start_step: int | None = None
     ):
         """Trains for `num_steps` batches, or until SIGTERM.
 

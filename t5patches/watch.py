@@ -268,10 +268,7 @@ class Validation:
 
     def _choose(self, metric: str, history: Mapping[int, float]) -> None:
         kept = self._folder / finding.KEPT
-        saved = {
-            *finding.steps(self._folder),
-            *finding.steps(kept),
-        }
+        saved = {*finding.steps(self._folder), *finding.steps(kept)}
         candidates = sorted(history.keys() & saved)
         if not candidates:
             return

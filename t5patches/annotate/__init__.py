@@ -12,10 +12,4 @@ from t5patches.annotate.annotator import Annotator, annotate_texts
 from t5patches.annotate.job import annotate_files
 from t5patches.annotate.phrases import PhraseAnnotator
 
-__all__ = [
-    "Annotator",
-    "PhraseAnnotator",
-    "align",
-    "annotate_files",
-    "annotate_texts",
-]
+__all__ = ["Annotator", "PhraseAnnotator", "align", "annotate_files", "annotate_texts"]

@@ -40,11 +40,11 @@ def annotate(argv: list[str]) -> None:
     top = starting.parser("annotate", "Marks what is unwanted in predictions.")
     top.epilog = "`t5patches annotate phrases --help` says what it reads and writes."
     kinds = top.add_subparsers(metavar="ANNOTATOR", required=True)
-    for name, (add_options, summary, description, reads) in ANNOTATORS.items():
+    for name, (add_options, summary, description) in ANNOTATORS.items():
         own = kinds.add_parser(
             name,
             help=summary,
-            description=f"{description}\n\n{_FILES.format(reads=reads)}",
+            description=f"{description}\n\n{_FILES.format(reads=_READS.get(name, ''))}",
             formatter_class=top.formatter_class,
         )
         add = functools.partial(add_option, own)
@@ -169,31 +169,24 @@ imports is not seen: then give another folder.
 
     def shouting(text, inputs):
         return [(*m.span(), "shout") for m in re.finditer("[A-Z]{3,}", text)]"""
-# Name -> what adds its options, its summary, the first lines of its help, and what it
-# reads besides predictions.
+# Name -> what adds its options, its summary, the first lines of its help.
 ANNOTATORS = {
-    "phrases": (
-        _phrases,
-        "every occurrence of a phrase of a list",
-        _PHRASES,
-        " and a list of phrases",
-    ),
+    "phrases": (_phrases, "every occurrence of a phrase of a list", _PHRASES),
     "entities": (
         _entities,
         "names, numbers and dates that the input does not mention",
         _ENTITIES,
-        "",
     ),
     "toxicity": (
         _toxicity,
         "what a trained tagger marks (`t5patches tagger train`)",
         _TOXICITY,
-        " and a tagger",
     ),
-    "custom": (
-        _custom,
-        "what a Python function of yours returns",
-        _CUSTOM,
-        " and a Python module",
-    ),
+    "custom": (_custom, "what a Python function of yours returns", _CUSTOM),
+}
+# What some read besides predictions.
+_READS = {
+    "phrases": " and a list of phrases",
+    "toxicity": " and a tagger",
+    "custom": " and a Python module",
 }

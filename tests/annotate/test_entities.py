@@ -10,11 +10,7 @@ import spacy
 from t5patches.annotate import annotate_texts, entities
 from t5patches.errors import UserError
 
-PATTERNS = [
-    ("PERSON", "John Smith"),
-    ("PERSON", "Smith"),
-    ("GPE", "Paris"),
-]
+PATTERNS = [("PERSON", "John Smith"), ("PERSON", "Smith"), ("GPE", "Paris")]
 ruler_pipeline = functools.partial(annotate_toy.ruler_pipeline, *PATTERNS)
 
 

@@ -248,10 +248,7 @@ DYNAMIC = "from __gin__ import dynamic_registration\n"
             DYNAMIC + "from t5x import utils\nutils.Nothing.a = 1\n",
             ["bad.gin, line 3", "Nothing"],
         ),
-        (
-            DYNAMIC + "import no_such_module\n",
-            ["bad.gin, line 2", "no_such_module"],
-        ),
+        (DYNAMIC + "import no_such_module\n", ["bad.gin, line 2", "no_such_module"]),
         (
             DYNAMIC + "import __main__ as script\nscript.train.total_steps = 2\n",
             ["train.model", "not set"],

@@ -104,9 +104,7 @@ def test_each_replays_the_configuration_of_the_other(runs, tmp_path):
     scripts.run(
         "train",
         train_arguments(
-            tmp_path,
-            "--gin.TRAIN_STEPS=1",
-            gin_file=embedded / "run" / "config.gin",
+            tmp_path, "--gin.TRAIN_STEPS=1", gin_file=embedded / "run" / "config.gin"
         ),
     )
     ours, theirs = losses(tmp_path), losses(embedded / "replayed")
