@@ -162,3 +162,16 @@ def digest(results):
 
     flat = decoder_only_cases.flat(results)
     return {name: shorten(x) for name, x in flat.items()}
+
+
+def assert_close(got, want, rtol=1e-5):
+    """Compares a digest with what it is to be; a projection to within `rtol` of the
+    norm, all else to within `rtol` of itself."""
+    assert got.keys() == want.keys()
+    for name, x in got.items():
+        y = np.asarray(want[name])
+        if x.dtype == np.float64:  # A norm and a projection.
+            atol = rtol * y[0]
+            np.testing.assert_allclose(x[1], y[1], rtol, atol, err_msg=name)
+            x, y = x[0], y[0]
+        np.testing.assert_allclose(x, y, rtol, err_msg=name)

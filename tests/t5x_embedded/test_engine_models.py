@@ -31,7 +31,7 @@ def log_probs():
 def test_agrees_with_t5x():
     """Loss, metrics, gradients, train state after two steps, decodes, scores."""
     want = decoder_only_cases.frozen(engine_case.FROZEN)
-    decoder_only_cases.assert_same(engine_case.digest(RUN()), want)
+    engine_case.assert_close(engine_case.digest(RUN()), want)
 
 
 def test_greedy_decodes_are_the_argmax_of_each_step():

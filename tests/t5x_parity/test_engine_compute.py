@@ -34,8 +34,8 @@ def test_everything_on_the_tiny_model():
 
 
 def test_the_frozen_numbers_are_t5xs():
-    want = engine_case.digest(engine_case.run("t5x"))
-    cases.assert_same(cases.frozen(engine_case.FROZEN), want)
+    digest = engine_case.digest(engine_case.run("t5x"))
+    engine_case.assert_close(digest, cases.frozen(engine_case.FROZEN))
 
 
 @pytest.mark.parametrize(
