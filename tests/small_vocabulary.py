@@ -23,6 +23,7 @@ def small_vocabulary(
 ) -> seqio.SentencePieceVocabulary:
     """Trains on SENTENCES; `options` are SentencePiece's."""
     model = io.BytesIO()
+    options = dict(pad_id=0, eos_id=1, unk_id=2, bos_id=-1) | options
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(SENTENCES * 20),
         model_writer=model,
@@ -30,10 +31,6 @@ def small_vocabulary(
         hard_vocab_limit=False,
         byte_fallback=byte_fallback,
         character_coverage=1.0,
-        pad_id=0,
-        eos_id=1,
-        unk_id=2,
-        bos_id=-1,
         minloglevel=2,
         **options,
     )

@@ -14,7 +14,7 @@ from typing import Any
 
 from etils import epath
 
-from t5patches.errors import UserError
+from t5patches.errors import UserError, shorten
 from t5patches.interchange.shards import (
     OnError,
     PathLike,
@@ -22,6 +22,14 @@ from t5patches.interchange.shards import (
     atomic_write,
     raise_error,
 )
+
+KINDS = {
+    str: "a text",
+    int: "a whole number",
+    float: "a number",
+    list: "a list",
+    dict: "an object",
+}
 
 
 def write_json(path: PathLike, value: Any) -> None:
@@ -101,11 +109,38 @@ def read_json(path: PathLike) -> Row:
     text = "".join(line for _, line in read_lines(path))
     try:
         value = json.loads(text)
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:  # Numbers too long; too deep.
         raise UserError(f"{os.fspath(path)}: not valid JSON ({error})") from error
     if not isinstance(value, dict):
         raise UserError(f"{os.fspath(path)}: not a JSON object")
     return value
+
+
+def read_record(path: PathLike, fields: Mapping[str, type], remedy: str) -> Row:
+    """Returns a small record that a command of ours has kept beside its results.
+
+    Args:
+      path: the file.
+      fields: those it must have, and what Python reads each as; float takes whole
+        numbers, too.
+      remedy: what to do if it is not such a record; the end of the message.
+
+    Raises:
+      UserError: naming the file and the field.
+    """
+    try:
+        found = read_json(path)
+    except UserError as error:
+        raise UserError(f"{error}; {remedy}") from error
+    for name, kind in fields.items():
+        value = found.get(name)
+        fits = type(value) is kind or (kind is float and type(value) is int)
+        if not fits:
+            what = f"is {shorten(value)}" if name in found else "is missing"
+            raise UserError(
+                f"{os.fspath(path)}: {name!r} {what}, expected {KINDS[kind]}; {remedy}"
+            )
+    return found
 
 
 def read_jsonl(

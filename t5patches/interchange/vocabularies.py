@@ -1,8 +1,15 @@
-"""SentencePiece vocabularies that are compared by their pieces."""
+"""Vocabularies that are compared by their pieces, and what T5 models ask of them."""
 
 from __future__ import annotations
 
+import hashlib
+
 import seqio
+from sentencepiece import sentencepiece_model_pb2
+
+from t5patches.errors import UserError
+
+SPECIAL_IDS = {"pad": 0, "eos": 1, "unk": 2}
 
 
 class SentencePieceVocabulary(seqio.SentencePieceVocabulary):
@@ -27,3 +34,37 @@ def by_pieces(vocabulary: seqio.SentencePieceVocabulary) -> SentencePieceVocabul
     same = SentencePieceVocabulary.__new__(SentencePieceVocabulary)
     same.__setstate__(vocabulary.__getstate__())
     return same
+
+
+def fingerprint(vocabulary: seqio.Vocabulary) -> str:
+    """Returns what tells vocabularies apart, wherever their files lie.
+
+    Of SentencePiece's it is the kind, the number and the digest of the pieces. Extra
+    ids do not count: they come after the pieces, whose ids they leave as they are.
+    """
+    extra, model = vocabulary.extra_ids, getattr(vocabulary, "sp_model", None) or b""
+    if extra and model:
+        pieces = sentencepiece_model_pb2.ModelProto.FromString(model)
+        del pieces.pieces[-extra:]
+        model = pieces.SerializeToString()
+    digest = hashlib.sha256(model).hexdigest()[:16]
+    return f"{type(vocabulary).__name__}:{vocabulary.vocab_size - extra}:{digest}"
+
+
+def check_special_ids(vocabulary: seqio.Vocabulary) -> None:
+    """Checks that padding, end and unknown are where T5 models have them.
+
+    Raises:
+      UserError: they are elsewhere, as where SentencePiece itself would put them.
+    """
+    if not isinstance(vocabulary, seqio.SentencePieceVocabulary):
+        return
+    pieces = vocabulary.tokenizer
+    found = {"pad": pieces.pad_id(), "eos": pieces.eos_id(), "unk": pieces.unk_id()}
+    if found != SPECIAL_IDS:
+        ids = ", ".join(f"{name} {place}" for name, place in found.items())
+        raise UserError(
+            f"{vocabulary.sentencepiece_model_file}: its special ids are {ids}; T5 "
+            "models need pad 0, eos 1, unk 2: train it with spm_train --pad_id=0 "
+            "--eos_id=1 --unk_id=2 --bos_id=-1"
+        )
