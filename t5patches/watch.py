@@ -287,7 +287,8 @@ class Validation:
             return
         if not (kept / name).exists():
             temporary = kept / f".{name}.tmp"
-            shutil.rmtree(temporary, ignore_errors=True)
+            for left in kept.glob(".*.tmp"):  # Of runs that were killed.
+                shutil.rmtree(left, ignore_errors=True)
             try:
                 shutil.copytree(self._folder / name, temporary, copy_function=os.link)
             except (OSError, shutil.Error) as error:

@@ -35,7 +35,7 @@ def run(job: Job, flags: Sequence[str]) -> dict[str, Any]:
       UserError: as there. The files without a wrong line are done by then.
     """
     options = pipeline_options.PipelineOptions(list(flags))
-    with apache_beam.Pipeline(options=options) as pipeline:
+    with job.lock(), apache_beam.Pipeline(options=options) as pipeline:
         indices = pipeline | "Files" >> apache_beam.Create(range(len(job.paths)))
         spread = indices | "Spread" >> apache_beam.Reshuffle()
         _ = spread | "Annotate" >> apache_beam.Map(_annotate_shard, job)

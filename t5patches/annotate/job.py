@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import os
@@ -175,10 +176,15 @@ class Job:
 
     def run(self, processes: int = 1) -> dict[str, Any]:
         """Annotates the files that are not done; returns the statistics of all."""
-        with workers.several(self.annotator, processes) as team:
-            for index in range(len(self.paths)):
-                self.run_shard(index, team)
-        return self.finish()
+        with self.lock():
+            with workers.several(self.annotator, processes) as team:
+                for index in range(len(self.paths)):
+                    self.run_shard(index, team)
+            return self.finish()
+
+    def lock(self) -> contextlib.AbstractContextManager[None]:
+        """Keeps a second job from the output folder, with a UserError there."""
+        return claims.lock(os.path.join(self._folder, NAME))
 
     def run_shard(self, index: int, team: workers.Workers | None = None) -> None:
         """Annotates one file, unless it is done.

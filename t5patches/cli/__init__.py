@@ -1,7 +1,7 @@
 """The `t5patches` command.
 
-Exit status: 0 done; 2 wrong use or wrong input (a message, no traceback); 130 stopped
-by Ctrl-C; 1 a fault of ours (a traceback).
+Exit status: 0 done; 2 wrong use, wrong input, or what the machine cannot do (a message,
+no traceback); 130 stopped by Ctrl-C; 1 a fault of ours (a traceback).
 
 Nothing heavy is imported before a command needs it: `t5patches --help` must be quick.
 """
@@ -9,42 +9,99 @@ Nothing heavy is imported before a command needs it: `t5patches --help` must be 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import io
 import os
 import pkgutil
 import sys
 from collections.abc import Sequence
+from typing import Any
 
-from t5patches.errors import UserError
+from t5patches.errors import UserError, explained
+
+OUTPUT = "standard output"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs a command line; returns the exit status."""
     argv = list(sys.argv[1:] if argv is None else argv)
+    _open_streams()
     if isinstance(sys.stdout, io.TextIOWrapper):  # Not all terminals have '─'.
         sys.stdout.reconfigure(errors="replace")
+    with contextlib.redirect_stdout(_Output(sys.stdout)):
+        status, message = _run(argv)
+    if fault := _write_out(sys.stdout):
+        status, message = 2, f"error: {OUTPUT}: {fault}"
+    with contextlib.suppress(OSError):
+        if message:
+            print(message, file=sys.stderr)
+    _write_out(sys.stderr)
+    return status
+
+
+def _run(argv: list[str]) -> tuple[int, str]:
+    """Runs a command line; returns the exit status and what is to be said of it."""
     try:
         _dispatch(argv)
-        sys.stdout.flush()
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except BrokenPipeError:  # As of `| head`. Python would write what is left at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
-    except OSError as error:
-        if error.filename is None:  # Not about a file or folder of the user's.
-            raise
-        print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)
-        return 2
+        return 2, f"error: {error}"
     except KeyboardInterrupt:
-        print("interrupted; type the command again to go on", file=sys.stderr)
-        return 130
+        return 130, "interrupted; type the command again to go on"
     except SystemExit as stop:  # argparse: 0 after --help, 2 after wrong use
         if isinstance(stop.code, str):
-            print(stop.code, file=sys.stderr)
-        return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
-    return 0
+            return 1, stop.code
+        return stop.code or 0, ""
+    except Exception as error:
+        known = explained(error)
+        if known is None:
+            raise
+        return 2, f"error: {known}"
+    return 0, ""
+
+
+class _Output:
+    """Standard output, whose errors say that they are its."""
+
+    def __init__(self, stream: Any):
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        try:
+            return self._stream.write(text)
+        except OSError as error:
+            error.filename = OUTPUT
+            raise
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+def _open_streams() -> None:
+    """Lets standard streams that are closed lead nowhere.
+
+    The next file that is opened would get the number of a closed one, and what
+    libraries print would land in it.
+    """
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w" if number else "r"))
+
+
+def _write_out(stream: Any) -> str | None:
+    """Writes what a stream still holds; returns the reason if it cannot.
+
+    Python would try again at its end, and say so.
+    """
+    try:
+        stream.flush()
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+        return error.strerror
+    return None
 
 
 def _dispatch(argv: list[str]) -> None:

@@ -37,6 +37,7 @@ def quickstart(argv: list[str]) -> None:
         data that cannot be used.
     """
     arguments = _parse(argv)
+    from t5patches.interchange import claims
     from t5patches.quickstart import job, run_folder, sweep, use_cases
 
     methods = arguments.methods and sweep.methods_of(arguments.methods)
@@ -52,10 +53,11 @@ def quickstart(argv: list[str]) -> None:
         phrases=arguments.phrases,
         **use_cases.find(use_case, arguments.data).options,
     )
-    if methods:
-        sweep.run_all(run, methods)
-    else:
-        job.run_all(run)
+    with claims.lock(run.path("quickstart")):
+        if methods:
+            sweep.run_all(run, methods)
+        else:
+            job.run_all(run)
 
 
 def _parse(argv: list[str]) -> argparse.Namespace:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import logging
 import os
 import pathlib
@@ -32,7 +33,8 @@ class _LogLines(logging.Handler):
         folders = pathlib.PurePath(record.pathname).parent.parts[-2:]
         ours = {"t5patches", "t5x_embedded", "t5x", "tasks"} & set(folders)
         if ours or record.levelno >= logging.WARNING:
-            print(self.format(record), file=sys.stderr)
+            with contextlib.suppress(OSError):  # Work does not end for want of a log.
+                print(self.format(record), file=sys.stderr)
 
 
 def start_logging() -> None:

@@ -80,19 +80,25 @@ def _add_training(add: Callable[..., None]) -> None:
 
 def _train(args: argparse.Namespace) -> None:
     from t5patches.annotate.tagger import posts, training
+    from t5patches.interchange import claims
 
     if args.compare and not args.evaluate:
         raise UserError("--compare needs the posts of --evaluate")
-    results = training.train_folder(
-        args.output,
-        posts.read_posts(args.data, args.tfds_data_dir),
-        posts.read_posts(args.evaluate, args.tfds_data_dir),
-        training.Settings(
-            args.label, args.language, args.epochs, args.seed, {"members": args.members}
-        ),
-        THRESHOLD,
-        args.compare,
-    )
+    with claims.lock(args.output):
+        results = training.train_folder(
+            args.output,
+            posts.read_posts(args.data, args.tfds_data_dir),
+            posts.read_posts(args.evaluate, args.tfds_data_dir),
+            training.Settings(
+                args.label,
+                args.language,
+                args.epochs,
+                args.seed,
+                {"members": args.members},
+            ),
+            THRESHOLD,
+            args.compare,
+        )
     for key, name in (
         ("evaluation", "tagger"),
         ("annotating", f"tagger at threshold {THRESHOLD}"),

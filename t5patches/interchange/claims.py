@@ -2,15 +2,20 @@
 
 `claim` says beside the results what they depend on, and refuses other settings;
 `mark_done` and `findings` say which pieces of the work are done. A command that was
-stopped goes on when it is typed again.
+stopped goes on when it is typed again; `lock` keeps two of them from being at it at
+once.
 """
 
 from __future__ import annotations
 
+import contextlib
+import datetime
+import fcntl
 import hashlib
 import json
 import os
-from collections.abc import Mapping, Sequence
+import platform
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from etils import epath
@@ -69,7 +74,8 @@ def claim(
     path = epath.Path(os.fspath(folder))
     record = path / name
     globs = [path.glob(pattern) for pattern in results] if path.is_dir() else []
-    made = sorted(found.name for glob in globs for found in glob if found.name != name)
+    names = {found.name for glob in globs for found in glob} - {name}
+    made = sorted(found for found in names if found[0] != ".")  # Not hidden.
     if not record.is_file():
         if made:
             raise UserError(
@@ -80,6 +86,67 @@ def claim(
         check(folder, settings, name)
         return
     write_json(record, dict(settings))
+
+
+@contextlib.contextmanager
+def lock(unit: PathLike) -> Iterator[None]:
+    """Keeps a second command from working on the same while the block runs.
+
+    The lock is of the system's (`flock`): it ends with its process, however that ends.
+    The file beside the unit, `.<unit>.lock`, says whose it is. There is none on object
+    stores, and where the file system has no locks, as some network ones.
+
+    Args:
+      unit: the path of what is made, or of a name in its folder, which is made.
+
+    Raises:
+      UserError: another process is at it.
+    """
+    path = epath.Path(os.fspath(unit))
+    if "://" in os.fspath(unit):
+        yield
+        return
+    folder = path.parent
+    new = not folder.exists()
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / f".{path.name}.lock"
+    number = _locked(file)
+    try:
+        yield
+    finally:
+        file.unlink(missing_ok=True)
+        os.close(number)
+        if new:  # Of a command that failed before it made anything.
+            with contextlib.suppress(OSError):
+                os.rmdir(folder)
+
+
+def _locked(file: epath.Path) -> int:
+    """Returns a descriptor of a lock file that is ours now."""
+    while True:
+        number = os.open(file, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            owner = os.read(number, 200).decode(errors="replace")
+            os.close(number)
+            raise UserError(
+                f"{file.parent}: another command is writing here ({owner}); wait for "
+                "its end, or give another output"
+            ) from error
+        except OSError:  # No locks here.
+            return number
+        # Whoever had it may have removed the file meanwhile: then it locks nothing.
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(number), os.stat(file)):
+                break
+        os.close(number)
+    now = datetime.datetime.now().isoformat(" ", "seconds")
+    with contextlib.suppress(OSError):  # It holds also where the disk is full.
+        os.ftruncate(number, 0)
+        text = f"process {os.getpid()} of {platform.node()}, since {now}"
+        os.write(number, text.encode())
+    return number
 
 
 def check(folder: PathLike, settings: Mapping[str, Any], name: str = SETTINGS) -> None:

@@ -98,6 +98,9 @@ def raw_lines(path: str, on_error: OnError) -> Iterator[tuple[int, bytes]]:
                     f"here ({error}); make it or copy it again"
                 )
             )
+        except OSError as error:  # As of a broken disk; it does not say where.
+            error.filename = error.filename or path
+            raise
 
 
 def read_json(path: PathLike) -> Row:

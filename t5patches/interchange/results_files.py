@@ -22,7 +22,7 @@ def examples_path(path: str) -> str:
 def check_output(
     path: str, predictions: Sequence[shards.PathLike], *others: str | None
 ) -> None:
-    """Refuses to write results over a folder or over what they are made from.
+    """Refuses to write results over what is no file or what they are made from.
 
     Args:
       path: the file of results.
@@ -32,10 +32,9 @@ def check_output(
     Raises:
       UserError: naming the file that is in the way.
     """
-    if os.path.isdir(path):
-        raise UserError(f"{path}: is a folder; give a file, e.g. results.json")
     read = [*shards.expand(predictions), *filter(None, others)]
     for output in (path, examples_path(path)):
+        shards.check_output(output)
         if os.path.realpath(output) in map(os.path.realpath, read):
             raise UserError(f"{output}: is read here; give another file to write to")
 

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import codecs
 import contextlib
+import errno
 import glob as globlib
 import os
+import pathlib
 import platform
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -121,37 +123,101 @@ def _check_no_shard_missing(paths: Sequence[str], on_error: OnError) -> None:
             )
 
 
+def check_output(path: PathLike) -> None:
+    """Checks that what a file is to be written to is a file, or not there yet.
+
+    Raises:
+      UserError: it is a folder, a device, a pipe or a standard stream.
+    """
+    text = os.fspath(path)
+    if os.path.isdir(text):
+        raise UserError(f"{text}: is a folder; give a file to write to")
+    stream = os.path.abspath(text).startswith(("/dev/std", "/dev/fd/", "/proc/"))
+    if stream or os.path.exists(text) and not os.path.isfile(text):
+        raise UserError(
+            f"{text}: is a device or a pipe, which cannot be replaced by a whole file; "
+            "give a file to write to"
+        )
+
+
 @contextlib.contextmanager
 def atomic_path(path: PathLike) -> Iterator[str]:
     """Yields a temporary name that becomes `path` if the block ends well.
 
     Readers never see a half-written file: a rename on a local disk is atomic, and an
-    object store shows no object before it is whole. If the block raises, the temporary
-    file goes and what stood at `path` stays.
+    object store shows no object before it is whole. What is written is on the disk
+    before it is renamed, for the power may fail. If the block raises, the temporary
+    file goes and what stood at `path` stays. A link stays; where it leads is replaced.
+
+    Args:
+      path: of a file, or of a folder that is not there yet; its parent is made.
+
+    Raises:
+      UserError: `path` is a folder, a device, or another thing that is no file.
+      OSError: it cannot be written; `path` is its `filename`.
     """
+    check_output(path)
     target = epath.Path(os.fspath(path))
-    target.parent.mkdir(parents=True, exist_ok=True)
+    if os.path.islink(target):
+        target = epath.Path(os.path.realpath(target))
     # Two processes may be at it, on several machines: each has a name of its own.
     temporary = target.parent / f".{target.name}.{_OWNER}-{os.getpid()}.tmp"
-    _remove_leftovers(target)
     try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        remove_leftovers(target.parent, f".{target.name}.{_OWNER}-", ".tmp")
         yield os.fspath(temporary)
+        _sync(temporary)
         temporary.replace(target)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
+        _sync(target.parent, only=True)
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            _remove(temporary)
+        if isinstance(error, OSError) and error.errno is not None:
+            if error.filename in (None, os.fspath(temporary)):
+                error.filename, error.filename2 = os.fspath(path), None
         raise
 
 
-def _remove_leftovers(target: epath.Path) -> None:
-    """Removes what processes of this machine that were killed have left of a file."""
-    for path in target.parent.glob(f".{_escape(target.name)}.{_OWNER}-*.tmp"):
-        process = path.name.removesuffix(".tmp").rpartition("-")[2]
+def remove_leftovers(folder: PathLike, start: str, end: str = "") -> None:
+    """Removes what processes of this machine that were killed have left in a folder.
+
+    Args:
+      folder: where.
+      start: of the names, before the number of the process.
+      end: of the names, behind it; if there is none, `-` and more may follow.
+    """
+    for path in epath.Path(folder).glob(f"{_escape(start)}*{end}"):
+        process = path.name[len(start) : len(path.name) - len(end)]
         try:
-            os.kill(int(process), 0)
+            os.kill(int(process if end else process.partition("-")[0]), 0)
         except ProcessLookupError:
-            path.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                _remove(path)
         except (ValueError, PermissionError):  # Another's, who lives.
             pass
+
+
+def _remove(path: epath.Path) -> None:
+    if path.is_dir():
+        path.rmtree()
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _sync(path: epath.Path, only: bool = False) -> None:
+    """Has the disk keep a file, or a folder and (unless `only` it) what is in it."""
+    if "://" in os.fspath(path):
+        return
+    inside = () if only else pathlib.Path(path).rglob("*")
+    for part in (*inside, path):
+        number = os.open(part, os.O_RDONLY)
+        try:
+            os.fsync(number)
+        except OSError as error:  # Some file systems cannot, of folders.
+            if error.errno != errno.EINVAL:
+                raise
+        finally:
+            os.close(number)
 
 
 @contextlib.contextmanager

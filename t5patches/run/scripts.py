@@ -15,6 +15,7 @@ import functools
 import importlib
 import os
 import pathlib
+import re
 import shutil
 import sys
 import tempfile
@@ -132,10 +133,11 @@ def _run(
     from t5patches.run import generation, preflight
 
     _make_paths_absolute(arguments)
-    preflight.check(script, arguments, config.bindings)
-    if script == "infer":
-        generation.claim_output(arguments, config.bindings)
     with contextlib.ExitStack() as stack:
+        stack.enter_context(_lock(script, arguments))
+        preflight.check(script, arguments, config.bindings)
+        if script == "infer":
+            generation.claim_output(arguments, config.bindings)
         if script == "train":  # T5X closes its trainer only at a run's own end.
             trainer_cls = arguments["trainer_cls"]
             arguments["trainer_cls"] = lambda *args, **kwargs: stack.enter_context(
@@ -197,10 +199,14 @@ def _prepare_libraries(flags) -> None:
     import seqio
     import tensorflow as tf
 
+    from t5patches.interchange import shards
+
     if jax.config.jax_compilation_cache_dir is None and not flags.multiprocess_gpu:
         # Runs of the same program (generations for several splits) compile it once.
         # The user's own folder goes before.
-        folder = tempfile.mkdtemp(prefix="t5patches-compiled-")
+        prefix = "t5patches-compiled-"
+        shards.remove_leftovers(tempfile.gettempdir(), prefix)
+        folder = tempfile.mkdtemp(prefix=f"{prefix}{os.getpid()}-")
         atexit.register(shutil.rmtree, folder, ignore_errors=True)
         jax.config.update("jax_compilation_cache_dir", folder)
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
@@ -249,6 +255,28 @@ def _make_paths_absolute(arguments: dict[str, Any]) -> None:
     restore = preflight.restore_config(arguments)
     if restore is not None:
         restore.path = absolute(restore.path)
+
+
+def _lock(
+    script: str, arguments: dict[str, Any]
+) -> contextlib.AbstractContextManager[None]:
+    """Keeps a second command of its kind from a script's output.
+
+    Process 0 does so for all; the shards of an inference are commands of their own.
+    """
+    import jax
+
+    from t5patches.interchange import claims
+
+    if jax.process_index() != 0:
+        return contextlib.nullcontext()
+    unit = script
+    if script == "infer":
+        task = arguments["dataset_cfg"].mixture_or_task_name
+        task = re.sub(r"\W", "_", getattr(task, "name", task))
+        unit = f"{task}-{arguments['shard_id']}-of-{arguments['num_shards']}"
+    folder = arguments["model_dir" if script == "train" else "output_dir"]
+    return claims.lock(os.path.join(folder, unit))
 
 
 def _show_progress(

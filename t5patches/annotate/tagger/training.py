@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
 import pathlib
 import random
 import sys
@@ -98,7 +99,9 @@ def fit(
             f"out: {count}); give more"
         )
     epoch = math.ceil(len(docs) / BATCH_SIZE)
-    with tempfile.TemporaryDirectory() as name:
+    prefix = "t5patches-tagger-"
+    shards.remove_leftovers(tempfile.gettempdir(), prefix)
+    with tempfile.TemporaryDirectory(prefix=f"{prefix}{os.getpid()}-") as name:
         folder = pathlib.Path(name)
         DocBin(docs=docs).to_disk(folder / "train.spacy")
         DocBin(docs=held_out).to_disk(folder / "dev.spacy")
@@ -228,10 +231,8 @@ def _save(
     nlp: Language, folder: pathlib.Path, claimed: shards.Row, results: shards.Row
 ) -> None:
     """Writes a pipeline as a folder that appears when it is whole."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".tagger.") as name:
-        whole = pathlib.Path(name, "tagger")
+    with shards.atomic_path(folder) as name:
+        whole = pathlib.Path(name)
         claims.claim(whole, claimed)
         nlp.to_disk(whole)
         json_files.write_json(whole / RECORD, results)
-        whole.replace(folder)
