@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import seqio
@@ -86,14 +86,17 @@ def plain(files: Files) -> dict[str, str | list[str]]:
     """Returns files by split as plain values, which can be compared.
 
     Raises:
-      UserError: `files` is no mapping.
+      UserError: `files` is no mapping, or a split has no files.
     """
     if not isinstance(files, Mapping) or not files:
         raise UserError(
             f"files must name files by split, as {{'train': 'data/train.jsonl'}}, "
             f"not {files!r}"
         )
-    return {
-        split: spec if isinstance(spec, str) else [str(part) for part in spec]
-        for split, spec in files.items()
-    }
+    found: dict[str, str | list[str]] = {}
+    for split, spec in files.items():
+        parts = [spec] if isinstance(spec, str) else spec
+        if not isinstance(parts, Sequence) or not parts or not all(map(str, parts)):
+            raise UserError(f"files: split {split!r} names no files: {spec!r}")
+        found[split] = spec if isinstance(spec, str) else [str(part) for part in parts]
+    return found

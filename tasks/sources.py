@@ -15,7 +15,7 @@ from tensorflow_datasets.core.download import downloader
 
 from t5patches.errors import UserError
 from t5patches.interchange import claims, shards
-from t5patches.interchange.tables import read_rows
+from t5patches.interchange.tables import Ids, read_rows
 
 Files = Mapping[str, str | Sequence[str]]
 
@@ -105,9 +105,11 @@ class FileSource(seqio.DataSource):
     def _read(self, paths: Sequence[str], split: str) -> dict[str, list[Any]]:
         columns: dict[str, list[Any]] = {name: [] for name in self._dtypes}
         rows = (pair for path in paths for pair in read_rows(path))
+        ids = Ids()
         for index, (where, row) in enumerate(rows):
             values = self._columns_of(row, where)
             values["id_pretokenized"] = values["id_pretokenized"] or f"{split}:{index}"
+            ids.add(values["id_pretokenized"], where)
             for name, column in columns.items():
                 column.append(values[name])
         if not columns["id_pretokenized"]:

@@ -18,7 +18,7 @@ from t5patches.annotate.alignment import align
 from t5patches.annotate.annotator import Annotator, Found, settings_of
 from t5patches.annotate.statistics import SKIPPED, Statistics
 from t5patches.errors import UserError
-from t5patches.interchange import claims, json_files, records, shards, tfrecords
+from t5patches.interchange import claims, json_files, records, shards, tables, tfrecords
 from t5patches.interchange.records import AnnotatedPrediction, Annotation, Prediction
 
 NAME = "annotated"
@@ -113,21 +113,26 @@ class Job:
             "feature_lengths": dict(self.feature_lengths),
             "files": len(self.paths),
         }
+        self._repeated: list[dict[int, UserError]] = []  # Lines of each file.
         self._sources = self._find_sources()
         self._claim()
 
     def _find_sources(self) -> list[dict[str, Any]]:
         """Returns what the result of each file depends on besides the settings.
 
-        That is its content, and how many lines the files before it have, since a line
-        without an id is named by its number.
+        That is its content, how many lines the files before it have, since a line
+        without an id is named by its number, and its lines whose id was there before.
         """
-        sources, before = [], 0
+        sources, before, ids = [], 0, tables.Ids()
         made_by = claims.fingerprint(self._claimed)
         for path in self.paths:
             source = {"digest": claims.file_digest(path), "settings": made_by}
-            sources.append({**source, "lines_before": before})
-            count = _line_count(path)
+            source["lines_before"] = before
+            count, repeated = _line_count(path), _repeated(path, before, ids)
+            if repeated and not self._skips:
+                raise next(iter(repeated.values()))
+            self._repeated.append(repeated)
+            sources.append(source | ({"repeated": [*repeated]} if repeated else {}))
             before += count
             if not count:
                 logging.warning("%s: empty, there are no predictions in it", path)
@@ -212,9 +217,8 @@ class Job:
     def _annotated(
         self, index: int, team: workers.Workers, on_error: shards.OnError
     ) -> Iterator[AnnotatedPrediction]:
-        path, before = self.paths[index], self._sources[index]["lines_before"]
-        rows = _predictions(path, before, self.vocabulary, on_error)
-        rows = progress.track(rows, f"annotate {epath.Path(path).name}")
+        rows = self._predictions(index, on_error)
+        rows = progress.track(rows, f"annotate {epath.Path(self.paths[index]).name}")
         for (where, row), found in workers.find(rows, team):
             try:
                 annotated = _with_spans(row, found, self.vocabulary)
@@ -222,6 +226,22 @@ class Job:
                 on_error(UserError(f"{where}: {error}"))
             else:
                 yield annotated
+
+    def _predictions(
+        self, index: int, on_error: shards.OnError
+    ) -> Iterator[tuple[str, Prediction]]:
+        """Yields (`file:line`, prediction) of a file."""
+        path, before = self.paths[index], self._sources[index]["lines_before"]
+        for number, line in json_files.read_jsonl(path, on_error):
+            where, place = f"{path}:{number}", before + number - 1
+            try:
+                if error := self._repeated[index].get(number):
+                    raise error
+                row = records.check_prediction(line, where, place, self.vocabulary)
+            except UserError as error:
+                on_error(error)
+            else:
+                yield where, row
 
     def _write(
         self, unit: str, rows: Iterator[AnnotatedPrediction], statistics: Statistics
@@ -302,19 +322,26 @@ def _line_count(path: str) -> int:
     return last or len(errors)
 
 
-def _predictions(
-    path: str, before: int, vocabulary: Any, on_error: shards.OnError
-) -> Iterator[tuple[str, Prediction]]:
-    """Yields (`file:line`, prediction) of a file."""
-    for number, line in json_files.read_jsonl(path, on_error):
+def _repeated(path: str, before: int, ids: tables.Ids) -> dict[int, UserError]:
+    """Returns the lines whose id a line before has: by number, and what is wrong.
+
+    Other mistakes are found when the lines are annotated.
+
+    Args:
+      path: of predictions.
+      before: how many lines the files before it have.
+      ids: of these; those of the file are added.
+    """
+    found: dict[int, UserError] = {}
+    for number, row in json_files.read_jsonl(path, lambda error: None):
         where = f"{path}:{number}"
-        try:
-            index = before + number - 1
-            row = records.check_prediction(line, where, index, vocabulary)
-        except UserError as error:
-            on_error(error)
-        else:
-            yield where, row
+        with contextlib.suppress(UserError):
+            name = records.check_prediction(row, where, before + number - 1)["id"]
+            try:
+                ids.add(name, where)
+            except UserError as error:
+                found[number] = error
+    return found
 
 
 def _vocabulary_digest(vocabulary: Any) -> str:

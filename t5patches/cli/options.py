@@ -13,6 +13,9 @@ def add_option(
 ) -> None:
     """Adds an option, which is required unless `how` says otherwise.
 
+    A value is never empty: `--data ''` is a shell variable that was not set. A list may
+    be given in several parts, `--data a b --data c`.
+
     Args:
       parser: of the command.
       option: its name, with the hyphens.
@@ -21,9 +24,20 @@ def add_option(
       how: other arguments of `add_argument`.
     """
     how = how or {"required": True}
+    if not {"action", "choices", "type"} & how.keys():
+        how["type"] = words
+    if "nargs" in how:
+        how["action"] = "extend"
     if value is not None:
         how["metavar"] = value
     parser.add_argument(option, help=text, **how)
+
+
+def words(text: str) -> str:
+    """Reads a text that is not empty."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError("is empty")
+    return text
 
 
 def names(text: str) -> list[str]:
@@ -32,6 +46,14 @@ def names(text: str) -> list[str]:
     if not found:
         raise argparse.ArgumentTypeError(f"{text!r} names nothing")
     return found
+
+
+def seed(text: str) -> int:
+    """Reads what every library that draws numbers takes: 0 to 2³¹ − 1."""
+    value = natural(text)
+    if value >= 2**31:
+        raise argparse.ArgumentTypeError(f"{text} is larger than {2**31 - 1}")
+    return value
 
 
 def natural(text: str) -> int:

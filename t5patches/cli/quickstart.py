@@ -6,7 +6,7 @@ import argparse
 import os
 
 from t5patches.cli import starting
-from t5patches.cli.options import add_option, natural
+from t5patches.cli.options import add_option, seed
 from t5patches.errors import UserError
 
 HALLUCINATION = "hallucination"
@@ -68,7 +68,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     )
     add_option(parser, "--output", "DIR", text, default=None)
     text = "of the corpus, the model and the order of the data (default: 0)"
-    add_option(parser, "--seed", "SEED", text, type=natural, default=0)
+    add_option(parser, "--seed", "SEED", text, type=seed, default=0)
     text, use_cases = "the made-up job (default: comments)", ("comments", HALLUCINATION)
     add_option(parser, "--use-case", None, text, choices=use_cases)
     methods = parser.add_mutually_exclusive_group()

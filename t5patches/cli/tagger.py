@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from t5patches.annotate.toxicity import THRESHOLD
 from t5patches.cli import starting
-from t5patches.cli.options import add_option, natural, positive, probability
+from t5patches.cli.options import add_option, positive, probability, seed, words
 from t5patches.errors import UserError
 
 _DATA = """\
@@ -68,11 +68,11 @@ def _add_training(add: Callable[..., None]) -> None:
     text = "also train spaCy's plain NER on the same posts and report its F1"
     add("--compare", None, text, action="store_true")
     for name, kind, default, text in (
-        ("label", str, "toxic", "of what is marked"),
-        ("language", str, "en", "of spaCy's tokenizer"),
+        ("label", words, "toxic", "of what is marked"),
+        ("language", words, "en", "of spaCy's tokenizer"),
         ("epochs", positive, 4, "at most"),
         ("members", positive, 2, "networks whose probabilities are averaged"),
-        ("seed", natural, 0, "of weights, order and the posts held out"),
+        ("seed", seed, 0, "of weights, order and the posts held out"),
     ):
         text += " (default: %(default)s)"
         add(f"--{name}", None, text, type=kind, default=default)

@@ -249,11 +249,15 @@ def evaluate_files(
       UserError: naming file, line and field, the ids that do not match, or what differs
         between the annotators of the two sets.
     """
+    before, after = shards.expand(old), shards.expand(new)
+    for path in before:
+        if os.path.realpath(path) in map(os.path.realpath, after):
+            raise UserError(f"{path}: is given as old and as new predictions")
     if annotator is None:
-        _check_same_annotators([*shards.expand(old), *shards.expand(new)])
+        _check_same_annotators([*before, *after])
     right = None if references is None else _read_references(references, references_key)
     read = records.read_annotated if annotator is None else records.read_predictions
-    pairs = join(read(old), read(new), annotator, right)
+    pairs = join(read(before), read(after), annotator, right)
     return compare(pairs), pick_examples(pairs)
 
 
@@ -284,12 +288,12 @@ def _check_same_annotators(paths: Sequence[str]) -> None:
 
 def _read_references(path: shards.PathLike, key: str) -> dict[str, str]:
     found: dict[str, str] = {}
+    ids = tables.Ids()
     for part in shards.expand(path):
         for where, row in tables.read_rows(part):
             name = tables.id_field(row, "id", where)
             if not name:
                 raise UserError(f"{where}: field 'id' is missing or empty")
-            if name in found:
-                raise UserError(f"{where}: id {name!r} occurs twice")
+            ids.add(name, where)
             found[name] = tables.text_field(row, key, where)
     return found

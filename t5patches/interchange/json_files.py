@@ -111,8 +111,8 @@ def read_json(path: PathLike) -> Row:
     """
     text = "".join(line for _, line in read_lines(path))
     try:
-        value = json.loads(text)
-    except (ValueError, RecursionError) as error:  # Numbers too long; too deep.
+        value = json.loads(text, object_pairs_hook=_unique)
+    except (RecursionError, ValueError) as error:  # Too deep; numbers too long.
         raise UserError(f"{os.fspath(path)}: not valid JSON ({error})") from error
     if not isinstance(value, dict):
         raise UserError(f"{os.fspath(path)}: not a JSON object")
@@ -169,9 +169,19 @@ def read_jsonl(
             yield number, row
 
 
+def _unique(pairs: list[tuple[str, Any]]) -> Row:
+    """Makes an object of its pairs; of a key that occurs twice, Python drops one."""
+    row = dict(pairs)
+    if len(row) < len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for key in row if keys.count(key) > 1)
+        raise ValueError(f"the key {twice!r} occurs twice in an object")
+    return row
+
+
 def _json_object(line: str, where: str) -> Row:
     try:
-        row = json.loads(line)
+        row = json.loads(line, object_pairs_hook=_unique)
     except json.JSONDecodeError as error:
         raise UserError(
             f"{where}: not valid JSON ({error.msg} at column {error.colno}); "

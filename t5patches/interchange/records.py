@@ -84,8 +84,8 @@ def read_predictions(
       UserError: naming file, line and field, and what to do; or if there is no line.
     """
     empty = True
-    for index, where, row in _lines_of(spec):
-        yield check_prediction(row, where, index, vocabulary)
+    for _, prediction in _read(spec, vocabulary):
+        yield prediction
         empty = False
     if empty:
         files = ", ".join(shards.expand(spec))
@@ -98,20 +98,25 @@ def read_annotated(
     """Yields validated annotated predictions; a set without any line yields nothing.
 
     Raises:
-      UserError: as `read_predictions`, and for annotations outside the text or not one
-        0 or 1 per id.
+      UserError: as `read_predictions`, and for annotations outside the text, not one 0
+        or 1 per id, or marks of characters without any of ids, and the other way.
     """
-    for index, where, row in _lines_of(spec):
-        yield check_annotations(check_prediction(row, where, index, vocabulary), where)
+    for where, prediction in _read(spec, vocabulary):
+        yield check_annotations(prediction, where)
 
 
-def _lines_of(spec: PathLike | Sequence[PathLike]) -> Iterator[tuple[int, str, Row]]:
-    """Yields (number of the line in the whole set from 0, `file:line`, object)."""
-    before = 0
+def _read(
+    spec: PathLike | Sequence[PathLike], vocabulary: Any
+) -> Iterator[tuple[str, Prediction]]:
+    """Yields (`file:line`, prediction), each with an id of its own."""
+    before, ids = 0, tables.Ids()
     for path in shards.expand(spec):
         number = 0
         for number, row in json_files.read_jsonl(path):
-            yield before + number - 1, f"{path}:{number}", row
+            where = f"{path}:{number}"
+            checked = check_prediction(row, where, before + number - 1, vocabulary)
+            ids.add(checked["id"], where)
+            yield where, checked
         before += number
 
 
@@ -175,7 +180,21 @@ def check_annotations(prediction: Prediction, where: str) -> AnnotatedPrediction
             f"{where}: field 'target_annotations' has {len(marks)} values for "
             f"{len(tokens)} ids in 'target_tokens'; there must be one per id"
         )
+    _check_agreement(row, where)
     return cast(AnnotatedPrediction, row)
+
+
+def _check_agreement(row: Row, where: str) -> None:
+    """Checks that a prediction is marked by characters where it is by ids."""
+    texts = [row["prediction"][s["start"] : s["end"]] for s in row["annotations"]]
+    marked = any(row["target_annotations"])
+    # A space alone may belong to a token that is not marked.
+    if marked != bool(texts) and (marked or any(text.strip(" ") for text in texts)):
+        raise UserError(
+            f"{where}: {len(texts)} spans in 'annotations', but "
+            f"{sum(row['target_annotations'])} ids marked in 'target_annotations'; "
+            "annotate the predictions anew"
+        )
 
 
 def check_span(span: Any, length: int, where: str) -> None:

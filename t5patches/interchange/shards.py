@@ -69,18 +69,19 @@ def expand(
         found = [path for part in spec for path in expand(part, suffix, on_error)]
         return list(dict.fromkeys(found))  # Patterns may overlap.
     text = os.fspath(spec)
-    if any(mark in text for mark in "*?["):
-        paths = _glob(text)
-    elif epath.Path(text).is_file():
+    if epath.Path(text).is_file():  # Whatever characters its name has.
         return [text]
-    else:
+    paths = _glob(text) if any(mark in text for mark in "*?[") else []
+    if not paths and text:
         shards, name = "-[0-9]*-of-[0-9]*", _escape(text)
         paths = _glob(f"{name}{shards}{suffix}") or _glob(f"{name}{shards}{suffix}.gz")
         if not paths:  # T5X's names have the suffix first.
             paths = _glob(f"{_escape(text.removesuffix(suffix))}{suffix}{shards}")
             paths = [path for path in paths if _SHARD.fullmatch(path)]
     if not paths:
-        raise UserError(f"{text}: no such file; give a file, a pattern or a prefix")
+        raise UserError(
+            f"{text or repr(text)}: no such file; give a file, a pattern or a prefix"
+        )
     _check_no_shard_missing(paths, on_error)
     return paths
 

@@ -5,9 +5,10 @@ Nothing here imports TensorFlow.
 
 from __future__ import annotations
 
+import collections
 import csv
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from etils import epath
@@ -36,6 +37,7 @@ def _read_csv(path: str) -> Iterator[tuple[int, shards.Row]]:
     reader = csv.DictReader(lines, strict=True)
     start = 2
     try:
+        _check_columns(reader.fieldnames or (), path)
         for row in reader:
             if None in row or None in row.values():
                 raise UserError(
@@ -56,13 +58,23 @@ def _read_parquet(path: str) -> Iterator[tuple[int, shards.Row]]:
     number = 1
     try:
         with epath.Path(path).open("rb") as file:
-            for batch in parquet.ParquetFile(file).iter_batches(batch_size=1024):
+            table = parquet.ParquetFile(file)
+            _check_columns(table.schema_arrow.names, path)
+            for batch in table.iter_batches(batch_size=1024):
                 for row in batch.to_pylist():
                     yield number, row
                     number += 1
     # Arrow has errors of its own, but not for all that can be wrong.
     except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: not a readable Parquet file ({error})") from error
+
+
+def _check_columns(names: Sequence[str], path: str) -> None:
+    for name, count in collections.Counter(names).items():
+        if name and count > 1:
+            raise UserError(
+                f"{path}:1: there are {count} columns {name!r}; rename or remove one"
+            )
 
 
 def id_field(row: shards.Row, key: str, where: str) -> str:
@@ -75,6 +87,27 @@ def id_field(row: shards.Row, key: str, where: str) -> str:
     if isinstance(value, bool) or not isinstance(value, str | int | None):
         raise UserError(f"{where}: field {key!r} must be a text or a whole number")
     return "" if value is None else str(value)
+
+
+class Ids:
+    """The ids of a set: each may occur once. Kept as hashes, 70 bytes for each id."""
+
+    def __init__(self):
+        self._seen: set[int] = set()
+
+    def add(self, name: str, where: str) -> None:
+        """Takes the next id.
+
+        Raises:
+          UserError: naming `where`, if there was one like it before.
+        """
+        count = len(self._seen)
+        self._seen.add(hash(name))
+        if len(self._seen) == count:
+            raise UserError(
+                f"{where}: id {name!r} occurs twice; ids must be unique, since they "
+                "say which outputs belong together"
+            )
 
 
 def _field(row: shards.Row, key: str, where: str) -> Any:

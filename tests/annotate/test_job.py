@@ -2,6 +2,7 @@
 
 import functools
 import gzip
+import itertools
 import json
 import os
 
@@ -122,8 +123,11 @@ def good(index=9):
     return json.dumps(prediction(TEXTS[0], index)).encode()
 
 
+COUNT = itertools.count()
+
+
 def changed(**changes):
-    row = {**prediction("hello world", 1), **changes}
+    row = {**prediction("hello world", f"w{next(COUNT)}"), **changes}
     kept = {key: value for key, value in row.items() if value is not ...}
     return json.dumps(kept).encode()
 
@@ -153,7 +157,7 @@ WRONG_LINES = {
 @pytest.mark.parametrize("name", WRONG_LINES)
 def test_a_wrong_line_stops(tmp_path, name):
     line, message = WRONG_LINES[name]
-    (tmp_path / "old.jsonl").write_bytes(b"\n".join([good(), line, good()]))
+    (tmp_path / "old.jsonl").write_bytes(b"\n".join([good(8), line, good(9)]))
     with pytest.raises(UserError) as caught:
         run(tmp_path / "old.jsonl", tmp_path / "out")
     assert f"old.jsonl:2: {message}" in str(caught.value)

@@ -79,7 +79,9 @@ ABSENT = object()
     ],
 )
 def test_a_wrong_field_is_named(tmp_path, change, message):
-    wrong = {k: v for k, v in {**ANNOTATED, **change}.items() if v is not ABSENT}
+    wrong = {
+        k: v for k, v in {**ANNOTATED, "id": "8", **change}.items() if v is not ABSENT
+    }
     path = write(tmp_path / "p.jsonl", *map(json.dumps, (ANNOTATED, wrong)))
     with pytest.raises(UserError, match=rf"p\.jsonl:2: .*{message}"):
         list(records.read_annotated(path, VOCABULARY))

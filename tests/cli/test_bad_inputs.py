@@ -1,0 +1,148 @@
+"""What comes in wrong is refused with status 2 and one line that names the place."""
+
+import shlex
+
+import annotate_toy
+import pytest
+import seqio
+
+from t5patches import cli
+from t5patches.interchange import json_files
+
+VOCABULARY = seqio.ByteVocabulary()
+TEXTS = ["a rude word", "a good word", "no word at all"]
+ANNOTATE = "annotate phrases --phrases rude.txt --vocabulary bytes --output out"
+EVALUATE = "evaluate --output out/results.json --old old.jsonl"
+
+
+def row(text="a word", name="0", **changes):
+    """A line of predictions; a change to None takes a field away."""
+    made = {**annotate_toy.prediction(VOCABULARY, text, name), **changes}
+    return {key: value for key, value in made.items() if value is not None}
+
+
+def lines(*rows):
+    return "".join(map(json_files.json_line, rows))
+
+
+GOOD = lines(*(row(text, i) for i, text in enumerate(TEXTS)))
+MARKED = {"annotations": [], "target_annotations": [0] * 7}
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """A folder with the files that commands read."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("old.jsonl", "new.jsonl"):
+        (tmp_path / name).write_text(GOOD)
+    (tmp_path / "rude.txt").write_text("rude\n")
+    (tmp_path / "folder").mkdir()
+    return tmp_path
+
+
+def refused(folder, files, command, message, capsys):
+    for name, content in files.items():
+        data = content if isinstance(content, bytes) else content.encode()
+        (folder / name).write_bytes(data)
+    status = cli.main(shlex.split(command))
+    error = capsys.readouterr().err
+    assert status == 2, (status, error)
+    assert message in error and "Traceback" not in error
+    assert not list(folder.glob("out/*.jso*")) or [*folder.glob("out/*")] == [
+        folder / "out/settings.json"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("command", "option"),
+    [
+        (ANNOTATE, "--predictions"),
+        (f"{ANNOTATE} --predictions old.jsonl", "--output"),
+        (f"{ANNOTATE} --predictions old.jsonl", "--phrases"),
+        (f"{ANNOTATE} --predictions old.jsonl", "--vocabulary"),
+        (f"{ANNOTATE} --predictions old.jsonl", "--runner"),
+        (f"{EVALUATE} --new new.jsonl", "--phrases"),
+        (f"{EVALUATE} --new new.jsonl", "--references"),
+        ("report --results results.json", "--output"),
+        ("report", "--results"),
+        ("quickstart --phrases rude.txt", "--data"),
+        ("quickstart", "--methods"),
+        ("quickstart", "--output"),
+        ("tagger train --output out", "--data"),
+        ("tagger train --output out --data posts.csv", "--evaluate"),
+        ("tagger train --output out --data posts.csv", "--label"),
+    ],
+)
+def test_an_empty_value(folder, command, option, capsys):
+    message = f"argument {option}: is empty"
+    refused(folder, {}, f"{command} {option} ''", message, capsys)
+
+
+PREDICTIONS = {
+    "an id twice": (lines(row(), row()), "old.jsonl:2: id '0' occurs twice"),
+    "a key twice": ('{"inputs": "a", "inputs": "b"}', "old.jsonl:1: not readable JSON"),
+}
+
+
+@pytest.mark.parametrize("name", PREDICTIONS)
+@pytest.mark.parametrize(
+    "command", [f"{ANNOTATE} --predictions old.jsonl", f"{EVALUATE} --new new.jsonl"]
+)
+def test_wrong_predictions(folder, name, command, capsys):
+    content, message = PREDICTIONS[name]
+    if command.startswith("evaluate"):
+        command += " --phrases rude.txt"
+    refused(folder, {"old.jsonl": content}, command, message, capsys)
+
+
+def test_an_id_in_two_files(folder, capsys):
+    command = f"{ANNOTATE} --predictions old.jsonl --predictions new.jsonl"
+    refused(folder, {}, command, "new.jsonl:1: id '0' occurs twice", capsys)
+    assert cli.main([*shlex.split(command), "--on-error", "skip"]) == 0
+    assert "3 skipped" in capsys.readouterr().out
+
+
+def test_every_list_that_is_given_counts(folder, capsys):
+    (folder / "new.jsonl").write_text(lines(row("rude", 7), row("rude", 8)))
+    command = f"{ANNOTATE} --predictions old.jsonl --predictions new.jsonl"
+    assert cli.main(shlex.split(command)) == 0
+    assert "5 predictions" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["[1].jsonl", "a*.jsonl", "what?.jsonl"])
+def test_a_name_with_characters_of_patterns(folder, name, capsys):
+    (folder / name).write_text(GOOD)
+    assert cli.main([*ANNOTATE.split(), "--predictions", name]) == 0
+    assert "3 predictions" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"target_annotations": [0, 1, 0, 0, 0, 0, 0]}, "0 spans in 'annotations'"),
+        ({"annotations": [dict(start=2, end=6, label="x")]}, "1 spans in "),
+    ],
+)
+def test_annotations_that_do_not_agree(folder, change, message, capsys):
+    files = {"old.jsonl": lines(row(**{**MARKED, **change}))}
+    command = f"{EVALUATE} --new new.jsonl"
+    refused(folder, files, command, f"old.jsonl:1: {message}", capsys)
+
+
+def test_a_file_with_itself(folder, capsys):
+    (folder / "link.jsonl").symlink_to("old.jsonl")
+    command = f"{EVALUATE} --new link.jsonl --phrases rude.txt"
+    refused(folder, {}, command, "is given as old and as new", capsys)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("id,targets,targets\n0,a,b\n", "references.csv:1: there are 2 columns"),
+        ("id,targets\n0,a\n0,b\n", "references.csv:3: id '0' occurs twice"),
+    ],
+)
+def test_wrong_references(folder, content, message, capsys):
+    files = {"references.csv": content}
+    command = f"{EVALUATE} --new new.jsonl --phrases rude.txt --references "
+    refused(folder, files, f"{command} references.csv", message, capsys)
