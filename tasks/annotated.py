@@ -23,7 +23,7 @@ from absl import logging
 from etils import epath
 
 from t5patches.errors import UserError
-from t5patches.interchange import json_files, records
+from t5patches.interchange import json_files
 
 from .annotated_records import AnnotatedRecords
 from .registry import SHUFFLE_BUFFER_SIZE, plain, register
@@ -42,6 +42,7 @@ def annotated_task(
     output_vocabulary: seqio.Vocabulary | None = None,
     shuffle_buffer_size: int = SHUFFLE_BUFFER_SIZE,
     negative_token_ids: int = 0,
+    allow_nothing_unwanted: bool = False,
     kind: str = "annotated",
 ) -> str:
     """Registers annotated generations (TFRecords) as a task; returns its name.
@@ -61,6 +62,8 @@ def annotated_task(
         position, 0 being none, in a feature of this name: k numbers for the first
         target, k for the next. A task of the kind `annotated` has them as int32
         [length, k].
+      allow_nothing_unwanted: for the kinds `annotated` and `negative`: whether a split
+        'train' in which nothing is unwanted is read, or refused.
       kind: what the task makes of the records, see above; the other kinds are also
         functions of their own.
 
@@ -86,8 +89,15 @@ def annotated_task(
     source = AnnotatedRecords(files, more)
 
     def check(split: str, lengths: Mapping[str, int]) -> None:
-        sizes = map(records.max_vocabulary_size, (vocabulary, output_vocabulary))
-        source.check(split, max(sizes))
+        unwanted = source.check(split, vocabulary, output_vocabulary)
+        if not unwanted and split == "train" and KINDS[kind].needs_unwanted:
+            if not allow_nothing_unwanted:
+                files = ", ".join(source.list_shards(split))
+                raise UserError(
+                    f"{files}: nothing unwanted is marked in any record, so an update "
+                    "would only train on the model's own outputs; set "
+                    "tasks.annotated_task.allow_nothing_unwanted = True to do that"
+                )
         if kind == "filtered":
             clean = _only_clean(source.get_dataset(split, shuffle=False))
             if not list(clean.take(1)):
@@ -100,7 +110,7 @@ def annotated_task(
     return register(
         name,
         (kind, files, vocabulary, output_vocabulary, shuffle_buffer_size)
-        + (negative_token_ids,),
+        + (negative_token_ids, allow_nothing_unwanted),
         check,
         source=source,
         preprocessors=[
@@ -230,21 +240,25 @@ class Kind:
       targets: its features of target ids.
       preprocessors: make them.
       reads: features of a record beside the usual three.
+      needs_unwanted: whether without anything unwanted it has nothing to teach.
     """
 
     targets: tuple[str, ...] = ("targets",)
     preprocessors: tuple[_Map, ...] = ()
     reads: tuple[str, ...] = ()
+    needs_unwanted: bool = False
 
 
 _CORRECTED: dict[str, Any] = dict(
     preprocessors=(_correct, _not_empty), reads=("corrected_targets",)
 )
 KINDS = {
-    "annotated": Kind(),
+    "annotated": Kind(needs_unwanted=True),
     "filtered": Kind(preprocessors=(_only_clean,)),
     "corrective": Kind(**_CORRECTED),
-    "negative": Kind(("negative_targets", "corrected_targets"), **_CORRECTED),
+    "negative": Kind(
+        ("negative_targets", "corrected_targets"), **_CORRECTED, needs_unwanted=True
+    ),
 }
 
 

@@ -12,14 +12,15 @@ from etils import epath
 from google.protobuf.message import DecodeError
 
 from t5patches.errors import UserError
+from t5patches.interchange import records
 
 from .sources import Files, split_files
 
-# Ids of a feature must be below the first; each target has the second's number of them
-# (None: any number).
-Rule = tuple[int, int | None]
+# Which numbers a feature may have, and how many for each target (None: any number).
+Rule = tuple[range, int | None]
 
 FEATURES = ("inputs", "targets", "target_annotations")
+MARKS = FEATURES[-1]
 
 
 class AnnotatedRecords(seqio.TFExampleDataSource):
@@ -41,45 +42,62 @@ class AnnotatedRecords(seqio.TFExampleDataSource):
         super().__init__(files, feature_description=description)
         self._files = files
         self._more = more
-        self._checked: dict[str, tuple[Any, int]] = {}
+        self._checked: dict[str, tuple[Any, tuple[int, int]]] = {}
 
     def list_shards(self, split: str) -> list[str]:
         return split_files(self._files, split, ".tfrecord")
 
-    def check(self, split: str, vocabulary_size: int) -> None:
+    def check(self, split: str, *vocabularies: seqio.Vocabulary) -> int:
         """Looks whether training can read the records of a split.
 
         Args:
           split: which.
-          vocabulary_size: ids must be below it.
+          *vocabularies: of inputs and targets. Ids must be of one of them; records that
+            know the vocabulary that they were made with, of all.
+
+        Returns:
+          How many records have something unwanted.
 
         Raises:
           UserError: naming the file and the record, or because there is none.
         """
         paths = self.list_shards(split)
-        rules: dict[str, Rule] = dict.fromkeys(FEATURES, (vocabulary_size, None))
-        rules["target_annotations"] = (2, 1)
-        rules |= {name: (vocabulary_size, k) for name, k in self._more.items()}
+        ids = range(max(map(records.max_vocabulary_size, vocabularies)))
+        marks = {records.vocabulary_mark(each) for each in vocabularies}
+        same = range(min(marks), min(marks) + (len(marks) == 1))
+        rules: dict[str, Rule] = {name: (ids, None) for name in FEATURES}
+        rules |= {MARKS: (range(2), 1), records.VOCABULARY: (same, None)}
+        rules |= {name: (ids, k) for name, k in self._more.items()}
+        names = {getattr(v, "sentencepiece_model_file", str(v)) for v in vocabularies}
+        hint = f"not {' and '.join(sorted(names))}"
         for path in paths:
             stat = epath.Path(path).stat()
             state = (stat.length, stat.mtime)
             if path not in self._checked or self._checked[path][0] != state:
-                self._checked[path] = (state, _check_file(path, rules))
-        if not sum(self._checked[path][1] for path in paths):
+                self._checked[path] = (state, _check_file(path, rules, hint))
+        counts = [self._checked[path][1] for path in paths]
+        if not sum(count for count, _ in counts):
             raise UserError(f"{', '.join(paths)}: no annotated example in it")
+        return sum(unwanted for _, unwanted in counts)
 
 
-def _check_file(path: str, rules: Mapping[str, Rule]) -> int:
-    """Returns how many records a file has, all of which training can read."""
+def _check_file(path: str, rules: Mapping[str, Rule], hint: str) -> tuple[int, int]:
+    """Returns how many records a file has, and how many with something unwanted.
+
+    Raises:
+      UserError: naming the first that training cannot read.
+    """
     dataset = tf.data.TFRecordDataset(path)
-    count = 0
+    count = unwanted = 0
     try:
         for some in dataset.batch(1024).as_numpy_iterator():
             # One by one takes ten times as long.
             if not _are_right(some, rules):
                 for number, raw in enumerate(some, count):
-                    _check_record(raw, f"{path}: record {number}", rules)
+                    _check_record(raw, f"{path}: record {number}", rules, hint)
             count += len(some)
+            found = tf.io.parse_example(some, {MARKS: tf.io.RaggedFeature(tf.int64)})
+            unwanted += int(tf.math.count_nonzero(tf.reduce_any(found[MARKS] > 0, 1)))
     except tf.errors.OpError as error:
         # Without the names of TensorFlow's own operations.
         text = (error.message or type(error).__name__).splitlines()[0]
@@ -89,7 +107,7 @@ def _check_file(path: str, rules: Mapping[str, Rule]) -> int:
             f"{path}: not a readable TFRecord of annotated predictions: after {count} "
             f"records, {reason}; make it or copy it again"
         ) from error
-    return count
+    return count, unwanted
 
 
 def _are_right(some: Sequence[bytes], rules: Mapping[str, Rule]) -> bool:
@@ -101,16 +119,20 @@ def _are_right(some: Sequence[bytes], rules: Mapping[str, Rule]) -> bool:
     except (tf.errors.OpError, UnicodeDecodeError):
         return False
     sizes = {name: ragged.row_lengths().numpy() for name, ragged in found.items()}
-    for name, (limit, per_target) in rules.items():
+    for name, (allowed, per_target) in rules.items():
         ids, size = found[name].values.numpy(), sizes[name]
         fits = per_target is None or size == per_target * sizes["targets"]
         right = (size > 0) & fits if name in FEATURES else (size == 0) | fits
-        if not right.all() or (ids < 0).any() or (ids >= limit).any():
+        if (
+            not right.all()
+            or (ids < allowed.start).any()
+            or (ids >= allowed.stop).any()
+        ):
             return False
     return True
 
 
-def _check_record(raw: bytes, where: str, rules: Mapping[str, Rule]) -> None:
+def _check_record(raw: bytes, where: str, rules: Mapping[str, Rule], hint: str) -> None:
     """Raises a UserError that says what is wrong with a record, if something is."""
     try:
         features = tf.train.Example.FromString(raw).features.feature
@@ -119,7 +141,7 @@ def _check_record(raw: bytes, where: str, rules: Mapping[str, Rule]) -> None:
             f"{where} is not a readable TFRecord example; give what `t5patches "
             "annotate` wrote"
         ) from error
-    for name, (limit, per_target) in rules.items():
+    for name, (allowed, per_target) in rules.items():
         if name in FEATURES and name not in features:
             raise UserError(
                 f"{where} is without feature {name!r}; `t5patches annotate` writes "
@@ -132,10 +154,13 @@ def _check_record(raw: bytes, where: str, rules: Mapping[str, Rule]) -> None:
                 "(int64_list)"
             )
         ids = features[name].int64_list.value
-        for wrong in [i for i in ids if not 0 <= i < limit][:1]:
+        for wrong in [i for i in ids if i not in allowed][:1]:
+            what = f"has {wrong}, which is not in [0, {allowed.stop})"
+            if name == records.VOCABULARY:
+                what = "is another's than the task's"
             raise UserError(
-                f"{where}, feature {name!r}, has {wrong}, which is not in [0, {limit});"
-                " give the vocabulary that the records were made with"
+                f"{where}, feature {name!r}, {what}; give the vocabulary that the "
+                f"records were made with, {hint}"
             )
         targets = len(features["targets"].int64_list.value)
         there = per_target and (ids or name in FEATURES)

@@ -5,12 +5,13 @@ import json
 
 import pytest
 import seqio
+from sentencepiece import sentencepiece_model_pb2
 from small_vocabulary import small_vocabulary
 
 from t5patches import tasks
 from t5patches.errors import UserError
 from t5patches.feature_converters import TargetAnnotationsFeatureConverter
-from t5patches.interchange import json_files, shards, tfrecords
+from t5patches.interchange import json_files, records, shards, tfrecords
 from t5patches.tasks import annotated_records
 
 VOCABULARY = small_vocabulary()
@@ -224,6 +225,7 @@ def test_what_annotating_has_counted_is_logged(tmp_path, caplog):
         ({"negative_token_ids": [0] * 7 + [100_000]}, "_ids', has 100000, which is"),
         ({"negative_token_ids": [0] * 7 + [-1]}, "_ids', has -1, which is"),
         ({"corrected_targets": [99999, 1]}, "'corrected_targets', has 99999, which"),
+        ({"vocabulary": [5]}, "'vocabulary', is another's than the task's"),
     ],
 )
 def test_wrong_records_are_named(tmp_path, change, message):
@@ -239,6 +241,40 @@ def test_wrong_records_are_named(tmp_path, change, message):
     with pytest.raises(UserError, match=message) as error:
         read(name)
     assert f"{path}: " in str(error.value)
+
+
+def test_records_of_another_vocabulary_of_equal_size(tmp_path):
+    """What is annotated with one is not trained on as the other's."""
+    model = sentencepiece_model_pb2.ModelProto.FromString(VOCABULARY.sp_model)
+    one, two = model.pieces[300:302]
+    one.piece, two.piece = two.piece, one.piece
+    (tmp_path / "swapped.model").write_bytes(model.SerializeToString())
+    swapped = seqio.SentencePieceVocabulary(str(tmp_path / "swapped.model"))
+    assert swapped.vocab_size == VOCABULARY.vocab_size
+    path = tmp_path / "a.tfrecord"
+    mark = {records.VOCABULARY: [records.vocabulary_mark(VOCABULARY)]}
+    tfrecords.write(path, [row | mark for row in annotated(2)])
+    files = {"train": str(path)}
+    for vocabulary in (VOCABULARY, small_vocabulary(extra_ids=5)):
+        assert len(read(tasks.annotated_task("t_same", files, vocabulary))) == 2
+    for others in ([swapped], [VOCABULARY, swapped]):
+        name = tasks.annotated_task("t_other", files, *others)
+        with pytest.raises(UserError, match=r"a\.tfrecord: record 0.*swapped\.model"):
+            read(name)
+
+
+def test_nothing_unwanted_is_trained_on_if_asked_for(tmp_path):
+    path = tmp_path / "a.tfrecord"
+    rows = [{**row, "target_annotations": [0] * 4} for row in annotated(3)]
+    tfrecords.write(path, rows)
+    files = {"train": str(path), "validation": str(path)}
+    name = tasks.annotated_task("t_clean", files, VOCABULARY)
+    with pytest.raises(UserError, match="a.tfrecord: nothing unwanted is marked"):
+        read(name)
+    assert len(read(name, "validation")) == 3
+    for allowed in ({"kind": "filtered"}, {"allow_nothing_unwanted": True}):
+        name = tasks.annotated_task("t_clean", files, VOCABULARY, **allowed)
+        assert len(read(name)) == 3
 
 
 def test_files_that_are_no_annotated_tfrecords(tmp_path):

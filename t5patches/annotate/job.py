@@ -257,8 +257,9 @@ class Job:
                 statistics.count(row, made.get("inputs", []))
                 if kept:
                     lines.write(json_files.json_line(row))
-                    yield made
+                    yield {**made, records.VOCABULARY: [mark]}
 
+        mark = records.vocabulary_mark(self.vocabulary)
         with shards.atomic_write(f"{unit}.jsonl") as lines:
             written = tfrecords.write(f"{unit}.tfrecord", features())
         statistics.counts["written"] = written

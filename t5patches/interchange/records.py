@@ -9,11 +9,13 @@ A *prediction* is one JSON line::
 *annotated* prediction adds `annotations` (`[{"start", "end", "label"}]`, character
 offsets into `prediction`) and `target_annotations` (0 or 1 per id). Annotated
 predictions also become TFRecords with the int64 features `inputs`, `targets` and
-`target_annotations`, which training reads.
+`target_annotations`, which training reads, and `vocabulary`, a number that tells the
+vocabulary of the ids from others.
 """
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NotRequired, TypedDict, TypeGuard, cast
@@ -26,6 +28,9 @@ from t5patches.interchange.shards import PathLike, Row
 
 if TYPE_CHECKING:
     from typing_extensions import ReadOnly  # Python 3.13 has it.
+
+# The feature of TFRecords that says which vocabulary their ids are of.
+VOCABULARY = "vocabulary"
 
 # Model vocabularies are padded to a multiple of this (T5: 32,100 pieces, 32,128 ids),
 # so a model can generate ids that its tokenizer does not know.
@@ -307,6 +312,14 @@ def generated_ids(tokens: Sequence[int], eos_id: int | None) -> list[int]:
     while ids and ids[-1] == 0:
         ids.pop()
     return ids
+
+
+def vocabulary_mark(vocabulary: Any) -> int:
+    """Returns the fingerprint of a vocabulary as a number, to be kept in TFRecords."""
+    from t5patches.interchange import vocabularies
+
+    digest = hashlib.sha256(vocabularies.fingerprint(vocabulary).encode())
+    return int.from_bytes(digest.digest()[:7])
 
 
 def training_features(

@@ -88,7 +88,10 @@ def test_tfrecords_hold_the_same_examples(predictions, tmp_path):
     rows = list(records.read_annotated(out / "annotated"))
     examples = examples_of(out)
     assert [row["id"] for row in rows] == ["0", "2"]
-    assert examples == [records.training_features(row, VOCABULARY) for row in rows]
+    mark = {records.VOCABULARY: [records.vocabulary_mark(VOCABULARY)]}
+    assert examples == [
+        records.training_features(row, VOCABULARY) | mark for row in rows
+    ]
     first = examples[0]
     assert first["inputs"] == [*VOCABULARY.encode("talk"), 1]
     assert first["targets"][-1] == 1 and first["target_annotations"][-1] == 0
