@@ -75,7 +75,8 @@ def _of_the_system(error: BaseException) -> str | None:
     if not isinstance(error, OSError) or error.errno is None:
         return None
     names = [os.fsdecode(n) for n in (error.filename, error.filename2) if n]
-    return ": ".join([*names, error.strerror or os.strerror(error.errno)])
+    said = ": ".join([*names, error.strerror or os.strerror(error.errno)])
+    return said + (", but no folder" if isinstance(error, FileExistsError) else "")
 
 
 def _of_memory(error: BaseException) -> str | None:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import atexit
 import contextlib
 import logging
 import os
 import pathlib
+import shutil
 import sys
 import tempfile
+
+_TEMPORARY = "t5patches-temporary-"
 
 
 def parser(name: str, description: str) -> argparse.ArgumentParser:
@@ -39,6 +43,7 @@ class _LogLines(logging.Handler):
 
 def start_logging() -> None:
     """Shows the project's log on standard error."""
+    _keep_temporary_files_together()
     from absl import logging as absl_logging
 
     root = logging.getLogger()
@@ -49,6 +54,23 @@ def start_logging() -> None:
         handler.setFormatter(logging.Formatter(style, datefmt="%H:%M:%S"))
         root.addHandler(handler)
     absl_logging.set_verbosity(absl_logging.INFO)
+
+
+def _keep_temporary_files_together() -> None:
+    """Gives the process a folder for its temporary files, and those of libraries.
+
+    It goes at the end, or, if the process is killed, when another one starts.
+    """
+    from t5patches.interchange import shards
+
+    with contextlib.suppress(OSError):  # Not all commands need it.
+        around = tempfile.gettempdir()
+        if _TEMPORARY in around:  # Of an earlier command in this process.
+            return
+        shards.remove_leftovers(around, _TEMPORARY)
+        folder = tempfile.mkdtemp(prefix=f"{_TEMPORARY}{os.getpid()}-")
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)
+        tempfile.tempdir = folder
 
 
 def import_tensorflow() -> None:

@@ -42,6 +42,8 @@ def check_output(
 def write(
     path: str, results: Mapping[str, Any], examples: Iterable[Mapping[str, Any]]
 ) -> None:
-    """Writes results, and before them their examples."""
-    json_files.write_jsonl(examples_path(path), examples)
-    json_files.write_json(path, results)
+    """Writes results and their examples: both, or, where there is no room, neither."""
+    with shards.atomic_write(examples_path(path)) as file:
+        file.writelines(map(json_files.json_line, examples))
+        file.flush()
+        json_files.write_json(path, results)

@@ -165,7 +165,7 @@ def atomic_path(path: PathLike) -> Iterator[str]:
     temporary = target.parent / f".{target.name}.{_OWNER}-{os.getpid()}.tmp"
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        remove_leftovers(target.parent, f".{target.name}.{_OWNER}-", ".tmp")
+        remove_leftovers(target.parent, f".{target.name}.{_OWNER}-")
         yield os.fspath(temporary)
         _sync(temporary)
         temporary.replace(target)
@@ -179,22 +179,20 @@ def atomic_path(path: PathLike) -> Iterator[str]:
         raise
 
 
-def remove_leftovers(folder: PathLike, start: str, end: str = "") -> None:
+def remove_leftovers(folder: PathLike, start: str) -> None:
     """Removes what processes of this machine that were killed have left in a folder.
 
     Args:
       folder: where.
-      start: of the names, before the number of the process.
-      end: of the names, behind it; if there is none, `-` and more may follow.
+      start: of the names, before the process's number and what is no digit.
     """
-    for path in epath.Path(folder).glob(f"{_escape(start)}*{end}"):
-        process = path.name[len(start) : len(path.name) - len(end)]
+    for path in epath.Path(folder).glob(f"{_escape(start)}[0-9]*"):
         try:
-            os.kill(int(process if end else process.partition("-")[0]), 0)
-        except ProcessLookupError:
+            os.kill(int(re.sub(r"\D.*", "", path.name[len(start) :])), 0)
+        except (ProcessLookupError, OverflowError):
             with contextlib.suppress(OSError):
                 _remove(path)
-        except (ValueError, PermissionError):  # Another's, who lives.
+        except PermissionError:  # Another's, who lives.
             pass
 
 

@@ -104,10 +104,11 @@ def write(
         settings={**known, **(settings or {})},
         **content,
     )
-    with shards.atomic_write(epath.Path(run_dir) / "report.png", "wb") as file:
-        file.write(png)
-    with shards.atomic_write(epath.Path(run_dir) / "report.html") as file:
-        file.write(page)
+    with shards.atomic_write(epath.Path(run_dir) / "report.png", "wb") as picture:
+        picture.write(png)
+        picture.flush()  # Both, or, where there is no room, neither.
+        with shards.atomic_write(epath.Path(run_dir) / "report.html") as file:
+            file.write(page)
 
 
 def text_table(rows: Sequence[Sequence[str]]) -> str:

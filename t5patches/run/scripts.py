@@ -199,14 +199,10 @@ def _prepare_libraries(flags) -> None:
     import seqio
     import tensorflow as tf
 
-    from t5patches.interchange import shards
-
     if jax.config.jax_compilation_cache_dir is None and not flags.multiprocess_gpu:
         # Runs of the same program (generations for several splits) compile it once.
         # The user's own folder goes before.
-        prefix = "t5patches-compiled-"
-        shards.remove_leftovers(tempfile.gettempdir(), prefix)
-        folder = tempfile.mkdtemp(prefix=f"{prefix}{os.getpid()}-")
+        folder = tempfile.mkdtemp(prefix="t5patches-compiled-")
         atexit.register(shutil.rmtree, folder, ignore_errors=True)
         jax.config.update("jax_compilation_cache_dir", folder)
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import os
 import pathlib
 import random
 import sys
@@ -99,9 +98,7 @@ def fit(
             f"out: {count}); give more"
         )
     epoch = math.ceil(len(docs) / BATCH_SIZE)
-    prefix = "t5patches-tagger-"
-    shards.remove_leftovers(tempfile.gettempdir(), prefix)
-    with tempfile.TemporaryDirectory(prefix=f"{prefix}{os.getpid()}-") as name:
+    with tempfile.TemporaryDirectory() as name:
         folder = pathlib.Path(name)
         DocBin(docs=docs).to_disk(folder / "train.spacy")
         DocBin(docs=held_out).to_disk(folder / "dev.spacy")
