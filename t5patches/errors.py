@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import re
+import traceback
 from collections.abc import Iterator
 from typing import Any
 
@@ -75,8 +76,19 @@ def _of_the_system(error: BaseException) -> str | None:
     if not isinstance(error, OSError) or error.errno is None:
         return None
     names = [os.fsdecode(n) for n in (error.filename, error.filename2) if n]
+    names = names or _paths_at_work(error)[-1:]
     said = ": ".join([*names, error.strerror or os.strerror(error.errno)])
     return said + (", but no folder" if isinstance(error, FileExistsError) else "")
+
+
+def _paths_at_work(error: BaseException) -> list[str]:
+    """Returns the paths in the frames of an error, the innermost last.
+
+    A file that is full does not say its name: who was writing has it.
+    """
+    frames = [frame.f_locals for frame, _ in traceback.walk_tb(error.__traceback__)]
+    values = [local.get(name) for local in frames for name in ("self", "path")]
+    return [os.fspath(value) for value in values if isinstance(value, os.PathLike)]
 
 
 def _of_memory(error: BaseException) -> str | None:
@@ -87,8 +99,12 @@ def _of_memory(error: BaseException) -> str | None:
 
 def _quoted(error: BaseException) -> str | None:
     for line in str(error).splitlines():
-        if any(reason in line for reason in _REASONS):
-            return line.strip()[:400]
+        reason = next((reason for reason in _REASONS if reason in line), None)
+        if reason and len(line) < 200:
+            return line.strip()
+        if reason:  # TensorStore says it at length, a part in the other.
+            path = re.search(r'(?<!\w)/[^\s"\';,]+', line)
+            return f"{path[0]}: {reason}" if path else f"{line[:200]}… {reason}"
     return None
 
 

@@ -11,6 +11,8 @@ import pathlib
 import shutil
 import sys
 import tempfile
+import threading
+from typing import Any
 
 _TEMPORARY = "t5patches-temporary-"
 
@@ -41,6 +43,24 @@ class _LogLines(logging.Handler):
                 print(self.format(record), file=sys.stderr)
 
 
+class _OneLine(logging.Formatter):
+    """Leaves out the traces that libraries log with an error which they raise, too."""
+
+    def formatException(self, ei: Any) -> str:  # noqa: N802
+        return ""
+
+
+def _log_thread(kind: type[BaseException], error: Any, trace: Any) -> None:
+    """Logs what ends a thread of a library's, such as those that save checkpoints.
+
+    The command hears of it where it waits for the thread.
+    """
+    if threading.current_thread() is threading.main_thread():
+        sys.__excepthook__(kind, error, trace)
+    else:
+        logging.warning("%s: %s", kind.__name__, error)
+
+
 def start_logging() -> None:
     """Shows the project's log on standard error."""
     _keep_temporary_files_together()
@@ -51,8 +71,10 @@ def start_logging() -> None:
     if not any(isinstance(handler, _LogLines) for handler in root.handlers):
         handler = _LogLines()
         style = "%(asctime)s %(levelname)s %(message)s"
-        handler.setFormatter(logging.Formatter(style, datefmt="%H:%M:%S"))
+        handler.setFormatter(_OneLine(style, datefmt="%H:%M:%S"))
         root.addHandler(handler)
+        sys.excepthook = _log_thread
+        threading.excepthook = lambda raised: _log_thread(*raised[:3])
     absl_logging.set_verbosity(absl_logging.INFO)
 
 
