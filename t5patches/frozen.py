@@ -8,7 +8,6 @@ folder; if there was none, the parameters that the run started with are saved un
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import jax
@@ -18,7 +17,7 @@ from etils import epath
 from t5x import checkpoints, partitioning, utils
 from t5x import train_state as train_state_lib
 
-from t5patches.checkpoints import contents, finding
+from t5patches.checkpoints import contents, finding, integrity
 from t5patches.errors import UserError
 from t5patches.interchange import json_files
 
@@ -33,6 +32,7 @@ def find_params(
     model_dir: str | None,
     checkpoint: str | None = None,
     dtype: str | None = None,
+    vocabulary: str | None = None,
 ) -> PyTree:
     """The frozen parameters of a run, and its record of where they come from.
 
@@ -45,18 +45,27 @@ def find_params(
         parameters of `train_state`.
       dtype: of the frozen parameters, e.g. 'bfloat16'; None for that of the trainable
         ones.
+      vocabulary: the fingerprint of the model's; None for any.
 
     Returns:
       A tree like `train_state.params`, sharded alike, of other buffers.
 
     Raises:
       UserError: if a resumed run's original model is not known, or is not `checkpoint`;
-        if the checkpoint is missing or of another architecture.
+        if the checkpoint is missing, is not as it was, or is of another architecture or
+        vocabulary.
     """
+
+    def restore(path):
+        contents.check_whole(path)
+        if vocabulary:
+            integrity.check_vocabulary(path, vocabulary)
+        return _restore(path, train_state, partitioner, dtype)
+
     if model_dir is None:
         if checkpoint is None:
             return copy(train_state.params, dtype)
-        return _restore(_resolve(checkpoint), train_state, partitioner, dtype)
+        return restore(_resolve(checkpoint))
 
     folder = finding.absolute(model_dir)
     resumed = bool(finding.steps(folder))
@@ -69,23 +78,18 @@ def find_params(
             " SelfDistillationTrainer.frozen_checkpoint to that model's checkpoint, or"
             " use an empty MODEL_DIR"
         )
-    if record and checkpoint and checkpoint != record:
-        raise UserError(
-            f"{folder / RECORD} says that this run's frozen model is {record}, but"
-            f" frozen_checkpoint is {checkpoint}: use another MODEL_DIR, or the same"
-            " checkpoint"
-        )
+    if record:
+        checkpoint = _same(folder, record, checkpoint)
     # Every process has read the folder before one of them writes to it.
     utils.sync_global_devices("t5patches:frozen_params")
-    if record or checkpoint:
-        params = _restore(record or checkpoint, train_state, partitioner, dtype)
+    if checkpoint:
+        params = restore(checkpoint)
     else:
         params = copy(train_state.params, dtype)
         if not _is_sharded(train_state.params):
             return params
-        checkpoint = _save_copy(folder, train_state, partitioner)
-    if record is None:
-        _write_record(folder, checkpoint)
+        checkpoint = _save_copy(folder, train_state, partitioner, vocabulary)
+    _write_record(folder, checkpoint)
     return params
 
 
@@ -130,19 +134,35 @@ def _resolve(path: str) -> str:
     return str(path if path.name == name else path / name)
 
 
-def _read_record(folder: epath.Path) -> str | None:
-    record = folder / RECORD
-    if not record.exists():
+def _read_record(folder: epath.Path) -> json_files.Row | None:
+    path = folder / RECORD
+    if not path.exists():
         return None
-    try:
-        checkpoint = json.loads(record.read_text())["checkpoint"]
-    except (ValueError, KeyError, TypeError):
-        raise UserError(
-            f"{record} is not a record of a frozen model: expected"
-            ' {"checkpoint": PATH, "step": STEP}'
-        ) from None
+    remedy = "put it back from a copy, or use an empty MODEL_DIR"
+    record = json_files.read_record(path, {"checkpoint": str, "step": int}, remedy)
     # A copy within the model folder moves with it.
-    return str(folder / checkpoint)
+    return {**record, "checkpoint": str(folder / record["checkpoint"])}
+
+
+def _same(folder: epath.Path, record: json_files.Row, checkpoint: str | None) -> str:
+    """Returns where a resumed run's frozen model lies: a copy of it may be elsewhere.
+
+    Raises:
+      UserError: that it is the same one is not certain.
+    """
+    recorded = record["checkpoint"]
+    path = checkpoint or recorded
+    if path == recorded and not epath.Path(path).exists():
+        return path  # That it is missing is said where it is read.
+    known = record.get("identity")  # Older versions have put down the path alone.
+    if path != recorded if known is None else contents.identity(path) != known:
+        found = f"frozen_checkpoint is {path}"
+        found = "another one lies there now" if path == recorded else found
+        raise UserError(
+            f"{folder / RECORD} says that this run's frozen model is {recorded}, but"
+            f" {found}: use another MODEL_DIR, or the same checkpoint"
+        )
+    return path
 
 
 def _write_record(folder: epath.Path, checkpoint: str) -> None:
@@ -153,6 +173,7 @@ def _write_record(folder: epath.Path, checkpoint: str) -> None:
     record = {
         "checkpoint": str(path.relative_to(folder) if inside else path),
         "step": finding.step_of(path),
+        "identity": contents.identity(path),
     }
     json_files.write_json(folder / RECORD, record)
 
@@ -173,7 +194,6 @@ def _manager(folder, state, partitioner, dtype=None):
 
 
 def _restore(path: str, train_state, partitioner, dtype) -> PyTree:
-    contents.check_whole(path)
     contents.check_architecture(path, train_state.params)
     logging.info("The frozen model is %s.", path)
     state = jax.eval_shape(lambda: _parameters_only(train_state))
@@ -184,7 +204,7 @@ def _restore(path: str, train_state, partitioner, dtype) -> PyTree:
     return restored.params
 
 
-def _save_copy(folder: epath.Path, train_state, partitioner) -> str:
+def _save_copy(folder: epath.Path, train_state, partitioner, vocabulary) -> str:
     """Saves the starting parameters in the model folder; returns the checkpoint."""
     copies = folder / COPY
     checkpoint = copies / f"checkpoint_{int(utils.get_local_data(train_state.step))}"
@@ -198,4 +218,6 @@ def _save_copy(folder: epath.Path, train_state, partitioner) -> str:
     manager.save(_parameters_only(train_state))
     manager.wait_until_finished()
     manager.close()
+    if vocabulary and jax.process_index() == 0:
+        integrity.seal(checkpoint, vocabulary)
     return str(checkpoint)

@@ -11,6 +11,7 @@ never differentiated, without optimizer state, never the train state's own buffe
   exit status is 0, and the same command goes on;
 * a NaN or infinite loss stops it, names step and last good checkpoint and writes the
   batch aside;
+* each checkpoint has a record of its own: its vocabulary, its files' digests;
 * `best.json` names the checkpoint with the lowest validation loss.
 
 `SelfDistillationTrainer` adds the frozen model. Fine-tuning with T5X's own trainer
@@ -37,6 +38,7 @@ from t5x import trainer as t5x_trainer
 from t5x.trainer import apply_grads
 
 from t5patches import frozen, models, progress, watch
+from t5patches.interchange import vocabularies
 
 PyTree = Any
 Batch = Mapping[str, jax.Array]
@@ -170,6 +172,10 @@ class WatchedTrainer(t5x_trainer.Trainer):
     def _validation(self) -> watch.Validation:
         return watch.Validation(self._model_dir)
 
+    @functools.cached_property
+    def _seals(self) -> watch.Seals:
+        return watch.Seals(self._model_dir, self._model)
+
     def train(
         self, batch_iter: Iterator[Batch], num_steps: int, start_step: int | None = None
     ):
@@ -187,6 +193,7 @@ class WatchedTrainer(t5x_trainer.Trainer):
           UserError: the loss is NaN or infinite.
           watch.Preempted: SIGTERM came; `train_state` is that of the last step.
         """
+        self._seals.seal()
         step_fn = self._compiled_train_step or self._partitioned_train_step
         state, metrics = self.train_state, None
         if start_step is None:
@@ -227,13 +234,15 @@ class WatchedTrainer(t5x_trainer.Trainer):
 
     def eval(self, batch_iters: Mapping[str, Iterator[Batch]]):
         """Evaluates as T5X does and keeps `best.json` up to date."""
+        self._seals.seal()
         summaries = super().eval(batch_iters)
         step = int(utils.get_local_data(self.train_state.step))
         self._validation.record(step, summaries)
         return summaries
 
     def close(self) -> None:
-        """Ends the trainer's threads and gives SIGTERM back."""
+        """Seals the last checkpoint, ends the threads and gives SIGTERM back."""
+        self._seals.seal()
         self._stop_signal.close()
         super().close()
 
@@ -251,9 +260,10 @@ class SelfDistillationTrainer(WatchedTrainer):
        `frozen.json` names.
 
     A run records in `frozen.json` in its model folder the checkpoint that its
-    frozen parameters come from. A resumed run does not start without that record,
-    nor when the record names another checkpoint than `frozen_checkpoint`: a
-    preempted run must not take its own half-trained weights for the original.
+    frozen parameters come from, and which one that is. A resumed run does not start
+    without that record, nor when the record names another checkpoint than
+    `frozen_checkpoint`, or another one lies at its path: a preempted run must not
+    take its own half-trained weights, or anything else, for the original.
 
     A model whose `loss_fn` takes no `orig_params` (NL, UL, T5X's own models) has no
     frozen parameters and no record.
@@ -319,7 +329,12 @@ class SelfDistillationTrainer(WatchedTrainer):
             self.frozen_params = frozen.copy(orig_train_state.params, frozen_dtype)
         else:
             self.frozen_params = frozen.find_params(
-                train_state, partitioner, summary_dir, frozen_checkpoint, frozen_dtype
+                train_state,
+                partitioner,
+                summary_dir,
+                frozen_checkpoint,
+                frozen_dtype,
+                vocabularies.of_model(model),
             )
 
     @property

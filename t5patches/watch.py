@@ -1,4 +1,4 @@
-"""What a trainer looks after while it trains: SIGTERM, the loss, the best checkpoint.
+"""What a trainer looks after while it trains: SIGTERM, the loss, its checkpoints.
 
 T5X's train loop is not ours to change, so all of it happens inside the trainer's
 `train` and `eval`, which either engine calls. Nothing here adds to the compiled step.
@@ -7,7 +7,7 @@ T5X's train loop is not ours to change, so all of it happens inside the trainer'
 from __future__ import annotations
 
 import collections
-import json
+import contextlib
 import math
 import os
 import shutil
@@ -24,9 +24,9 @@ from jax.experimental import multihost_utils
 from t5x import trainer as t5x_trainer
 from t5x import utils
 
-from t5patches.checkpoints import finding
+from t5patches.checkpoints import finding, integrity
 from t5patches.errors import UserError
-from t5patches.interchange import json_files, shards
+from t5patches.interchange import json_files, shards, vocabularies
 
 PyTree = Any
 Batch = Mapping[str, jax.Array]
@@ -208,7 +208,28 @@ def _local_rows(values: Any) -> np.ndarray:
     return np.concatenate([np.asarray(parts[start]) for start in sorted(parts)])
 
 
-# ---- The best checkpoint ----
+# ---- Checkpoints: the seal of each, and the best ----
+
+
+class Seals:
+    """Seals what a run saves: see `integrity`."""
+
+    def __init__(self, model_dir: str | None, model: Any):
+        self._folder = None if model_dir is None else finding.absolute(model_dir)
+        self._model = model
+        self._seen: set[int] | None = None
+
+    def seal(self) -> None:
+        """Seals what is complete by now: the latest, and what comes after it."""
+        if self._folder is None or jax.process_index() != 0:
+            return
+        saved = finding.steps(self._folder)
+        seen = set(saved[:-1]) if self._seen is None else self._seen
+        for step in sorted(set(saved) - seen):
+            with contextlib.suppress(FileNotFoundError):  # `keep` has just deleted it.
+                checkpoint = self._folder / f"checkpoint_{step}"
+                integrity.seal(checkpoint, vocabularies.of_model(self._model))
+        self._seen = {*seen, *saved}
 
 
 class Validation:
@@ -254,16 +275,15 @@ class Validation:
     def _read(self, metric: str) -> dict[int, float]:
         path = self._folder / HISTORY
         if self._history is None and path.exists():
+            remedy = "delete it: the best is chosen from what is evaluated from now on"
+            fields = {"metric": str, "steps": list}
+            stored = json_files.read_record(path, fields, remedy)
             try:
-                stored = json.loads(path.read_text())
-                if stored["metric"] == metric:
-                    rows = stored["steps"]
-                    self._history = {row["step"]: row["value"] for row in rows}
-            except (ValueError, KeyError, TypeError):
-                raise UserError(
-                    f"{path} is not a history of validation losses: delete it, and "
-                    "the best checkpoint is chosen from what is evaluated from now on"
-                ) from None
+                history = {row["step"]: float(row["value"]) for row in stored["steps"]}
+            except (ValueError, KeyError, TypeError) as error:
+                what = f"{path}: 'steps' is not a list of steps and values"
+                raise UserError(f"{what}; {remedy}") from error
+            self._history = history if stored["metric"] == metric else None
         return self._history or {}
 
     def _choose(self, metric: str, history: Mapping[int, float]) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 from etils import epath
 
 from t5patches import _engine
-from t5patches.checkpoints import finding
+from t5patches.checkpoints import finding, integrity
 from t5patches.errors import UserError
 from t5patches.interchange.claims import file_digest
 
@@ -18,7 +18,7 @@ _PARAMS = "target/"  # The parameters' place among a checkpoint's arrays.
 
 
 def check_whole(path: epath.PathLike) -> None:
-    """Raises a UserError unless `path` is the folder of a complete checkpoint."""
+    """Raises a UserError unless `path` is a complete checkpoint, as it was written."""
     path = epath.Path(path)
     legacy = finding.is_legacy(path)
     if epath.Path(f"{path}.index").exists() or legacy and _engine.name() == "t5x":
@@ -39,6 +39,7 @@ def check_whole(path: epath.PathLike) -> None:
         raise UserError(
             f"checkpoint {path} was not written to its end, or lost files since{others}"
         )
+    integrity.check(path)
 
 
 def identity(path: epath.PathLike) -> str:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 
 from etils import epath
 
 from t5patches.errors import UserError
+from t5patches.interchange import json_files
 
 STEP = re.compile(r"checkpoint_(\d+)")
 
@@ -104,12 +104,8 @@ def _chosen_step(which: str | int, folder: epath.Path, saved: list[int]) -> int:
             f"{folder} has no {BEST}: a run writes it when it evaluates a step that it"
             f" saves. Choose 'latest' or a step{there_is(folder)}"
         )
-    try:
-        return int(json.loads(record.read_text())["step"])
-    except (ValueError, KeyError, TypeError):
-        raise UserError(
-            f'{record} does not name the best checkpoint: expected {{"step": STEP, …}}'
-        ) from None
+    remedy = "choose 'latest' or a step" + there_is(folder)
+    return json_files.read_record(record, {"step": int}, remedy)["step"]
 
 
 def is_committed(path: epath.Path) -> bool:

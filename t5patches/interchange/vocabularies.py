@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from typing import Any
 
 import seqio
 from sentencepiece import sentencepiece_model_pb2
@@ -49,6 +50,12 @@ def fingerprint(vocabulary: seqio.Vocabulary) -> str:
         model = pieces.SerializeToString()
     digest = hashlib.sha256(model).hexdigest()[:16]
     return f"{type(vocabulary).__name__}:{vocabulary.vocab_size - extra}:{digest}"
+
+
+def of_model(model: Any) -> str:
+    """Returns the fingerprint of a model's vocabulary, or of both that it has."""
+    both = (model.input_vocabulary, model.output_vocabulary)
+    return " and ".join(dict.fromkeys(map(fingerprint, both)))
 
 
 def check_special_ids(vocabulary: seqio.Vocabulary) -> None:

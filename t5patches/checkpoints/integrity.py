@@ -1,0 +1,108 @@
+"""A checkpoint's own record: the vocabulary of its model, the digests of its files.
+
+Whoever saves a checkpoint seals it when it is complete; hard links and copies take the
+record along. One that was not sealed (by an older version, or by T5X alone) is read
+without being checked.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import hashlib
+import os
+import pathlib
+from collections.abc import Iterable
+
+from etils import epath
+
+from t5patches.checkpoints import finding
+from t5patches.errors import UserError
+from t5patches.interchange import json_files
+
+RECORD = "t5patches.json"
+
+
+def seal(path: epath.PathLike, vocabulary: str) -> None:
+    """Writes the record of a complete checkpoint, unless it has one.
+
+    An object store looks after its contents itself: there it is without digests.
+
+    Args:
+      path: the checkpoint.
+      vocabulary: the fingerprint of the model's (`vocabularies.of_model`).
+    """
+    path = epath.Path(path)
+    if (path / RECORD).exists():
+        return
+    local = "://" not in os.fspath(path)
+    files = [p for p in pathlib.Path(path).rglob("*") if p.is_file()] if local else []
+    digests = _digests(path, sorted(str(p.relative_to(path)) for p in files))
+    record = {"vocabulary": vocabulary, "digests": digests}
+    json_files.write_json(path / RECORD, record)
+
+
+def check(path: epath.PathLike) -> None:
+    """Checks that a checkpoint's files are as they were when it was sealed.
+
+    Several processes share the reading, and all of them learn of what one has found.
+
+    Raises:
+      UserError: a file was changed, cut off or lost since.
+    """
+    import jax
+
+    path = epath.Path(path)
+    stored = _read(path).get("digests", {})
+    share = sorted(stored)[jax.process_index() :: jax.process_count()]
+    found = _digests(path, share)
+    wrong = [name for name in share if found[name] != stored[name]]
+    if jax.process_count() > 1:
+        from jax.experimental import multihost_utils
+
+        counts = multihost_utils.process_allgather(len(wrong))
+        wrong = wrong or ["a file that another process has read"] * int(sum(counts))
+    if wrong:
+        raise UserError(
+            f"checkpoint {path} cannot be read: {wrong[0]} is not as it was written; "
+            "put the checkpoint back from a copy, or remove it and take another"
+            f"{finding.there_is(path.parent)}"
+        )
+
+
+def check_vocabulary(path: epath.PathLike, vocabulary: str) -> None:
+    """Raises a UserError if a checkpoint's model had another vocabulary.
+
+    Args:
+      path: the checkpoint.
+      vocabulary: the fingerprint of the one in use.
+    """
+    trained = _read(epath.Path(path)).get("vocabulary", vocabulary)
+    if trained != vocabulary:
+        raise UserError(
+            f"checkpoint {os.fspath(path)} was trained with the vocabulary {trained}, "
+            f"not with {vocabulary}: set VOCABULARY_PATH to the file of that one"
+        )
+
+
+def _read(path: epath.Path) -> dict:
+    record = path / RECORD
+    if not record.exists():
+        return {}
+    fields = {"vocabulary": str, "digests": dict}
+    remedy = f"put {path} back from a copy; without the file it is not checked"
+    return json_files.read_record(record, fields, remedy)
+
+
+def _digests(folder: epath.Path, names: Iterable[str]) -> dict[str, str | None]:
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        return dict(pool.map(lambda name: (name, _digest(folder / name)), names))
+
+
+def _digest(path: epath.Path) -> str | None:
+    if not path.is_file():
+        return None
+    digest = hashlib.blake2b(digest_size=16)
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()

@@ -1,0 +1,170 @@
+"""What a training run depends on, on record in its folder: `settings.json`.
+
+A run goes on from the checkpoints of its folder only with the settings that they were
+trained with: gin's bindings, the data, the vocabulary, the initial checkpoint. What
+leaves the numbers of a step as they are may change: how many steps there are, when one
+is saved or evaluated, on how many devices, and where files lie, of which the contents
+count. `--branch` goes on with other settings on purpose; those before it stay on record
+as `settings.until_<step>.json`.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from absl import logging
+from etils import epath
+
+from t5patches.checkpoints import contents, finding
+from t5patches.errors import UserError
+from t5patches.interchange import claims, json_files, vocabularies
+from t5patches.run import gin_config, preflight
+
+# What the numbers of a step do not depend on: macros of our gin files, and arguments.
+_FREE = {
+    *("MODEL_DIR", "train.model_dir", "get_dataset.model_dir"),
+    *("TRAIN_STEPS", "train.total_steps", "train.relative_steps"),
+    *("TRAIN_STEPS_RELATIVE", "total_steps.relative_steps"),
+    *("EVAL_STEPS", "train.eval_steps", "EVAL_PERIOD", "train.eval_period"),
+    *("SAVE_PERIOD", "SaveCheckpointConfig.period"),
+    *("KEEP_CHECKPOINTS", "SaveCheckpointConfig.keep"),
+    *("NUM_PARTITIONS", "PjitPartitioner.num_partitions"),
+    *("train.stats_period", "train.summarize_config_fn", "train.concurrent_metrics"),
+    # What lies there is on record by its contents.
+    *("INITIAL_CHECKPOINT_PATH", "INITIAL_MODEL_DIR", "INITIAL_CHECKPOINT"),
+    *("RestoreCheckpointConfig.path", "choose_checkpoint.path"),
+    *("choose_checkpoint.which", "get_dataset.initial_checkpoint_path"),
+    *("total_steps.initial_checkpoint_path", "first_step.initial_checkpoint_path"),
+    "SelfDistillationTrainer.frozen_checkpoint",
+    *("VOCABULARY_PATH", "SentencePieceVocabulary.sentencepiece_model_file"),
+}
+# Files of our tasks. The sources of other tasks may have no digest: then paths count.
+_FILES = {"FILES", "XSUM_FILES", "COMMENTS_FILES", "SPANS_FILES"} | {
+    f"{name}_task.files"
+    for name in ("annotated", "text", "xsum", "civil_comments", "civil_comments_spans")
+}
+# They draw dropout's masks in another order.
+_MICROBATCHES = {
+    "NUM_MICROBATCHES",
+    "WatchedTrainer.num_microbatches",
+    "SelfDistillationTrainer.num_microbatches",
+}
+
+
+def check(
+    arguments: Mapping[str, Any], bindings: Mapping[str, str], branch: bool
+) -> Callable[[], None]:
+    """Checks that the folder of a training run is its own, or still without results.
+
+    Args:
+      arguments: of T5X's `train`.
+      bindings: gin's; see `gin_config.Config`.
+      branch: whether to go on from its latest checkpoint with other settings.
+
+    Returns:
+      A function that puts the settings on record, when nothing is left to be refused.
+
+    Raises:
+      UserError: the folder has checkpoints of other settings (which are named), or is
+        that of the initial checkpoint.
+    """
+    folder = epath.Path(arguments["model_dir"])
+    restore = preflight.restore_config(arguments)
+    initial = restore and restore.path
+    if initial:
+        _check_place(folder, epath.Path(initial))
+    steps = finding.steps(folder) or finding.steps(folder / finding.KEPT)
+    record, before = folder / claims.SETTINGS, {}
+    if steps and record.is_file():
+        before = json_files.read_record(
+            record, {}, "put it back from a copy; without it the folder is taken as is"
+        )
+    settings = _settings(arguments, bindings, initial, before)
+    changes = claims.differences(before, settings) if before else ""
+    if changes and not branch:
+        raise UserError(
+            f"{folder}: trained with other settings ({changes}); give another "
+            f"MODEL_DIR, or --branch to go on from checkpoint_{steps[-1]} with these"
+        )
+
+    def write() -> None:
+        import jax
+
+        if jax.process_index() != 0:
+            return
+        if steps and not before:
+            logging.warning(
+                "%s has checkpoints, but no %s: they are taken for this run's",
+                *(folder, claims.SETTINGS),
+            )
+        if changes:
+            logging.warning("%s: a new branch (%s)", folder, changes)
+            old = folder / f"settings.until_{steps[-1]}.json"
+            json_files.write_json(old, before)
+        json_files.write_json(record, settings)
+
+    return write
+
+
+def _check_place(folder: epath.Path, initial: epath.Path) -> None:
+    """Raises a UserError if a run would write among the files that it starts from."""
+    if "://" in os.fspath(folder) or "://" in os.fspath(initial):
+        mine, theirs = folder, initial
+    else:
+        mine, theirs = folder.resolve(), initial.resolve()
+    home = theirs.parent if finding.STEP.fullmatch(theirs.name) else theirs
+    if home.name == finding.KEPT:
+        home = home.parent
+    inner = mine.relative_to(home).parts if mine.is_relative_to(home) else None
+    if inner == () or inner and re.fullmatch(rf"{finding.KEPT}|checkpoint_.*", inner[0]):
+        raise UserError(
+            f"MODEL_DIR {folder} is the folder of the initial checkpoint {initial}, or "
+            "in it: the run would write over the model that it starts from; give "
+            "another MODEL_DIR"
+        )
+
+
+def _settings(
+    arguments: Mapping[str, Any],
+    bindings: Mapping[str, str],
+    initial: str | None,
+    before: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Returns what the run depends on, by the names that messages have for it."""
+    found: dict[str, Any] = {"step": "train"}
+    free, read = set(_FREE), " ".join(bindings.values())
+    digests = {
+        what: dict(_digests(arguments[f"{cfg}_dataset_cfg"]))
+        for what, cfg in (("training data", "train"), ("validation data", "train_eval"))
+        if arguments[f"{cfg}_dataset_cfg"]
+    }
+    if all(all(of_tasks.values()) for of_tasks in digests.values()):
+        free |= _FILES
+    if preflight.literal(bindings.get("DROPOUT_RATE", "None")) == 0:
+        free |= _MICROBATCHES
+    for name, text in bindings.items():
+        macro = re.search(rf"%{re.escape(name)}\b", read) if "." not in name else True
+        if macro and gin_config.argument(name) not in free:
+            value = preflight.literal(text)
+            found[name] = text if value is None else value
+    found |= digests
+    found["vocabulary"] = vocabularies.of_model(arguments["model"])
+    if initial and epath.Path(initial).exists():
+        found["initial checkpoint"] = contents.identity(initial)
+    elif "initial checkpoint" in before:  # It is gone; a run that goes on needs it not.
+        found["initial checkpoint"] = before["initial checkpoint"]
+    return found
+
+
+def _digests(cfg: Any) -> Iterator[tuple[str, str | None]]:
+    """Yields the name of each task of a data set, and the digest of what it reads."""
+    import seqio
+
+    provider = seqio.maybe_get_mixture_or_task(cfg.mixture_or_task_name)
+    for task in seqio.get_subtasks(provider):
+        digest = getattr(task.source, "digest", None)
+        there = digest is not None and cfg.split in task.splits
+        yield task.name, digest(cfg.split) if there else None
