@@ -156,17 +156,21 @@ def check(folder: PathLike, settings: Mapping[str, Any], name: str = SETTINGS) -
       UserError: another command has claimed it with other settings (which are named).
     """
     path = epath.Path(os.fspath(folder))
-    found, wanted = read_json(path / name), _as_json(settings)
-    if found != wanted:
-        changes = "; ".join(
-            f"{key} was {shorten(found.get(key))}, now {shorten(wanted.get(key))}"
-            for key in sorted(found.keys() | wanted.keys())
-            if found.get(key) != wanted.get(key)
-        )
+    if changes := differences(read_json(path / name), settings):
         raise UserError(
             f"{path}: made with other settings ({changes}); give another output folder "
             "or remove this one"
         )
+
+
+def differences(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
+    """Returns which settings are others now than on record, as part of a message."""
+    wanted = _as_json(wanted)
+    return "; ".join(
+        f"{key} was {shorten(found.get(key))}, now {shorten(wanted.get(key))}"
+        for key in sorted(found.keys() | wanted.keys())
+        if found.get(key) != wanted.get(key)
+    )
 
 
 def mark_done(

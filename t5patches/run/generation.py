@@ -19,7 +19,8 @@ from etils import epath
 
 from t5patches.checkpoints import contents
 from t5patches.errors import UserError
-from t5patches.interchange import claims, json_files, records, shards
+from t5patches.interchange import claims, json_files, records, shards, vocabularies
+from t5patches.run import gin_config
 
 _OUTPUT_NAME = re.compile(r"^(?P<stem>.+)\.(?P<suffix>\w+)-(?P<shard>\d+-of-\d+)$")
 
@@ -175,6 +176,7 @@ def claim_output(arguments: Mapping[str, Any], bindings: Mapping[str, str]) -> N
     settings = {
         "checkpoint": contents.identity(arguments["restore_checkpoint_cfg"].path),
         "num_shards": count,
+        "vocabulary": vocabularies.of_model(arguments["model"]),
         **{name: text for name, text in bindings.items() if not _is_free(name)},
     }
     chunks = {"batch_size": cfg.batch_size, "batches": arguments["checkpoint_period"]}
@@ -183,16 +185,23 @@ def claim_output(arguments: Mapping[str, Any], bindings: Mapping[str, str]) -> N
         name = f"{task.name}-{arguments['mode']}"
         digest = getattr(task.source, "digest", None)
         data = {} if digest is None else {"data": digest(cfg.split)}
+        record = f"{name}.settings.json"
         claims.claim(
             folder,
-            settings | data,
+            _as_recorded(settings | data, folder / record),
             results=(f"{name}*-of-*", f"tmp-{task.name}-*/*-chunk*.COMPLETED"),
-            name=f"{name}.settings.json",
+            name=record,
         )
         shard = f"{index:05d}-of-{count:05d}"
         if arguments["merge_chunked_results"]:
             _forget_removed(folder, f"{name}.{arguments['file_extension']}-{shard}")
         _claim_chunks(folder / f"tmp-{task.name}-{shard}", chunks)
+
+
+def _as_recorded(settings: dict[str, Any], record: epath.Path) -> dict[str, Any]:
+    """Returns the settings that a record has: older ones are without vocabulary."""
+    before = json_files.read_json(record) if record.is_file() else settings
+    return {k: v for k, v in settings.items() if k != "vocabulary" or k in before}
 
 
 def _claim_chunks(folder: epath.Path, settings: Mapping[str, int]) -> None:
@@ -207,8 +216,7 @@ def _claim_chunks(folder: epath.Path, settings: Mapping[str, int]) -> None:
 
 
 def _is_free(binding: str) -> bool:
-    argument = ".".join(binding.rpartition("/")[2].split(".")[-2:])
-    return argument in _FREE or binding in _FREE.values()
+    return gin_config.argument(binding) in {*_FREE, *_FREE.values()}
 
 
 def _forget_removed(folder: epath.Path, inference_name: str) -> None:

@@ -66,6 +66,11 @@ class Config:
         return bound.arguments
 
 
+def argument(binding: str) -> str:
+    """Returns `function.argument` of a binding's name, or the macro that it is."""
+    return ".".join(binding.rpartition("/")[2].split(".")[-2:])
+
+
 @contextlib.contextmanager
 def parsed(
     function: Callable[..., Any],

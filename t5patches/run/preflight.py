@@ -13,8 +13,9 @@ from typing import Any
 
 from absl import logging
 
-from t5patches.checkpoints import contents, finding
+from t5patches.checkpoints import contents, finding, integrity
 from t5patches.errors import UserError
+from t5patches.interchange import vocabularies
 
 
 def check_macros(typed: Iterable[str], bindings: Mapping[str, str]) -> None:
@@ -63,12 +64,16 @@ def check(script: str, arguments: dict[str, Any], bindings: Mapping[str, str]) -
     for name in ("train_eval_dataset_cfg", "infer_eval_dataset_cfg"):
         if cfg := arguments.get(name):
             _check_task(cfg.mixture_or_task_name)
+    model = arguments["model"]
+    for vocabulary in (model.input_vocabulary, model.output_vocabulary):
+        vocabularies.check_special_ids(vocabulary)
     own = _latest(arguments["model_dir"]) if script == "train" else None
     restore = restore_config(arguments)
     path = own or _given_checkpoint(script, restore)
     if path is None:
         return
     contents.check_whole(path)
+    integrity.check_vocabulary(path, vocabularies.of_model(model))
     if own:
         step, total = finding.step_of(own), arguments["total_steps"]
         if step > total and not arguments.get("relative_steps"):

@@ -57,7 +57,11 @@ _FLAGS = (
     ("integer", "initialization_timeout", 300, "Seconds to wait for it."),
     ("string", "checkpoint", None, "best, latest or a step, of the folder {macro}."),
 )
-_INFER_FLAGS = (("integer", "shard_id", None, "Overrides --gin.infer.shard_id."),)
+_BRANCH = "Go on from MODEL_DIR's checkpoint with other settings than it was made with."
+_MORE_FLAGS = {
+    "infer": ("integer", "shard_id", None, "Overrides --gin.infer.shard_id."),
+    "train": ("boolean", "branch", False, _BRANCH),
+}
 
 
 def gin_root() -> str:
@@ -103,7 +107,8 @@ def run(script: str, argv: Sequence[str], description: str | None = None) -> Non
             arguments = config.arguments(**given)
             if flags.checkpoint is not None and script != "train":
                 arguments["restore_checkpoint_cfg"].mode = "specific"
-            _run(script, config, arguments, description or script)
+            branch = script == "train" and flags.branch
+            _run(script, config, arguments, description or script, branch)
 
 
 def configuration(
@@ -127,10 +132,14 @@ def configuration(
 
 
 def _run(
-    script: str, config: gin_config.Config, arguments: dict[str, Any], description: str
+    script: str,
+    config: gin_config.Config,
+    arguments: dict[str, Any],
+    description: str,
+    branch: bool,
 ) -> None:
     """Calls a script's function with what gin has evaluated, after checking it."""
-    from t5patches.run import generation, preflight
+    from t5patches.run import generation, preflight, training_claim
 
     _make_paths_absolute(arguments)
     with contextlib.ExitStack() as stack:
@@ -139,10 +148,16 @@ def _run(
         if script == "infer":
             generation.claim_output(arguments, config.bindings)
         if script == "train":  # T5X closes its trainer only at a run's own end.
+            claim = training_claim.check(arguments, config.bindings, branch)
             trainer_cls = arguments["trainer_cls"]
-            arguments["trainer_cls"] = lambda *args, **kwargs: stack.enter_context(
-                contextlib.closing(trainer_cls(*args, **kwargs))
-            )
+
+            def make_trainer(*args, **kwargs):
+                trainer = trainer_cls(*args, **kwargs)
+                stack.enter_context(contextlib.closing(trainer))
+                claim()
+                return trainer
+
+            arguments["trainer_cls"] = make_trainer
         elif script == "infer":
             _show_progress(stack, arguments, description)
         config.function(**arguments)
@@ -155,7 +170,7 @@ def _define_flags(script: str):
     from absl import flags
 
     values, macro = flags.FlagValues(), SCRIPTS[script].checkpoint
-    more = _INFER_FLAGS if script == "infer" else ()
+    more = [_MORE_FLAGS[script]] if script in _MORE_FLAGS else []
     for kind, name, default, text in (*_FLAGS, *more):
         define = getattr(flags, f"DEFINE_{kind}")
         define(name, default, text.format(macro=macro), flag_values=values)

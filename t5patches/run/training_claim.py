@@ -10,6 +10,7 @@ as `settings.until_<step>.json`.
 
 from __future__ import annotations
 
+import ast
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping
@@ -119,7 +120,11 @@ def _check_place(folder: epath.Path, initial: epath.Path) -> None:
     if home.name == finding.KEPT:
         home = home.parent
     inner = mine.relative_to(home).parts if mine.is_relative_to(home) else None
-    if inner == () or inner and re.fullmatch(rf"{finding.KEPT}|checkpoint_.*", inner[0]):
+    if (
+        inner == ()
+        or inner
+        and re.fullmatch(rf"{finding.KEPT}|checkpoint_.*", inner[0])
+    ):
         raise UserError(
             f"MODEL_DIR {folder} is the folder of the initial checkpoint {initial}, or "
             "in it: the run would write over the model that it starts from; give "
@@ -135,7 +140,7 @@ def _settings(
 ) -> dict[str, Any]:
     """Returns what the run depends on, by the names that messages have for it."""
     found: dict[str, Any] = {"step": "train"}
-    free, read = set(_FREE), " ".join(bindings.values())
+    free, read = set(_FREE), set(re.findall(r"%(\w+)", " ".join(bindings.values())))
     digests = {
         what: dict(_digests(arguments[f"{cfg}_dataset_cfg"]))
         for what, cfg in (("training data", "train"), ("validation data", "train_eval"))
@@ -143,13 +148,12 @@ def _settings(
     }
     if all(all(of_tasks.values()) for of_tasks in digests.values()):
         free |= _FILES
-    if preflight.literal(bindings.get("DROPOUT_RATE", "None")) == 0:
+    if _value(bindings.get("DROPOUT_RATE", "")) == 0:
         free |= _MICROBATCHES
     for name, text in bindings.items():
-        macro = re.search(rf"%{re.escape(name)}\b", read) if "." not in name else True
-        if macro and gin_config.argument(name) not in free:
-            value = preflight.literal(text)
-            found[name] = text if value is None else value
+        used = "." in name or name in read
+        if used and gin_config.argument(name) not in free:
+            found[name] = _value(text)
     found |= digests
     found["vocabulary"] = vocabularies.of_model(arguments["model"])
     if initial and epath.Path(initial).exists():
@@ -159,12 +163,20 @@ def _settings(
     return found
 
 
+def _value(text: str) -> Any:
+    """Returns what gin writes so: 1 and 1.0 are the same."""
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):  # A reference to something else.
+        return text
+
+
 def _digests(cfg: Any) -> Iterator[tuple[str, str | None]]:
     """Yields the name of each task of a data set, and the digest of what it reads."""
     import seqio
 
     provider = seqio.maybe_get_mixture_or_task(cfg.mixture_or_task_name)
     for task in seqio.get_subtasks(provider):
-        digest = getattr(task.source, "digest", None)
-        there = digest is not None and cfg.split in task.splits
-        yield task.name, digest(cfg.split) if there else None
+        if cfg.split in task.splits:
+            digest = getattr(task.source, "digest", None)
+            yield task.name, digest and digest(cfg.split)
