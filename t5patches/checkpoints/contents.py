@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import traceback
 from collections.abc import Mapping
 from typing import Any
 
@@ -82,6 +83,25 @@ def shapes(path: epath.PathLike) -> dict[str, tuple[int, ...]] | None:
     flat = traverse_util.flatten_dict(dict(tree), sep="/")
     found = {name: getattr(meta, "shape", None) for name, meta in flat.items()}
     return {name: tuple(s) for name, s in found.items() if s is not None}
+
+
+def read_error(error: Exception) -> UserError | None:
+    """Returns which checkpoint Orbax could not read, and why; None of other errors."""
+    path = None
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        orbax = frame.f_globals.get("__name__", "").startswith("orbax.checkpoint")
+        if orbax and frame.f_code.co_name == "restore":
+            path = frame.f_locals.get("directory", path)
+    if path is None or isinstance(error, OSError):
+        return None
+    while cause := error.__cause__:
+        error = cause
+    reason = (str(error).splitlines() or [type(error).__name__])[0][:300]
+    path = os.fspath(path).removesuffix("/state")
+    return UserError(
+        f"checkpoint {path} cannot be read: {reason}; put it back from a copy, or "
+        "remove it and take another"
+    )
 
 
 def check_architecture(path: epath.PathLike, params: Mapping[str, Any]) -> None:

@@ -8,6 +8,7 @@ import tokenize
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 
+from t5patches.checkpoints import contents
 from t5patches.errors import UserError
 
 # What gin appends to an error: where the call was bound, which can be long.
@@ -132,11 +133,13 @@ def evaluation_error(error: Exception) -> UserError | None:
 def run_error(error: Exception, bindings: Mapping[str, str]) -> UserError | None:
     """Returns what a user can put right of what a run raised, or None.
 
-    It is an error of TensorFlow's about a file or a bucket that cannot be read or
-    written.
+    It is a checkpoint that Orbax cannot read, or an error of TensorFlow's about a file
+    or a bucket that cannot be read or written.
     """
     import tensorflow as tf
 
+    if unreadable := contents.read_error(error):
+        return unreadable
     if not isinstance(
         error,
         tf.errors.FailedPreconditionError

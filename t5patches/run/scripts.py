@@ -142,6 +142,8 @@ def _run(
     from t5patches.run import generation, preflight, training_claim
 
     _make_paths_absolute(arguments)
+    if script == "train":
+        training_claim.check_place(arguments)
     with contextlib.ExitStack() as stack:
         stack.enter_context(_lock(script, arguments))
         preflight.check(script, arguments, config.bindings)

@@ -55,6 +55,35 @@ _MICROBATCHES = {
 }
 
 
+def check_place(arguments: Mapping[str, Any]) -> None:
+    """Raises a UserError if a run would write among the files that it starts from."""
+    folder, initial = arguments["model_dir"], _initial(arguments)
+    if not initial:
+        return
+    mine, theirs = (
+        epath.Path(p if "://" in p else os.path.realpath(p)) for p in (folder, initial)
+    )
+    home = theirs.parent if finding.STEP.fullmatch(theirs.name) else theirs
+    if home.name == finding.KEPT:
+        home = home.parent
+    inner = mine.relative_to(home).parts if mine.is_relative_to(home) else None
+    if (
+        inner == ()
+        or inner
+        and re.fullmatch(rf"{finding.KEPT}|checkpoint_.*", inner[0])
+    ):
+        raise UserError(
+            f"MODEL_DIR {folder} is the folder of the initial checkpoint {initial}, or "
+            "in it: the run would write over the model that it starts from; give "
+            "another MODEL_DIR"
+        )
+
+
+def _initial(arguments: Mapping[str, Any]) -> str | None:
+    restore = preflight.restore_config(arguments)
+    return restore and restore.path
+
+
 def check(
     arguments: Mapping[str, Any], bindings: Mapping[str, str], branch: bool
 ) -> Callable[[], None]:
@@ -69,21 +98,16 @@ def check(
       A function that puts the settings on record, when nothing is left to be refused.
 
     Raises:
-      UserError: the folder has checkpoints of other settings (which are named), or is
-        that of the initial checkpoint.
+      UserError: the folder has checkpoints of other settings (which are named).
     """
     folder = epath.Path(arguments["model_dir"])
-    restore = preflight.restore_config(arguments)
-    initial = restore and restore.path
-    if initial:
-        _check_place(folder, epath.Path(initial))
     steps = finding.steps(folder) or finding.steps(folder / finding.KEPT)
     record, before = folder / claims.SETTINGS, {}
     if steps and record.is_file():
         before = json_files.read_record(
             record, {}, "put it back from a copy; without it the folder is taken as is"
         )
-    settings = _settings(arguments, bindings, initial, before)
+    settings = _settings(arguments, bindings, before)
     changes = claims.differences(before, settings) if before else ""
     if changes and not branch:
         raise UserError(
@@ -110,33 +134,8 @@ def check(
     return write
 
 
-def _check_place(folder: epath.Path, initial: epath.Path) -> None:
-    """Raises a UserError if a run would write among the files that it starts from."""
-    if "://" in os.fspath(folder) or "://" in os.fspath(initial):
-        mine, theirs = folder, initial
-    else:
-        mine, theirs = folder.resolve(), initial.resolve()
-    home = theirs.parent if finding.STEP.fullmatch(theirs.name) else theirs
-    if home.name == finding.KEPT:
-        home = home.parent
-    inner = mine.relative_to(home).parts if mine.is_relative_to(home) else None
-    if (
-        inner == ()
-        or inner
-        and re.fullmatch(rf"{finding.KEPT}|checkpoint_.*", inner[0])
-    ):
-        raise UserError(
-            f"MODEL_DIR {folder} is the folder of the initial checkpoint {initial}, or "
-            "in it: the run would write over the model that it starts from; give "
-            "another MODEL_DIR"
-        )
-
-
 def _settings(
-    arguments: Mapping[str, Any],
-    bindings: Mapping[str, str],
-    initial: str | None,
-    before: Mapping[str, Any],
+    arguments: Mapping[str, Any], bindings: Mapping[str, str], before: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Returns what the run depends on, by the names that messages have for it."""
     found: dict[str, Any] = {"step": "train"}
@@ -156,6 +155,7 @@ def _settings(
             found[name] = _value(text)
     found |= digests
     found["vocabulary"] = vocabularies.of_model(arguments["model"])
+    initial = _initial(arguments)
     if initial and epath.Path(initial).exists():
         found["initial checkpoint"] = contents.identity(initial)
     elif "initial checkpoint" in before:  # It is gone; a run that goes on needs it not.
