@@ -79,7 +79,7 @@ def shapes(path: epath.PathLike) -> dict[str, tuple[int, ...]] | None:
     try:
         tree = ocp.PyTreeCheckpointHandler().metadata(state).tree
     except Exception as error:  # Orbax raises whatever its parsers raise.
-        raise UserError(f"checkpoint {path} cannot be read: {error}") from error
+        raise _unreadable(os.fspath(path), error) from error
     flat = traverse_util.flatten_dict(dict(tree), sep="/")
     found = {name: getattr(meta, "shape", None) for name, meta in flat.items()}
     return {name: tuple(s) for name, s in found.items() if s is not None}
@@ -94,13 +94,16 @@ def read_error(error: Exception) -> UserError | None:
             path = frame.f_locals.get("directory", path)
     if path is None or isinstance(error, OSError):
         return None
+    return _unreadable(os.fspath(path).removesuffix("/state"), error)
+
+
+def _unreadable(path: str, error: BaseException) -> UserError:
     while cause := error.__cause__:
         error = cause
-    reason = (str(error).splitlines() or [type(error).__name__])[0][:300]
-    path = os.fspath(path).removesuffix("/state")
+    lines = str(error).partition(" [tensorstore_spec")[0].splitlines()
     return UserError(
-        f"checkpoint {path} cannot be read: {reason}; put it back from a copy, or "
-        "remove it and take another"
+        f"checkpoint {path} cannot be read: {(lines or [type(error).__name__])[0]}; "
+        "put it back from a copy, or remove it and take another"
     )
 
 

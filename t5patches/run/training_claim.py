@@ -66,12 +66,8 @@ def check_place(arguments: Mapping[str, Any]) -> None:
     home = theirs.parent if finding.STEP.fullmatch(theirs.name) else theirs
     if home.name == finding.KEPT:
         home = home.parent
-    inner = mine.relative_to(home).parts if mine.is_relative_to(home) else None
-    if (
-        inner == ()
-        or inner
-        and re.fullmatch(rf"{finding.KEPT}|checkpoint_.*", inner[0])
-    ):
+    inner = os.fspath(mine.relative_to(home)) if mine.is_relative_to(home) else ""
+    if re.match(rf"(\.|{finding.KEPT}|checkpoint_\d+)(/|$)", inner):
         raise UserError(
             f"MODEL_DIR {folder} is the folder of the initial checkpoint {initial}, or "
             "in it: the run would write over the model that it starts from; give "
