@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import shutil
 import subprocess
 import sys
 import types
@@ -309,6 +310,33 @@ def test_resumed_run_with_another_frozen_checkpoint_is_refused(tmp_path):
     with pytest.raises(UserError, match="use another MODEL_DIR"):
         make_trainer(model, tmp_path / "run", frozen_checkpoint=str(other))
     trainer.close()
+
+
+def test_the_frozen_checkpoint_is_known_by_its_content(tmp_path):
+    model, run = tiny.make_model(), tmp_path / "run"
+    trainer = make_trainer(model)
+    one, two = (save_checkpoint(trainer, tmp_path / name) for name in ("one", "two"))
+
+    def resume(checkpoint=None):
+        given = checkpoint and str(checkpoint)
+        make_trainer(model, run, frozen_checkpoint=given).close()
+        return json.loads((run / frozen.RECORD).read_text())
+
+    record = resume(one)
+    save_checkpoint(trainer, run)
+    trainer.close()
+    copy = tmp_path / "copy" / one.name
+    shutil.copytree(one, copy)
+    assert resume(copy) == {**record, "checkpoint": str(copy)}
+    # One of an older version gets its identity when the run goes on.
+    without = {"checkpoint": str(one), "step": 0}
+    (run / frozen.RECORD).write_text(json.dumps(without))
+    assert resume() == record
+    shutil.rmtree(one)
+    shutil.copytree(two, one)
+    for given in (None, one):
+        with pytest.raises(UserError, match="another one lies there now"):
+            resume(given)
 
 
 def test_missing_frozen_checkpoint_and_broken_record(tmp_path):

@@ -212,7 +212,9 @@ def test_the_loss_stands_in_where_there_is_none_per_token(tmp_path):
 
 def test_a_broken_history_is_named(tmp_path):
     (tmp_path / "validation.json").write_text("[]")
-    with pytest.raises(UserError, match=r"validation\.json is not a history"):
+    with pytest.raises(
+        UserError, match=r"validation\.json: not a JSON object; delete it"
+    ):
         evaluate(watch.Validation(str(tmp_path)), 10, 1.0)
 
 

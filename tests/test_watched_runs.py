@@ -2,10 +2,12 @@
 
 import json
 import os
+import shutil
 import signal
 
 import numpy as np
 import pytest
+from small_vocabulary import small_vocabulary
 
 from t5patches import cli, watch
 from t5patches.checkpoints import contents, finding
@@ -33,8 +35,58 @@ def test_the_best_checkpoint_is_on_record_and_kept(update):
         "value": min(values.values()),
     }
     assert finding.steps(update) == [6]
+    digests = read_json(update / "checkpoint_6" / "t5patches.json")["digests"]
+    assert len(digests) > 5
     assert finding.steps(update / "best") == [best["step"]]
     contents.check_whole(finding.choose_checkpoint(update, "best"))
+
+
+def flip(checkpoint):
+    """Changes one bit of the largest file of arrays."""
+    files = [path for path in checkpoint.glob("state/**/d/*") if path.is_file()]
+    path = max(files, key=lambda path: path.stat().st_size)
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("run", "extra", "message"),
+    [
+        ("update", "--gin.ALPHA=16.0", "trained with other settings (ALPHA was 1.0, "),
+        ("finetune", "--gin.DATA_SEED=0", "trainer_cls was '@t5patches_trainer.Self"),
+        (
+            "update",
+            "--gin.VOCABULARY=@vocabularies.by_pieces()",
+            "was trained with the",
+        ),
+        ("update", "--gin.TRAIN_STEPS_RELATIVE=8", "checkpoint_6 cannot be read: sta"),
+    ],
+)
+def test_a_run_does_not_go_on_from_what_is_another(
+    update, tmp_path, capsys, run, extra, message
+):
+    """Each is refused before anything is trained; the folder stays as it was."""
+    folder = tmp_path / "copy"
+    shutil.copytree(update, folder)
+    path = f"--gin.VOCABULARY_PATH='{small_vocabulary().sentencepiece_model_file}'"
+    if message.endswith("sta"):
+        flip(folder / "checkpoint_6")
+    before = sorted(os.listdir(folder))
+    assert cli.main(["train", *arguments(run, folder, extra, path)]) == 2
+    assert message in capsys.readouterr().err
+    assert sorted(os.listdir(folder)) == before
+
+
+def test_arrays_that_were_cut_off_are_named(update, tmp_path, capsys):
+    """Also in a checkpoint of an older version, without digests."""
+    shutil.copytree(update / "checkpoint_6", tmp_path / "checkpoint_6")
+    (tmp_path / "checkpoint_6" / "t5patches.json").unlink()
+    os.truncate(flip(tmp_path / "checkpoint_6"), 100)
+    assert cli.main(["train", *arguments("update", tmp_path, "--gin.ALPHA=2.0")]) == 2
+    message = capsys.readouterr().err
+    assert f"error: checkpoint {tmp_path}/checkpoint_6 cannot be read: " in message
 
 
 def test_sigterm_saves_and_the_rerun_ends_as_if_unbroken(update, tmp_path, monkeypatch):
