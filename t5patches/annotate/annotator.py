@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import itertools
 import operator
 import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -58,7 +59,7 @@ def annotate_texts(
     finds = [functools.partial(annotator, *pair) for pair in pairs]
     if hasattr(annotator, "pipe") and len(pairs) > 1:
         with contextlib.suppress(*RAISED):  # One by one, to find where it comes from.
-            several = list(annotator.pipe(pairs))
+            several = [*itertools.islice(annotator.pipe(pairs), len(pairs) + 1)]
             if len(several) == len(pairs):
                 finds = [functools.partial(lambda spans: spans, s) for s in several]
     texts = (text for text, _ in pairs)

@@ -26,7 +26,7 @@ _NOT_NEEDED = frozenset(
 _REST = re.compile(r"(?<=\w)(?:[-–/]?\w|(?<=\d)[.,:](?=\d))*%?")
 
 # Raised by one whenever other words come to be marked, here or in `occurrence`.
-RULES = 3
+RULES = 4
 
 
 class EntityAnnotator(spacy_pipelines.SpacyAnnotator):
@@ -96,8 +96,8 @@ class EntityAnnotator(spacy_pipelines.SpacyAnnotator):
             if is_quantity and (rest := _REST.match(doc.text, end)):
                 end = rest.end()
             start, end = _trim(doc.text, start, end)
-            text = doc.text[start:end]
-            if text and not inputs.has(text, entity.label_):
+            text, whole = doc.text[start:end], _with_unknown(doc.text, start, end)
+            if text and not any(inputs.has(t, entity.label_) for t in {text, whole}):
                 spans.append((start, end, entity.label_))
         return spans
 
@@ -111,6 +111,14 @@ def _trim(text: str, start: int, end: int) -> tuple[int, int]:
     end = start + len(text[start:end].rstrip())
     possessive = _POSSESSIVE.search(text[:end], max(end - 2, start))
     return start, possessive.start() if possessive else end
+
+
+def _with_unknown(text: str, start: int, end: int) -> str:
+    """Returns an entity with the unknown pieces beside it, which may belong to it."""
+    before, after = text[:start].rstrip(), text[end:].lstrip()
+    left = occurrence.UNKNOWN if before.endswith(occurrence.UNKNOWN) else ""
+    right = occurrence.UNKNOWN if after.startswith(occurrence.UNKNOWN) else ""
+    return left + text[start:end] + right
 
 
 def _entity_labels(nlp: Any) -> set[str]:

@@ -216,7 +216,8 @@ class Job:
 
     def _annotated(
         self, index: int, team: workers.Workers, on_error: shards.OnError
-    ) -> Iterator[AnnotatedPrediction]:
+    ) -> Iterator[tuple[str, AnnotatedPrediction]]:
+        """Yields (`file:line`, annotated prediction) of a file."""
         rows = self._predictions(index, on_error)
         rows = progress.track(rows, f"annotate {epath.Path(self.paths[index]).name}")
         for (where, row), found in workers.find(rows, team):
@@ -225,7 +226,7 @@ class Job:
             except UserError as error:
                 on_error(UserError(f"{where}: {error}"))
             else:
-                yield annotated
+                yield where, annotated
 
     def _predictions(
         self, index: int, on_error: shards.OnError
@@ -244,17 +245,20 @@ class Job:
                 yield where, row
 
     def _write(
-        self, unit: str, rows: Iterator[AnnotatedPrediction], statistics: Statistics
+        self,
+        unit: str,
+        rows: Iterator[tuple[str, AnnotatedPrediction]],
+        statistics: Statistics,
     ) -> None:
         """Writes the lines and, of the same, the TFRecord."""
 
         def features() -> Iterator[dict[str, list[int]]]:
-            for row in rows:
+            for where, row in rows:
                 kept = any(row["target_annotations"]) or not self.only_annotated
                 made: dict[str, list[int]] = {}
                 if kept or "inputs" in self.feature_lengths:
                     made = records.training_features(row, self.vocabulary)
-                statistics.count(row, made.get("inputs", []))
+                statistics.count(row, made.get("inputs", []), where)
                 if kept:
                     lines.write(json_files.json_line(row))
                     yield {**made, records.VOCABULARY: [mark]}

@@ -19,6 +19,8 @@ there one after the other. Words are compared after this:
   in 'Mr Johnson' alone nor in 'Boris Becker … Alan Johnson'.
 - **Places and peoples** are one where only the ending differs: 'Rwanda' and 'Rwandan',
   'Britain' and 'Briton'.
+- **⁇**, which decoding gives for what the vocabulary does not know, stands for any
+  characters but digits and spaces.
 
 No knowledge of the world is used: 'Britain' is not 'UK', 'France' is not 'French', 'a
 fifth' is not '20%', 'one hundred and one' is not '101'. What the text says of it does
@@ -62,8 +64,9 @@ _MONTHS = {
 # Of places and peoples: what may follow the letters that both share, four or more.
 _ENDINGS = ("", *"a n i y an en on ey ain ian ese ish land".split())
 _SHORTEST_STEM = 4
+UNKNOWN = "⁇"
 # What stands letter by letter, and is no piece of a word or of a number.
-_STANDS = r"(?<!\w)(?<!\d[.,:]){}(?!\w|[.,:]\d)"
+_BEGINS, _ENDS = r"(?<!\w)(?<!\d[.,:])", r"(?!\w|[.,:]\d)"
 
 
 class Text:
@@ -81,7 +84,7 @@ class Text:
         drop = _ARTICLES | (_TITLES if label in PERSONS else frozenset())
         while len(wanted) > 1 and wanted[0].key in drop:
             del wanted[0]
-        if not wanted or re.search(_STANDS.format(re.escape(entity)), self.text):
+        if not wanted or re.search(_pattern(entity), self.text):
             return True
         if label in QUANTITIES:
             return self._has_quantity(wanted)
@@ -121,6 +124,17 @@ class Text:
         if keys & _OF_AGES:
             return len(numbers) == 1 and self._words.has_age(numbers[0])
         return self._quantities.has_near(keys - _PARTS, months or keys & _CURRENCIES)
+
+
+def _pattern(entity: str) -> str:
+    """Returns what finds an entity letter by letter, as no piece of a longer word.
+
+    Where it begins or ends with what is unknown, this may be the rest of the word.
+    """
+    first, *others = (re.escape(part.strip()) for part in entity.split(UNKNOWN))
+    pattern = r"\s*[^\s\d]{1,20}?\s*".join([first, *others])
+    begins = _BEGINS if first else r"(?<!\d)"
+    return begins + pattern + (_ENDS if not others or others[-1] else "")
 
 
 _END = Word("", ".", apart=True)

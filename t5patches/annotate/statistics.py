@@ -6,6 +6,7 @@ What the feature lengths of training will cut off is counted here, and only here
 from __future__ import annotations
 
 import collections
+import os
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -22,6 +23,8 @@ class Statistics:
       lengths: of features in training.
       counts: of predictions and tokens.
       labels: how many annotations have each label.
+      lost: how many of each character encoding has changed.
+      changed: the first text that it has changed.
       skipped: what was left out, a message each.
     """
 
@@ -30,10 +33,14 @@ class Statistics:
         self.lengths = dict(lengths)
         self.counts: collections.Counter[str] = collections.Counter()
         self.labels: collections.Counter[str] = collections.Counter()
+        self.lost: collections.Counter[str] = collections.Counter()
+        self.changed: list[str] = []
         self.skipped: list[str] = []
 
-    def count(self, row: AnnotatedPrediction, input_ids: list[int]) -> None:
-        """Counts one annotated prediction."""
+    def count(self, row: AnnotatedPrediction, input_ids: list[int], where: str) -> None:
+        """Counts one annotated prediction, which stands `where`."""
+        if "given" in row:
+            self._count_lost(row["given"], row["prediction"], where)
         marks = row["target_annotations"]
         limits = {"inputs": len(input_ids), "targets": len(marks)} | self.lengths
         kept = marks[: limits["targets"]]
@@ -45,11 +52,20 @@ class Statistics:
             unwanted_tokens=sum(marks),
             empty=not row["prediction"].strip(),
             reencoded=bool(row.get("reencoded")),
+            changed_by_encoding="given" in row,
             truncated_inputs=len(input_ids) > limits["inputs"],
             truncated_targets=len(marks) > limits["targets"],
             dropped_unwanted_tokens=sum(marks) - sum(kept),
             examples_without_unwanted_left=any(marks) and not any(kept),
         )
+
+    def _count_lost(self, given: str, text: str, where: str) -> None:
+        lost = collections.Counter(given) - collections.Counter(text)
+        self.lost.update({c: count for c, count in lost.items() if not c.isspace()})
+        if not self.changed:
+            at = max(len(os.path.commonprefix([given, text])) - 20, 0)
+            pieces = (f"{part[at : at + 40]!r}" for part in (given, text))
+            self.changed = [f"{where}: {' became '.join(pieces)}"]
 
     def skip(self, error: UserError) -> None:
         """Notes a line or a file that is left out."""
@@ -60,13 +76,16 @@ class Statistics:
     def findings(self) -> dict[str, Any]:
         """Returns the counts as JSON, for `add`."""
         counts = {name: int(count) for name, count in self.counts.items()}
-        return {"counts": counts, "labels": self.labels, "skipped": self.skipped}
+        found = {"counts": counts, "labels": self.labels, "skipped": self.skipped}
+        return {**found, "lost": self.lost, "changed": self.changed}
 
     def add(self, findings: Mapping[str, Any]) -> None:
         """Adds the counts of a shard."""
         self.counts.update(findings["counts"])
         self.labels.update(findings["labels"])
         self.skipped += findings["skipped"]
+        self.lost.update(findings.get("lost", {}))  # Older marks have none.
+        self.changed = self.changed or findings.get("changed", [])
 
     def report(self) -> dict[str, Any]:
         """Returns what `stats.json` has."""
@@ -80,7 +99,8 @@ class Statistics:
             "share_with_unwanted": with_unwanted / max(self.counts["examples"], 1),
             **counts("tokens", "unwanted_tokens"),
             "annotations_by_label": dict(self.labels.most_common()),
-            **counts("written", "empty", "reencoded"),
+            **counts("written", "empty", "reencoded", "changed_by_encoding"),
+            "lost_characters": dict(self.lost.most_common()),
             "skipped": len(self.skipped),
             "truncation": {
                 "feature_lengths": self.lengths,
@@ -101,6 +121,13 @@ class Statistics:
                 "were encoded. For references that is right; for a model's outputs it "
                 "need not give the ids that were generated (T5X writes them with "
                 "output_ids = True)"
+            )
+        if self.changed:
+            lost = " ".join(c for c, _ in self.lost.most_common(20)) or "white space"
+            yield (
+                f"{counts['changed_by_encoding']} of {counts['examples']} texts are "
+                f"others once they are encoded; lost or changed: {lost}. The first is "
+                f"{self.changed[0]}; the whole texts are in the field 'given'"
             )
         if counts["dropped_unwanted_tokens"]:
             yield (

@@ -6,7 +6,10 @@ import collections
 import contextlib
 import itertools
 import multiprocessing
+import os
 import pickle
+import signal
+import threading
 from collections.abc import Callable, Iterator
 from concurrent import futures
 from concurrent.futures import process
@@ -51,6 +54,7 @@ def several(annotator: Annotator, processes: int) -> Iterator[Workers]:
     if processes <= 1:
         yield alone(annotator)
         return
+    others = multiprocessing.active_children()
     pool = futures.ProcessPoolExecutor(
         processes,
         # Not forked: TensorFlow's threads do not live through a fork. The annotator
@@ -61,26 +65,55 @@ def several(annotator: Annotator, processes: int) -> Iterator[Workers]:
         # without a word.
         (pickle.dumps(annotator),),
     )
+
+    def start(pairs: list[Pair]) -> Callable[[], list[Found]]:
+        with _no_interrupts():  # A process that begins here has none, ever.
+            return pool.submit(_find, pairs).result
+
     try:
-        yield Workers(lambda pairs: pool.submit(_find, pairs).result, 2 * processes)
+        yield Workers(start, 2 * processes)
+        pool.shutdown()
     except process.BrokenProcessPool as error:
         raise UserError(
             f"one of the {processes} processes was killed or ended by what it ran; if "
             "the memory was full, use fewer"
         ) from error
-    finally:
+    finally:  # What they are at, perhaps for ever, is of no use now.
+        for child in {*multiprocessing.active_children()} - {*others}:
+            child.kill()
         pool.shutdown(cancel_futures=True)
+
+
+@contextlib.contextmanager
+def _no_interrupts() -> Iterator[None]:
+    """Holds Ctrl-C back; a process that is started inherits this.
+
+    The terminal sends it to all processes. This one alone shall end the others.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 _annotator: list[Annotator | UserError] = []  # Of a process that is a worker.
 
 
 def _load(pickled: bytes) -> None:
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
         _annotator[:] = [pickle.loads(pickled)]
     except RAISED as error:
         text = f"the annotator does not load in a process of its own: {error}"
         _annotator[:] = [UserError(text)]
+
+
+def _end_with_parent() -> None:
+    """Ends this process when the one that started it has ended, killed perhaps."""
+    if parent := multiprocessing.parent_process():
+        parent.join()
+    os._exit(1)
 
 
 def _find(pairs: list[Pair]) -> list[Found]:

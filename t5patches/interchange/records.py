@@ -51,6 +51,7 @@ class Prediction(TypedDict):
     target_tokens: ReadOnly[NotRequired[list[int]]]  # Not if only text is known.
     corrected: NotRequired[str]  # What it should have said.
     reencoded: NotRequired[bool]  # Whether the ids were got from the text.
+    given: NotRequired[str]  # That text, where the ids decode to another.
 
 
 class Annotation(TypedDict):
@@ -78,8 +79,8 @@ def read_predictions(
       spec: files as `expand` takes them.
       vocabulary: a SeqIO vocabulary. With it, ids are checked against its size, and a
         line without ids gets those of its text (and the text that they decode to, as
-        encoding may normalise) and the flag `"reencoded": true`. Without it such a
-        line has no `target_tokens`.
+        encoding may normalise; then it is in `given`) and the flag `"reencoded":
+        true`. Without it such a line has no `target_tokens`.
 
     Yields:
       Dictionaries with `inputs`, `prediction`, `target_tokens`, `id` (all text but the
@@ -156,6 +157,8 @@ def check_prediction(
         # Encoding may normalise: the text becomes what its ids decode to.
         checked["prediction"] = vocabulary.decode(checked["target_tokens"])
         checked["reencoded"] = True
+        if checked["prediction"] != row["prediction"]:
+            checked["given"] = row["prediction"]
     return cast(Prediction, checked)
 
 

@@ -28,6 +28,7 @@ def two_panels(
     figure = Figure(figsize=(_WIDTH, height), dpi=200, facecolor="white")
     FigureCanvasAgg(figure)
     style: dict[str, Any] = {"fontsize": 21, "fontweight": "bold", "va": "center"}
+    style["parse_math"] = False  # A name may have a $.
     figure.text(indent, 1 - 0.36 / height, title, color=INK, **style)
     style = {"fontsize": 12.5, "linespacing": 1.4, "va": "center"}
     figure.text(indent, 1 - 0.77 / height, below, color=QUIET, **style)

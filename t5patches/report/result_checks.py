@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Mapping
 from typing import Any
@@ -12,17 +11,24 @@ from t5patches.errors import UserError
 from t5patches.interchange import json_files, results_files
 
 _HINT = "give the results.json that `t5patches evaluate` writes"
-_NUMBER, _MAYBE = "a number", "a number or null"
-_SCORES = {"exact_match": _MAYBE, "bleu": _MAYBE, "rougeL": _MAYBE}
+# What numbers can be: in words; the most; whether there may be none. No output has a
+# thousand unwanted spans for each of its tokens.
+_COUNT = ("a whole number, 0 or more", 2**53, False)
+_SHARE = ("a number from 0 to 1", 1, False)
+_SOME = ("a number from 0 to 1, or null", 1, True)
+_BLEU = ("a number from 0 to 100, or null", 100, True)
+_RATE = ("a number, 0 or more, or null", 1e6, True)
+_SCORES = {"exact_match": _SOME, "bleu": _BLEU, "rougeL": _SOME}
+KINDS = ("fixed", "remaining", "broken", "changed", "unchanged")
 _SUBSETS = ("all", "clean", "marked")
 _RESULTS = {
-    "examples": _NUMBER,
-    "prevalence": {"before": _NUMBER, "after": _NUMBER},
-    "unwanted_per_1000_tokens": {"before": _MAYBE, "after": _MAYBE},
-    "exact_match": dict.fromkeys(_SUBSETS, _MAYBE),
-    "bleu": _MAYBE,
-    "rougeL": _MAYBE,
-    "subsets": dict.fromkeys(_SUBSETS, {"examples": _NUMBER, **_SCORES}),
+    "examples": _COUNT,
+    "prevalence": {"before": _SHARE, "after": _SHARE},
+    "unwanted_per_1000_tokens": {"before": _RATE, "after": _RATE},
+    "exact_match": dict.fromkeys(_SUBSETS, _SOME),
+    "bleu": _BLEU,
+    "rougeL": _SOME,
+    "subsets": dict.fromkeys(_SUBSETS, {"examples": _COUNT, **_SCORES}),
 }
 _REFERENCES = {"old": _SCORES, "new": _SCORES}
 
@@ -55,6 +61,12 @@ def check_results(results: Mapping[str, Any]) -> None:
     _check(results, _RESULTS, "")
     if "references" in results:
         _check(results["references"], _REFERENCES, "references")
+    method = results.get("method")
+    if not isinstance(method, str | None):
+        raise _wrong("method", "text", method)
+    parts = [results["subsets"][name]["examples"] for name in ("clean", "marked")]
+    if sum(parts) != results["examples"]:
+        raise _wrong("examples", "the sum of 'subsets'", results["examples"])
 
 
 def _check(value: Any, shape: Any, field: str) -> None:
@@ -66,10 +78,12 @@ def _check(value: Any, shape: Any, field: str) -> None:
             if key not in value:
                 raise UserError(f"the results have no {name!r}; {_HINT}")
             _check(value[key], part, name)
-    elif value is not None or shape != _MAYBE:
-        number = isinstance(value, int | float) and not isinstance(value, bool)
-        if not number or not math.isfinite(value):
-            raise _wrong(field, shape, value)
+        return
+    wanted, most, maybe = shape
+    if value is not None or not maybe:
+        kind = int if shape is _COUNT else int | float
+        if type(value) is bool or not isinstance(value, kind) or not 0 <= value <= most:
+            raise _wrong(field, wanted, value)
 
 
 def _wrong(field: str, wanted: str, value: Any) -> UserError:
@@ -88,6 +102,8 @@ def check_example(row: Mapping[str, Any], where: str) -> None:
     for key in ("kind", "inputs", "old", "new"):
         if not isinstance(row.get(key), str):
             raise UserError(f"{where}: field {key!r} must be text")
+    if row["kind"] not in KINDS:
+        raise UserError(f"{where}: field 'kind' must be one of {', '.join(KINDS)}")
     for key in ("old", "new"):
         spans = row.get(f"{key}_spans")
         if not isinstance(spans, list) or not all(

@@ -38,6 +38,12 @@ def test_what_the_input_does_not_mention():
     assert annotator("", "John Smith") == []
 
 
+def test_what_the_vocabulary_does_not_know_may_belong_to_an_entity():
+    annotator = entities.EntityAnnotator(annotate_toy.ruler_pipeline(("GPE", "nchen")))
+    assert marked(annotator, "in M ⁇ nchen", "München") == []
+    assert marked(annotator, "in M ⁇ nchen", "Manchester") == [("nchen", "GPE")]
+
+
 @pytest.mark.parametrize(
     ("label", "entity", "rest", "expected"),
     [

@@ -4,7 +4,9 @@ import functools
 import gzip
 import itertools
 import json
+import multiprocessing
 import os
+import time
 
 import annotate_toy
 import pytest
@@ -12,7 +14,7 @@ import tfrecord_rows
 from small_vocabulary import small_vocabulary
 
 from t5patches import annotate
-from t5patches.annotate import custom, job, phrases
+from t5patches.annotate import custom, job, phrases, workers
 from t5patches.errors import UserError
 from t5patches.interchange import json_files, records, shards, tfrecords
 
@@ -407,6 +409,39 @@ def test_text_only_lines_of_t5x_are_encoded_flagged_and_counted(tmp_path):
     assert first["prediction"] == "hello stupid world"
     assert sum(first["target_annotations"]) > 0
     assert "reencoded" not in second and second["id"] == "b"
+
+
+def test_texts_that_encoding_changes_are_counted_and_shown(tmp_path, caplog):
+    vocabulary = small_vocabulary(byte_fallback=False)
+    texts = ["hello world", "the “news” of the day"]
+    rows = [
+        {"inputs": "talk", "prediction": text, "id": i} for i, text in enumerate(texts)
+    ]
+    write(tmp_path, rows)
+    stats = annotate.annotate_files(
+        tmp_path / "old", ANNOTATOR, tmp_path / "out", vocabulary
+    )
+    assert stats["changed_by_encoding"] == 1
+    assert stats["lost_characters"] == {"“": 1, "”": 1}
+    assert "old-00000-of-00001.jsonl:2: 'the “news” of the day' became" in caplog.text
+    first, second = records.read_annotated(tmp_path / "out/annotated", vocabulary)
+    assert second["given"] == texts[1] and "⁇" in second["prediction"]
+    assert "given" not in first
+
+
+def test_workers_end_when_what_they_are_for_ends():
+    """However long they would take."""
+    began = time.monotonic()
+    with pytest.raises(KeyboardInterrupt), workers.several(time_wasted, 2) as team:
+        team.start([("a", "b")])
+        assert multiprocessing.active_children()
+        raise KeyboardInterrupt
+    assert not multiprocessing.active_children()
+    assert time.monotonic() - began < 60
+
+
+def time_wasted(text, inputs):
+    time.sleep(600)
 
 
 def test_lines_without_ids_get_the_same_ones_in_every_reader(tmp_path):

@@ -147,6 +147,18 @@ CASES = {
 }
 
 
+CASES["unknown"] = [
+    ("O ⁇ Brien", "PERSON", "Mr O’Brien said", True),
+    ("Caf ⁇", "ORG", "in the Café Paris", True),
+    ("⁇ nchen", "GPE", "in München", True),
+    ("M⁇nchen", "GPE", "in München", True),
+    ("M⁇nchen", "GPE", "in Manheim", False),
+    ("⁇ 5", "CARDINAL", "about £5", True),
+    ("⁇ 5", "CARDINAL", "25 of 2.5", False),
+    ("⁇", "ORG", "nothing", True),
+]
+
+
 @pytest.mark.parametrize("rule", CASES)
 def test_occurs(rule):
     wrong = [case for case in CASES[rule] if occurs(*case[:3]) is not case[3]]

@@ -104,6 +104,14 @@ def test_picture(written):
     assert struct.unpack(">II", content[16:24]) == (2400, 1000)
 
 
+@pytest.mark.parametrize("name", ["$x", "$\\frac{1}{$", "a$b$c", "<b>", "\n"])
+def test_names_of_methods_are_shown_as_they_are(tmp_path, name):
+    report.write_report(tmp_path, {**RESULTS, "method": name}, [])
+    assert (tmp_path / "report.png").exists()
+    shown = Reader((tmp_path / "report.html").read_text()).text
+    assert f"with {name.upper()}" in shown
+
+
 MARKED = '<mark title="x">a&lt;b</mark>'
 
 
@@ -138,12 +146,21 @@ def test_subsets_without_members_and_nothing_optional(tmp_path, texts):
     [
         ({"prevalence": {}}, "have no 'prevalence.before'"),
         ({"prevalence": None}, "'prevalence' of the results must be an object"),
-        ({"prevalence": {"before": float("nan"), "after": 0}}, "must be a number, not"),
-        ({"prevalence": {"before": None, "after": 0}}, "must be a number, not None"),
+        *(
+            ({"prevalence": {"before": wrong, "after": 0}}, "from 0 to 1, not")
+            for wrong in (float("nan"), None, 17, -0.1, True, "1", [0], 10**400)
+        ),
         ({"subsets": []}, "'subsets' of the results must be an object"),
         ({"subsets": {"all": {}}}, "have no 'subsets.all.examples'"),
-        ({"examples": "8"}, "'examples' of the results must be a number"),
-        ({"bleu": "x"}, "'bleu' of the results must be a number or null"),
+        *(
+            ({"examples": wrong}, "'examples' of the results must be a whole number")
+            for wrong in ("8", -1, 3.5, float("inf"))
+        ),
+        ({"examples": 9}, "'examples' of the results must be the sum of 'subsets'"),
+        ({"bleu": "x"}, "'bleu' of the results must be a number from 0 to 100, or"),
+        ({"bleu": 101}, "'bleu' of the results"),
+        ({"unwanted_per_1000_tokens": {"before": -1, "after": 0}}, "tokens.before'"),
+        ({"method": {"a": 1}}, "'method' of the results must be text"),
         ({"references": {"old": {}}}, "have no 'references.old.exact_match'"),
     ],
 )
@@ -158,6 +175,7 @@ def test_results_with_something_wrong(tmp_path, change, message):
     [
         ({"old": None}, "'old'"),
         ({"kind": 3}, "'kind'"),
+        ({"kind": "wonderful"}, "'kind' must be one of fixed, remaining"),
         ({"old_spans": 5}, "'old_spans'"),
         ({"new_spans": [[0, 1]]}, "'new_spans'"),
         ({"new_spans": [[0, 999, "x"]]}, "'new_spans'"),
