@@ -8,7 +8,6 @@ without being checked.
 from __future__ import annotations
 
 import concurrent.futures
-import hashlib
 import os
 import pathlib
 from collections.abc import Iterable
@@ -17,7 +16,7 @@ from etils import epath
 
 from t5patches.checkpoints import finding
 from t5patches.errors import UserError
-from t5patches.interchange import json_files
+from t5patches.interchange import claims, json_files
 
 RECORD = "t5patches.json"
 
@@ -94,15 +93,9 @@ def _read(path: epath.Path) -> dict:
 
 
 def _digests(folder: epath.Path, names: Iterable[str]) -> dict[str, str | None]:
+    def digest(name):
+        path = folder / name
+        return name, claims.file_digest(path) if path.is_file() else None
+
     with concurrent.futures.ThreadPoolExecutor() as pool:
-        return dict(pool.map(lambda name: (name, _digest(folder / name)), names))
-
-
-def _digest(path: epath.Path) -> str | None:
-    if not path.is_file():
-        return None
-    digest = hashlib.blake2b(digest_size=16)
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
+        return dict(pool.map(digest, names))
