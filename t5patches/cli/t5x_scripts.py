@@ -19,10 +19,12 @@ Takes the flags of T5X's scripts; --gin.NAME=VALUE sets a macro or a binding, as
 models/t5_1_1_small.gin, runs/finetune.gin, runs/update.gin, methods/tnff.gin …
 {flags}"""
 _TRAIN = """\
-checkpoints, TensorBoard scalars, config.gin and best.json (the checkpoint with
-        the lowest validation loss) to MODEL_DIR
+checkpoints, TensorBoard scalars, config.gin, settings.json (what the run depends
+        on) and best.json (the checkpoint with the lowest validation loss) to MODEL_DIR
 
 SIGTERM ends it after the step, saved, with status 0. Typed again, the command goes on.
+With other settings, data, vocabulary or initial checkpoint it is refused, unless
+--branch says to go on with them; steps, periods, partitions, paths may change.
 
 example (an update of a fine-tuned model):
   t5patches train --gin_file=models/t5_1_1_small.gin --gin_file=methods/tnff.gin \\
