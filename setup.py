@@ -33,6 +33,7 @@ setuptools.setup(
         "t5patches.gin": ["**/*.gin"],
         "t5patches.quickstart": ["data/*"],
         "t5patches.report": ["templates/*"],
+        "t5patches.run": ["macros.toml"],
         "t5x_embedded": ["README.md"],
     },
     entry_points={

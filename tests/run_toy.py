@@ -51,6 +51,10 @@ def register() -> str:
     return TASK
 
 
+def from_scratch() -> None:
+    """What an update of random weights gives for its checkpoint, on purpose."""
+
+
 def _examples(split, shuffle_files=False, seed=None):
     del split, shuffle_files, seed
 

@@ -17,6 +17,9 @@ writes  {writes}
 Takes the flags of T5X's scripts; --gin.NAME=VALUE sets a macro or a binding, as in
 --gin.BATCH_SIZE=16. Gin files of t5patches are found by their names:
 models/t5_1_1_small.gin, runs/finetune.gin, runs/update.gin, methods/tnff.gin …
+
+macros of the gin files, what they take and what they mean:
+{macros}
 {flags}"""
 _TRAIN = """\
 checkpoints, TensorBoard scalars, config.gin, settings.json (what the run depends
@@ -66,18 +69,21 @@ def generate(argv: list[str]) -> None:
 
 
 def _run(script: str, argv: list[str], what: str, writes: str) -> None:
-    from t5patches.run import scripts
+    from t5patches.run import macros, scripts
 
     if not argv or argv[0] in ("-h", "--help"):
         checkpoint = scripts.SCRIPTS[script].checkpoint
-        flags = scripts.flag_help(script)
         text = _HELP.format(
-            what=what, checkpoint=checkpoint, writes=writes, flags=flags
+            what=what,
+            checkpoint=checkpoint,
+            writes=writes,
+            flags=scripts.flag_help(script),
+            macros=macros.describe(script),
         )
         print(text)
         raise SystemExit(0 if argv else 2)
-    starting.prepare()
-    scripts.run(script, argv)
+    starting.start_logging()
+    scripts.run(script, argv, prepare=starting.import_tensorflow)
 
 
 def _with_generate_gin(argv: list[str]) -> list[str]:

@@ -86,7 +86,7 @@ def parsed(
       function: gin files know it by its name in `__main__`, as those of T5X do.
       files: gin files; later ones override.
       bindings: `NAME = value`; they override the files.
-      search_paths: folders that files are looked up in.
+      search_paths: folders that files are looked up in, the working folder as "".
 
     Raises:
       UserError: naming file and line where gin knows them.
@@ -96,12 +96,10 @@ def parsed(
     prefixes = gin.config._LOCATION_PREFIXES
     before = list(prefixes)
     gin.clear_config()
+    prefixes.clear()  # The working folder is one of `search_paths`.
     try:
         with _in_main(_returning_arguments(function)) as configured:
-            with (
-                gin_errors.in_our_words(gin_errors.parse_error),
-                _without_path_errors(),
-            ):
+            with gin_errors.in_our_words(gin_errors.parse_error), without_path_errors():
                 gin_utils.parse_gin_flags(search_paths, files, bindings)
             yield Config(function, configured)
     finally:
@@ -138,7 +136,7 @@ def _in_main(function: Callable[..., Any]) -> Iterator[Callable[..., Any]]:
 
 
 @contextlib.contextmanager
-def _without_path_errors() -> Iterator[None]:
+def without_path_errors() -> Iterator[None]:
     """Gin logs an error per folder that it looked into; what it raises says it all."""
 
     def keep(record):

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import re
-import tokenize
-import traceback
 from collections.abc import Callable, Iterator, Mapping
 
 from t5patches.checkpoints import contents
@@ -51,9 +49,6 @@ def parse_error(error: Exception) -> UserError | None:
     if isinstance(error, SyntaxError):
         place = f"{error.filename or 'a binding'}, line {error.lineno}"
         return UserError(_with_line(f"{place}: {error.msg}", error.text))
-    if isinstance(error, tokenize.TokenError):
-        message, (line, _) = error.args
-        return UserError(f"{_file_being_parsed(error)}, line {line}: {message}")
     if not isinstance(error, _PARSE_ERRORS):
         return None
     unset = re.match(
@@ -62,7 +57,7 @@ def parse_error(error: Exception) -> UserError | None:
         message,
     )
     if unset:
-        return _unset_macro(unset[1] or unset[2])
+        return unset_macro(unset[1] or unset[2])
     message = re.sub(
         r"(?:Couldn't resolve )?selector (\S+?); "
         r"<module 't5x_embedded\.(\w+)'.*?> has no attribute (\w+)\.",
@@ -72,19 +67,12 @@ def parse_error(error: Exception) -> UserError | None:
     return UserError(_located(message))
 
 
-def _unset_macro(name: str) -> UserError:
+def unset_macro(name: str) -> UserError:
+    """Returns the error that a macro has no value."""
     return UserError(
         f"{name} is not set: add `{name} = …` to a gin file or --gin.{name}=… to the "
         "command"
     )
-
-
-def _file_being_parsed(error: Exception) -> str:
-    """Gin does not say in which file its tokenizer stumbled; its frames do."""
-    found = "a gin file"
-    for frame, _ in traceback.walk_tb(error.__traceback__):
-        found = frame.f_locals.get("config_file_with_prefix", found)
-    return found
 
 
 def _without_calls(error: Exception) -> str:
@@ -119,12 +107,14 @@ def evaluation_error(error: Exception) -> UserError | None:
         names = re.findall(r"\[([^\]]*)\]", message)
         configurable, scope = calls[0] if calls else ("", "")
         if configurable == "macro" or scope and names and "value" in names[0]:
-            return _unset_macro(scope)
+            return unset_macro(scope)
         missing = names[0].replace("'", "") if names else "an argument"
         first_line = message.splitlines()[0]
         at = f"{scope}/{configurable}" if scope else configurable
         where = f" of {at}" if at and at not in first_line else ""
         return UserError(f"not set in the gin files: {missing}{where}\n  {first_line}")
+    if calls and isinstance(error, ValueError | TypeError):
+        return UserError(f"{calls[0][0]}: {_without_calls(error)}")
     if calls and isinstance(error, OSError | ImportError):
         return UserError(_without_calls(error))
     return None

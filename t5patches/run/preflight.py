@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import ast
 import difflib
 import importlib
-import math
+import inspect
 import os
-import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from absl import logging
@@ -18,31 +16,19 @@ from t5patches.errors import UserError
 from t5patches.interchange import vocabularies
 
 
-def check_macros(typed: Iterable[str], bindings: Mapping[str, str]) -> None:
-    """Looks for macros of the command line that no gin file reads: a misspelt name.
+def check_devices(partitions: Any) -> None:
+    """Raises a UserError if the devices cannot be split into so many partitions."""
+    import jax
 
-    Args:
-      typed: bindings of the command line, `NAME = value`.
-      bindings: all of gin's; see `gin_config.Config`.
-
-    Raises:
-      UserError: another macro has nearly the same name.
-    """
-    read = set(re.findall(r"%([\w.]+)", " ".join(bindings.values())))
-    for binding in typed:
-        name = binding.partition("=")[0].strip()
-        if not name.isidentifier() or name in read:
-            continue
-        near = difflib.get_close_matches(name, read, n=1, cutoff=0.75)
-        if near:
-            raise UserError(
-                f"--gin.{name}: no gin file has this macro; did you mean {near[0]}?"
-            )
-        logging.warning("--gin.%s changes nothing: no gin file reads it", name)
+    if isinstance(partitions, int) and jax.device_count() % partitions:
+        raise UserError(
+            f"NUM_PARTITIONS = {partitions}: the {jax.device_count()} devices that JAX "
+            "finds cannot be split into so many equal parts"
+        )
 
 
-def check(script: str, arguments: dict[str, Any], bindings: Mapping[str, str]) -> None:
-    """Checks a script's numbers, tasks and checkpoint.
+def check(script: str, arguments: dict[str, Any]) -> None:
+    """Checks a script's tasks, model and checkpoint.
 
     It replaces `train_state_initializer_cls`: only when the engine has made it are the
     model's shapes known, and nothing has been restored yet.
@@ -50,17 +36,15 @@ def check(script: str, arguments: dict[str, Any], bindings: Mapping[str, str]) -
     Args:
       script: 'train', 'infer' or 'eval'.
       arguments: of its function.
-      bindings: gin's; macros of runs/generate.gin say how to sample.
 
     Raises:
       UserError: what is wrong, before anything is loaded.
     """
-    if script == "infer":
-        check_numbers(arguments, bindings)
     for name in ("train_dataset_cfg", "dataset_cfg"):
         if cfg := arguments.get(name):
             _import_module(cfg.module)
             _check_task(cfg.mixture_or_task_name, cfg.split)
+            _check_model(arguments, cfg)
     for name in ("train_eval_dataset_cfg", "infer_eval_dataset_cfg"):
         if cfg := arguments.get(name):
             _check_task(cfg.mixture_or_task_name)
@@ -83,6 +67,13 @@ def check(script: str, arguments: dict[str, Any], bindings: Mapping[str, str]) -
             )
     elif restore.state_transformation_fns:
         return  # The checkpoint's names are not the model's.
+    elif script == "train":
+        match, total = finding.STEP.search(path), arguments["total_steps"]
+        if match and int(match[1]) >= total and not arguments.get("relative_steps"):
+            raise UserError(
+                f"{path} is at step {match[1]} and training ends at {total}: "
+                "TRAIN_STEPS counts the initial checkpoint's, TRAIN_STEPS_RELATIVE not"
+            )
     initializer_cls = arguments["train_state_initializer_cls"]
 
     def initializer(*args, **kwargs):
@@ -91,38 +82,6 @@ def check(script: str, arguments: dict[str, Any], bindings: Mapping[str, str]) -
         return made
 
     arguments["train_state_initializer_cls"] = initializer
-
-
-def check_numbers(arguments: Mapping[str, Any], bindings: Mapping[str, str]) -> None:
-    """Raises a UserError if a number of an inference is out of its range."""
-    macros = {name: _literal(text) for name, text in bindings.items()}
-    shards = arguments["num_shards"]
-    last_shard = shards - 1 if isinstance(shards, int) else math.inf
-    any_number = int | float
-    for name, value, kind, low, high in (
-        ("NUM_SHARDS", shards, int, 1, math.inf),
-        ("SHARD_ID", arguments["shard_id"], int, 0, last_shard),
-        ("BATCH_SIZE", arguments["dataset_cfg"].batch_size, int, 1, math.inf),
-        ("CHUNK_BATCHES", arguments["checkpoint_period"], int, 1, math.inf),
-        ("TEMPERATURE", macros.get("TEMPERATURE"), any_number, 0, math.inf),
-        ("TOP_K", macros.get("TOP_K"), int, 0, math.inf),
-        ("TOP_P", macros.get("TOP_P"), any_number, 0, 1),
-    ):
-        fits = isinstance(value, kind) and low <= value <= high
-        if value is not None and not fits:
-            limits = f"at least {low}" if high == math.inf else f"from {low} to {high}"
-            number = "a whole number" if kind is int else "a number"
-            raise UserError(f"{name} must be {number} {limits}, not {value!r}")
-    if macros.get("TOP_K") and macros.get("TOP_P"):
-        raise UserError("set one of TOP_K and TOP_P, not both")
-
-
-def _literal(text: str) -> Any:
-    """The value of a binding, None where it is another's (`%NAME`) or an object."""
-    try:
-        return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
-        return None
 
 
 def restore_config(arguments: Mapping[str, Any]) -> Any:
@@ -140,6 +99,8 @@ def _latest(folder: str) -> str | None:
 def _given_checkpoint(script: str, cfg: Any) -> str | None:
     """Returns the checkpoint that a `RestoreCheckpointConfig` has restored, if any."""
     if cfg is None or not cfg.path:
+        if script != "train":
+            raise UserError("CHECKPOINT_PATH is not set: it names the checkpoint")
         return None
     if cfg.mode == "specific" or script == "infer":
         return cfg.path
@@ -184,3 +145,40 @@ def _check_task(name: Any, split: str | None = None) -> None:
             f"{getattr(provider, 'name', name)} has no split {split!r}; it has "
             f"{', '.join(map(repr, sorted(splits)))}"
         )
+
+
+def _check_model(arguments: Mapping[str, Any], cfg: Any) -> None:
+    """Checks that the model fits to its vocabulary, the devices and the task."""
+    import seqio
+
+    from t5patches import trainer
+
+    try:
+        arguments["partitioner"].get_data_layout(cfg.batch_size)
+    except ValueError as error:
+        raise UserError(f"BATCH_SIZE: {error}") from error
+    model = arguments["model"]
+    rows = getattr(getattr(model.module, "config", None), "vocab_size", None)
+    for name in ("input_vocabulary", "output_vocabulary"):
+        ids = getattr(getattr(model, name, None), "vocab_size", None)
+        if isinstance(rows, int) and isinstance(ids, int) and rows < ids:
+            raise UserError(
+                f"VOCABULARY_SIZE = {rows} is below the {ids} ids of the vocabulary"
+            )
+    trainer_cls = arguments.get("trainer_cls")
+    task = seqio.get_mixture_or_task(cfg.mixture_or_task_name)
+    read = getattr(model.FEATURE_CONVERTER_CLS, "TASK_FEATURES", ["target_annotations"])
+    if (
+        inspect.isclass(trainer_cls)
+        and "target_annotations" in task.output_features
+        and "target_annotations" not in read
+    ):
+        text = (
+            f"task {task.name} marks unwanted tokens, which the model takes as wanted"
+        )
+        if issubclass(trainer_cls, trainer.SelfDistillationTrainer):
+            raise UserError(
+                f"{text}: after the models/ file name one of methods/, such as "
+                "--gin_file=methods/tnff.gin"
+            )
+        logging.warning("%s", text)

@@ -13,13 +13,14 @@ import atexit
 import contextlib
 import functools
 import importlib
+import importlib.util
 import os
 import pathlib
 import re
 import shutil
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from t5patches import _engine
@@ -47,7 +48,12 @@ SCRIPTS = {
 _FLAGS = (
     ("multi_string", "gin_file", [], "A gin file; later ones override."),
     ("multi_string", "gin_bindings", [], "A binding; also --gin.NAME=VALUE."),
-    ("list", "gin_search_paths", [], "Where gin files are first looked up; commas."),
+    (
+        "list",
+        "gin_search_paths",
+        [],
+        "Where gin files are looked up, after ours; commas.",
+    ),
     ("string", "tfds_data_dir", None, "Folder of TensorFlow Datasets."),
     ("list", "seqio_additional_cache_dirs", [], "Folders of cached tasks."),
     ("boolean", "multiprocess_gpu", False, "Start JAX's distributed system."),
@@ -73,23 +79,48 @@ def gin_root() -> str:
     raise UserError(f"the gin files of t5patches are not beside {package}")
 
 
-def run(script: str, argv: Sequence[str], description: str | None = None) -> None:
+def gin_folders(search_paths: Sequence[str] = ()) -> list[str]:
+    """Returns where gin files are looked up: ours, those given, ".", the engine's.
+
+    Ours are first, so that a name of ours means our file wherever a command is typed.
+    """
+    spec = importlib.util.find_spec("t5x") if _engine.name() == "t5x" else None
+    engine = spec.submodule_search_locations if spec else None
+    return [gin_root(), *search_paths, "", *map(os.path.dirname, engine or ())]
+
+
+def run(
+    script: str,
+    argv: Sequence[str],
+    description: str | None = None,
+    prepare: Callable[[], None] = lambda: None,
+) -> None:
     """Runs a script of T5X's.
 
     Args:
       script: 'train', 'infer' or 'eval'.
       argv: its arguments; see `flag_help`.
       description: what the progress bar of an inference says; None for 'infer'.
+      prepare: called when gin files and macros have been looked at, before anything
+        heavy is imported.
 
     Raises:
       UserError: wrong flags, gin files, tasks or checkpoints; a loss that is NaN.
       SystemExit: training was stopped by SIGTERM, its checkpoint is saved; status 0.
     """
-    flags = _parse_flags(script, argv)
-    from t5patches.run import gin_errors, preflight
+    from t5patches.run import gin_errors, gin_files, macros
 
+    flags = _parse_flags(script, argv)
     _engine.install()
+    folders = gin_folders(flags.gin_search_paths)
+    shard = getattr(flags, "shard_id", None)
+    typed = [*flags.gin_bindings, *([] if shard is None else [f"SHARD_ID = {shard}"])]
+    found = gin_files.read(flags.gin_file, typed, folders)
+    macros.check(found, gin_root(), folders[len(flags.gin_search_paths) + 2 :])
+    prepare()
     _prepare_libraries(flags)
+    from t5patches.run import preflight
+
     if os.getcwd() not in sys.path:  # As `python -m` has it, but behind the packages.
         sys.path.append(os.getcwd())
     given = {}
@@ -100,7 +131,7 @@ def run(script: str, argv: Sequence[str], description: str | None = None) -> Non
     ) as config:
         if flags.checkpoint is not None:
             _choose_checkpoint(config, SCRIPTS[script].checkpoint, flags.checkpoint)
-        preflight.check_macros(flags.gin_bindings, config.bindings)
+        preflight.check_devices(config.macro("NUM_PARTITIONS"))
         with gin_errors.in_our_words(
             functools.partial(gin_errors.run_error, bindings=config.bindings)
         ):
@@ -119,16 +150,13 @@ def configuration(
 ) -> contextlib.AbstractContextManager[gin_config.Config]:
     """Parses gin files and bindings for a script, as `gin_config.parsed` does.
 
-    Files are looked up in `search_paths`, then in the working folder, in our gin files
-    and in the engine's.
+    Files are looked up in `gin_folders`.
     """
     from t5patches.run import gin_config
 
     module = importlib.import_module(SCRIPTS[script].module)
     function = getattr(module, SCRIPTS[script].function)
-    engine_paths = getattr(module, "_DEFAULT_GIN_SEARCH_PATHS", [])
-    folders = [*search_paths, ".", gin_root(), *engine_paths]
-    return gin_config.parsed(function, files, bindings, folders)
+    return gin_config.parsed(function, files, bindings, gin_folders(search_paths))
 
 
 def _run(
@@ -146,7 +174,7 @@ def _run(
         training_claim.check_place(arguments)
     with contextlib.ExitStack() as stack:
         stack.enter_context(_lock(script, arguments))
-        preflight.check(script, arguments, config.bindings)
+        preflight.check(script, arguments)
         if script == "infer":
             generation.claim_output(arguments, config.bindings)
         if script == "train":  # T5X closes its trainer only at a run's own end.
@@ -204,6 +232,10 @@ def _parse_flags(script: str, argv: Sequence[str]):
         raise UserError(f"{script}: unexpected argument {rest[0]!r}")
     if not values.gin_file:
         raise UserError(f"{script}: no --gin_file is given")
+    values.gin_file = [  # A name of ours means our file, a path this one.
+        os.path.abspath(file) if file.startswith((".", os.sep)) else file
+        for file in values.gin_file
+    ]
     return values
 
 
