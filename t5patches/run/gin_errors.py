@@ -48,7 +48,10 @@ def parse_error(error: Exception) -> UserError | None:
     message = _without_calls(error)
     if isinstance(error, SyntaxError):
         place = f"{error.filename or 'a binding'}, line {error.lineno}"
-        return UserError(_with_line(f"{place}: {error.msg}", error.text))
+        message = re.sub(
+            "malformed node.*", "not a value (texts take quotes)", error.msg
+        )
+        return UserError(_with_line(f"{place}: {message}", error.text))
     if not isinstance(error, _PARSE_ERRORS):
         return None
     unset = re.match(

@@ -90,25 +90,29 @@ def read(
         try:
             with open(path, encoding="utf-8") as lines:
                 read_lines(lines, path, (*within, path))
-        except tokenize.TokenError as error:
-            message, (line, _) = error.args
-            raise UserError(f"{path}, line {line}: {message}") from error
         except UnicodeDecodeError as error:
             raise UserError(f"{path} is no gin file: {error}") from error
 
     def read_lines(lines: Any, path: str, within: tuple[str, ...] = ()) -> None:
-        for statement in config_parser.ConfigParser(lines, _References()):
-            line = statement.location.line_num
-            place = f"{path}, line {line}" if path else "command line"
-            if isinstance(statement, config_parser.IncludeStatement):
-                read_file(statement.filename, f"{place}: ", within)
-            elif isinstance(statement, config_parser.BindingStatement):
-                scope, name, argument, value, _ = statement
-                if argument:
-                    name = f"{name.rpartition('.')[2]}.{argument}"
-                name = f"{scope}/{name}" if scope else name
-                name = name.removesuffix("/macro.value")
-                found.append(Binding(name, value, place, path))
+        try:
+            for statement in config_parser.ConfigParser(lines, _References()):
+                take(statement, path, within)
+        except tokenize.TokenError as error:
+            message, (line, _) = error.args
+            raise UserError(f"{path or 'a binding'}, line {line}: {message}") from error
+
+    def take(statement: Any, path: str, within: tuple[str, ...]) -> None:
+        line = statement.location.line_num
+        place = f"{path}, line {line}" if path else "command line"
+        if isinstance(statement, config_parser.IncludeStatement):
+            read_file(statement.filename, f"{place}: ", within)
+        elif isinstance(statement, config_parser.BindingStatement):
+            scope, name, argument, value, _ = statement
+            if argument:
+                name = f"{name.rpartition('.')[2]}.{argument}"
+            name = f"{scope}/{name}" if scope else name
+            name = name.removesuffix("/macro.value")
+            found.append(Binding(name, value, place, path))
 
     with gin_errors.in_our_words(gin_errors.parse_error):
         for file in files:

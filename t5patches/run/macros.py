@@ -153,8 +153,11 @@ def _table() -> dict[str, Macro]:
 
 MACROS = _table()
 
-# Arguments of T5X's that its own gin files bind without a macro.
+# Arguments that gin files also bind without a macro.
 _ARGUMENTS = {
+    "METHOD.alpha": "ALPHA",
+    "METHOD.epsilon": "EPSILON",
+    "METHOD.frozen_dropout": "FROZEN_DROPOUT",
     "infer.shard_id": "SHARD_ID",
     "infer.num_shards": "NUM_SHARDS",
     "infer.checkpoint_period": "CHUNK_BATCHES",
@@ -245,25 +248,37 @@ def _check_ranges(
 ) -> dict[str, Any]:
     """Checks each value by itself; returns those of macros."""
     fed = dict(_ARGUMENTS)  # Argument -> the macro that a gin file gives it.
-    for binding in bindings:
-        if isinstance(binding.value, Reference) and binding.value.macro in MACROS:
-            fed[binding.name.rpartition("/")[2]] = binding.value.macro
+    for name, value, *_ in bindings:
+        if isinstance(value, Reference) and value.macro in MACROS:
+            fed[name.rpartition("/")[2]] = value.macro
     values: dict[str, Any] = {}
-    for name, binding in last.items():
-        macro = name if name in MACROS else fed.get(name.rpartition("/")[2], "")
-        value = _resolved(binding.value, last)
-        if macro not in MACROS or value is None and not ours_too:
-            continue  # T5X's gin files have None for more than ours.
-        kind = MACROS[macro].kind
-        # What a reference gives is not known yet.
-        if not any(references(value)) and not kind.fits(value):
-            raise UserError(
-                f"{binding.place}: {name} must be {kind.words}, not {shorten(value)}"
-                f" ({MACROS[macro].meaning})"
-            )
-        if name == macro or macro not in last:
-            values[macro] = value
+    for binding in last.values():
+        for name, written in _parts(binding):
+            macro = name if name in MACROS else fed.get(name, "")
+            value = _resolved(written, last)
+            if macro not in MACROS or value is None and not ours_too:
+                continue  # T5X's gin files have None for more than ours.
+            if macro in last and written == Reference(f"%{macro}"):
+                continue  # It is looked at where it is set.
+            kind = MACROS[macro].kind
+            # What a reference gives is not known yet.
+            if not any(references(value)) and not kind.fits(value):
+                raise UserError(
+                    f"{binding.place}: {name} must be {kind.words}, not "
+                    f"{shorten(value)} ({MACROS[macro].meaning})"
+                )
+            if name == macro or macro not in last:
+                values[macro] = value
     return values
+
+
+def _parts(binding: Binding) -> Iterator[tuple[str, Any]]:
+    """Yields a binding's value and, of a dict, each value, by names without scopes."""
+    name = binding.name.rpartition("/")[2]
+    yield name, binding.value
+    if isinstance(binding.value, dict):
+        for key, value in binding.value.items():
+            yield f"{name}.{key}", value
 
 
 def _conflicts(
@@ -291,6 +306,9 @@ def _conflicts(
             yield f"MIN_{what} is above MAX_{what}"
     if values.get("METHOD") and get("LABEL_SMOOTHING"):
         yield "LABEL_SMOOTHING must be 0.0 with a METHOD"
+    model = last.get("MODEL")
+    if model and "%UPDATED_MODEL" in str(model.value) and not values.get("METHOD"):
+        yield "METHOD is not set: after the models/ file name one of methods/"
     lengths = values.get("TASK_FEATURE_LENGTHS")
     if ours_too and isinstance(lengths, dict) and "inputs" not in lengths:
         yield f"TASK_FEATURE_LENGTHS must be {KINDS['lengths'].words}, not {lengths}"

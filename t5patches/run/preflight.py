@@ -43,7 +43,7 @@ def check(script: str, arguments: dict[str, Any]) -> None:
     for name in ("train_dataset_cfg", "dataset_cfg"):
         if cfg := arguments.get(name):
             _import_module(cfg.module)
-            _check_task(cfg.mixture_or_task_name, cfg.split)
+            _check_task(cfg.mixture_or_task_name, cfg.split, cfg.use_cached)
             _check_model(arguments, cfg)
     for name in ("train_eval_dataset_cfg", "infer_eval_dataset_cfg"):
         if cfg := arguments.get(name):
@@ -126,7 +126,7 @@ def _import_module(name: str | None) -> None:
         ) from error
 
 
-def _check_task(name: Any, split: str | None = None) -> None:
+def _check_task(name: Any, split: str | None = None, cached: bool = False) -> None:
     """Checks that a task or mixture is there: a registered name, or the task itself."""
     import seqio
 
@@ -139,6 +139,11 @@ def _check_task(name: Any, split: str | None = None) -> None:
             "the module that registers it in the gin file"
         )
     provider = seqio.maybe_get_mixture_or_task(name)
+    try:
+        for task in seqio.get_subtasks(provider) if cached else ():
+            task.assert_cached()
+    except AssertionError as error:
+        raise UserError(f"USE_CACHED_TASKS: {error}") from error
     splits = getattr(provider, "splits", None)
     if split is not None and splits is not None and split not in splits:
         raise UserError(
