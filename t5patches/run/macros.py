@@ -189,6 +189,7 @@ def check(bindings: Sequence[Binding], ours: str, others: Sequence[str] = ()) ->
       UserError: a macro is unset, misspelt, refers to itself, is out of its range or
         does not fit to another.
     """
+    ours = os.path.join(ours, "")
     last = {binding.name: binding for binding in bindings}
     read = set(_macros_of([binding.value for binding in last.values()]))
     for name in sorted(read):

@@ -48,9 +48,11 @@ def run(*words):
     return cli.main(" ".join(words).split())
 
 
-def test_help_is_quick_and_imports_nothing_heavy():
+def test_help_and_wrong_macros_import_nothing_heavy():
+    train = "['train', '--gin_file=runs/finetune.gin', '--gin.DROPOUT_RATE=2']"
     code = (
         "import sys; from t5patches import cli; status = cli.main(['--help']);"
+        f"status |= cli.main({train}) - 2;"
         "heavy = {'jax', 'tensorflow', 'seqio', 'matplotlib'} & set(sys.modules);"
         "sys.exit(status or (3 if heavy else 0))"
     )
