@@ -68,7 +68,8 @@ def check(script: str, arguments: dict[str, Any]) -> None:
     elif restore.state_transformation_fns:
         return  # The checkpoint's names are not the model's.
     elif script == "train":
-        match, total = finding.STEP.search(path), arguments["total_steps"]
+        match = finding.STEP.fullmatch(os.path.basename(path))
+        total = arguments["total_steps"]
         if match and int(match[1]) >= total and not arguments.get("relative_steps"):
             raise UserError(
                 f"{path} is at step {match[1]} and training ends at {total}: "

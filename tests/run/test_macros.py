@@ -2,7 +2,6 @@
 
 import os
 import pathlib
-import types
 
 import pytest
 from small_vocabulary import small_vocabulary
@@ -217,14 +216,10 @@ def test_help_has_the_macros(script):
         assert (f"  {name}: " in text) == (script in of.split())
 
 
-def test_what_only_jax_and_the_model_know():
+def test_partitions_that_the_devices_do_not_make():
+    preflight.check_devices(1)
     with pytest.raises(UserError, match="NUM_PARTITIONS = 700: the . devices"):
         preflight.check_devices(700)
-    preflight.check_devices(1)
-    run = types.SimpleNamespace
-    no_path = {"restore_checkpoint_cfg": run(path=None, mode="specific")}
-    with pytest.raises(UserError, match="CHECKPOINT_PATH is not set"):
-        preflight.check("eval", {**no_path, "model_dir": None})
 
 
 @pytest.mark.parametrize(
