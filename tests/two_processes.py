@@ -21,11 +21,11 @@ def main(index, port, folder):
         f"--process_index={index}",
     )
     scripts.run("train", arguments(f"{folder}/run", *cluster))
+    # It starts from that model, whose files they look at together.
+    start = f"--gin.INITIAL_CHECKPOINT_PATH='{folder}/run/checkpoint_6'"
     endless = ("TRAIN_STEPS_RELATIVE", "EVAL_PERIOD", "SAVE_PERIOD")
-    scripts.run(
-        "train",
-        arguments(f"{folder}/endless", *(f"--gin.{name}=1000000" for name in endless)),
-    )
+    never = [f"--gin.{name}=1000000" for name in endless]
+    scripts.run("train", arguments(f"{folder}/endless", start, *never))
 
 
 if __name__ == "__main__":
