@@ -161,6 +161,8 @@ def atomic_path(path: PathLike) -> Iterator[str]:
     target = epath.Path(os.fspath(path))
     if os.path.islink(target):
         target = epath.Path(os.path.realpath(target))
+        if os.path.islink(target):  # To itself.
+            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), os.fspath(path))
     # Two processes may be at it, on several machines: each has a name of its own.
     temporary = target.parent / f".{target.name}.{_OWNER}-{os.getpid()}.tmp"
     try:
