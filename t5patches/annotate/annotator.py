@@ -7,7 +7,7 @@ import functools
 import itertools
 import operator
 import traceback
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from t5patches.annotate.alignment import Span
@@ -58,12 +58,22 @@ def annotate_texts(
     """
     finds = [functools.partial(annotator, *pair) for pair in pairs]
     if hasattr(annotator, "pipe") and len(pairs) > 1:
-        with contextlib.suppress(*RAISED):  # One by one, to find where it comes from.
+        with _suppressed():  # One by one, to find where it comes from.
             several = [*itertools.islice(annotator.pipe(pairs), len(pairs) + 1)]
             if len(several) == len(pairs):
                 finds = [functools.partial(lambda spans: spans, s) for s in several]
     texts = (text for text, _ in pairs)
     return [_check(annotator, *each) for each in zip(texts, finds, strict=True)]
+
+
+@contextlib.contextmanager
+def _suppressed() -> Iterator[None]:
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise
+    except BaseException:
+        pass
 
 
 def _check(annotator: Annotator, text: str, find: Callable[[], Any]) -> Found:
@@ -75,7 +85,9 @@ def _check(annotator: Annotator, text: str, find: Callable[[], Any]) -> Found:
         return [_check_span(span, text) for span in found]
     except UserError as error:
         return error
-    except RAISED as error:
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # Some libraries' are no `Exception`.
         raised = describe(error)
         return UserError(f"the annotator raised {raised} ({_place(error, annotator)})")
 

@@ -10,6 +10,8 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from absl import logging
+
 from t5patches.annotate.alignment import Span
 from t5patches.annotate.annotator import RAISED, describe
 from t5patches.errors import UserError
@@ -78,6 +80,7 @@ def load(name: str) -> CustomAnnotator:
 def _module(name: str) -> Any:
     if name.endswith(".py") and not os.path.isfile(name):
         raise UserError(f"{name}: no such file; {_HINT}")
+    logging.info("Importing %s", name)  # Its code may take long, or for ever.
     try:
         if name.endswith(".py"):
             return _module_of_file(name)

@@ -69,6 +69,17 @@ def settings(run: Run, methods: str | None = None) -> dict[str, Any]:
     }
 
 
+def claim(run: Run, asked: Mapping[str, Any]) -> None:
+    """Makes the folder this run's, or checks that it is.
+
+    A run of which no stage was done, as with data that it refused, leaves the folder to
+    another.
+    """
+    begun = epath.Path(run.path(claims.SETTINGS)).is_file()
+    results = ("*.done.json",) if begun else ("*",)
+    claims.claim(run.folder, asked, results=results)
+
+
 # ------------------------------------------------------------------------- the stages
 
 
@@ -177,7 +188,7 @@ def annotate(run: Run) -> Record:
 
 
 def training_files(run: Run, method: str, split: str) -> str:
-    """Returns the annotated TFRecords that a method is trained on, made where needed.
+    """Returns the prefix of the TFRecords that a method is trained on, made if needed.
 
     Args:
       run: a run whose generations are annotated.
@@ -188,7 +199,7 @@ def training_files(run: Run, method: str, split: str) -> str:
       NothingLeftError: a baseline leaves no example of the split.
     """
     if method not in BASELINES:
-        return f"{run.annotated(split)}-*.tfrecord"
+        return run.annotated(split)
     folder, predictions = run.path("annotated", split), run.predictions("before", split)
     examples = 1
     if method != "filtered":
@@ -203,7 +214,7 @@ def training_files(run: Run, method: str, split: str) -> str:
             f"{folder}: {method} leaves nothing of the {split} split; there is too "
             "little without anything unwanted"
         )
-    return os.path.join(folder, "annotated-*.tfrecord")
+    return os.path.join(folder, "annotated")
 
 
 def _rows_to_annotate(run: Run, method: str, split: str) -> Iterable[Mapping[str, Any]]:
@@ -331,7 +342,7 @@ def run_all(run: Run) -> dict[str, Any]:
     from t5patches import report
 
     asked = settings(run)
-    claims.claim(run.folder, asked)
+    claim(run, asked)
     with run_folder.quiet():
         done = do_stages(run, STAGES, f"[{{number}}/{len(STAGES)}] {{what}}")
         results = {

@@ -23,7 +23,7 @@ import jax
 from etils import epath
 
 from t5patches.errors import UserError
-from t5patches.interchange import claims, json_files
+from t5patches.interchange import json_files
 from t5patches.quickstart import grid, job, run_folder, use_cases
 from t5patches.quickstart.run_folder import Record, Run
 
@@ -163,7 +163,7 @@ def run_all(run: Run, methods: Sequence[str]) -> dict[str, Any]:
     from t5patches import report
 
     asked = job.settings(run, methods="*")
-    claims.claim(run.folder, asked)
+    job.claim(run, asked)
     with run_folder.quiet():
         shared = job.do_stages(run, job.SHARED_STAGES, "{what}")
         points = _do_points(run, grid.points(methods))

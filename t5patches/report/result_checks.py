@@ -73,6 +73,10 @@ def _check(value: Any, shape: Any, field: str) -> None:
     if isinstance(shape, Mapping):
         if not isinstance(value, Mapping):
             raise _wrong(field, "an object", value)
+        if others := field and sorted(value.keys() - shape.keys()):
+            raise UserError(
+                f"the results have an unknown '{field}.{others[0]}'; {_HINT}"
+            )
         for key, part in shape.items():
             name = f"{field}.{key}" if field else key
             if key not in value:

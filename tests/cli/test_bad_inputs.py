@@ -26,6 +26,7 @@ def lines(*rows):
 
 
 GOOD = lines(*(row(text, i) for i, text in enumerate(TEXTS)))
+POSTS = "spans,text\n" + "".join(f'"[0, 1]",post {i}\n' for i in range(9))
 MARKED = {"annotations": [], "target_annotations": [0] * 7}
 
 
@@ -36,6 +37,8 @@ def folder(tmp_path, monkeypatch):
     for name in ("old.jsonl", "new.jsonl"):
         (tmp_path / name).write_text(GOOD)
     (tmp_path / "rude.txt").write_text("rude\n")
+    (tmp_path / "mine.py").write_text("def find(text, inputs):\n    return []\n")
+    (tmp_path / "posts.csv").write_text(POSTS)
     (tmp_path / "folder").mkdir()
     return tmp_path
 
@@ -79,6 +82,16 @@ def test_an_empty_value(folder, command, option, capsys):
 
 
 PREDICTIONS = {
+    "nothing": ("", "old.jsonl: no predictions"),
+    "no UTF-8": (GOOD.encode("utf-16"), "old.jsonl:1: not UTF-8"),
+    "old Mac's lines": (GOOD.replace("\n", "\r"), "old.jsonl:1: not valid JSON"),
+    "a raw NUL": (GOOD.replace("good", "\0"), "old.jsonl:2: not valid JSON"),
+    "half a line": (GOOD[:-9], "old.jsonl:3: not valid JSON"),
+    "a list": (f"[{lines(row())}]", "old.jsonl:1: not valid JSON"),
+    "no number": ('{"inputs": NaN}', "old.jsonl:1: field 'inputs' must be text"),
+    "ids of no vocabulary": (lines(row(target_tokens=[-1])), "old.jsonl:1: field 'tar"),
+    "ids that are none": (lines(row(target_tokens=[1.0])), "old.jsonl:1: field 'targ"),
+    "no ids": (lines(row(target_tokens="")), "old.jsonl:1: field 'target_tokens'"),
     "an id twice": (lines(row(), row()), "old.jsonl:2: id '0' occurs twice"),
     "a key twice": ('{"inputs": "a", "inputs": "b"}', "old.jsonl:1: not readable JSON"),
 }
@@ -146,3 +159,60 @@ def test_wrong_references(folder, content, message, capsys):
     files = {"references.csv": content}
     command = f"{EVALUATE} --new new.jsonl --phrases rude.txt --references "
     refused(folder, files, f"{command} references.csv", message, capsys)
+
+
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [
+        ("class Odd(BaseException): pass\ndef find(t, i): raise Odd", "raised Odd"),
+        ("import sys\ndef find(t, i): sys.exit(0)", "raised SystemExit: 0"),
+        ("def find(t, i): return True", "returned True, not a list"),
+        ("async def find(t, i): return []", "returned <coroutine"),
+        ("def find(t, i): return [(0, 99, 'x')]", "is no span of the 11 characters"),
+        ("def find(t): return []", "raised TypeError"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:coroutine")
+def test_an_annotator_that_is_wrong(folder, code, message, capsys):
+    command = "annotate custom --function mine.py:find --vocabulary bytes --output out"
+    command += " --predictions old.jsonl"
+    refused(folder, {"mine.py": code}, command, "old.jsonl:1: the annotator", capsys)
+    refused(folder, {}, command, message, capsys)
+    assert cli.main([*ANNOTATE.split(), "--predictions", "old.jsonl"]) == 0
+
+
+TAGGER = "tagger train --output out --data posts.csv"
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("", "posts.csv: no posts in it"),
+        ("spans,text,text\n[],a,b\n", "posts.csv:1: there are 2 columns 'text'"),
+        (f"{POSTS}[99],abc\n", "posts.csv:11: field 'spans' has offset 99"),
+        (f"{POSTS}[-1],abc\n", "posts.csv:11: field 'spans' has offset -1"),
+        (f"{POSTS}x,abc\n", "posts.csv:11: field 'spans' must be a list"),
+        (f"{POSTS}[],{'a ' * 500_001}\n", "posts.csv:11: the text has 1,000,002 char"),
+        (f"{POSTS}[]\n", "posts.csv:11: the line has not as many fields"),
+        (f'{POSTS}[],"abc\n', "posts.csv:11: not valid CSV"),
+    ],
+)
+@pytest.mark.parametrize(
+    "command", [TAGGER, "tagger evaluate --tagger x --data posts.csv"]
+)
+def test_wrong_posts(folder, command, content, message, capsys):
+    refused(folder, {"posts.csv": content}, command, message, capsys)
+
+
+@pytest.mark.parametrize("output", ["folder", "rude.txt", "rude.txt/x"])
+def test_a_tagger_looks_at_its_output_before_it_trains(folder, output, capsys):
+    refused(folder, {}, f"{TAGGER} --output {output}", output.partition("/")[0], capsys)
+
+
+def test_a_quickstart_that_refused_its_data_leaves_the_folder(folder, capsys):
+    command = "quickstart --data own.csv --phrases rude.txt --output run"
+    plain = "text\n" + "".join(f"number {i} says nothing\n" for i in range(300))
+    message = "no vocabulary of 4096 pieces"
+    refused(folder, {"own.csv": plain}, command, message, capsys)
+    assert (folder / "run/corpus").exists()
+    refused(folder, {"own.csv": "a\nb\n"}, command, "own.csv:2: expected", capsys)

@@ -150,6 +150,7 @@ def test_subsets_without_members_and_nothing_optional(tmp_path, texts):
             ({"prevalence": {"before": wrong, "after": 0}}, "from 0 to 1, not")
             for wrong in (float("nan"), None, 17, -0.1, True, "1", [0], 10**400)
         ),
+        ({"subsets": {**RESULTS["subsets"], "more": 5}}, "unknown 'subsets.more'"),
         ({"subsets": []}, "'subsets' of the results must be an object"),
         ({"subsets": {"all": {}}}, "have no 'subsets.all.examples'"),
         *(

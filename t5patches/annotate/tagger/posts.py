@@ -13,6 +13,7 @@ from t5patches.interchange import shards, tables
 
 # Before the name of a data set of TFDS and its split.
 TFDS = "tfds:"
+LONGEST = 1_000_000  # spaCy's own limit.
 
 
 class Post(NamedTuple):
@@ -43,12 +44,16 @@ def read_posts(
       UserError: naming file and line; TFDS has no such data; or there are no posts in
         the files.
     """
-    posts = [
-        Post(text, frozenset(tables.offsets_field(row, "spans", text, where)))
-        for path in paths
-        for where, row in _rows(os.fspath(path), tfds_data_dir)
-        for text in [tables.text_field(row, "text", where)]
-    ]
+    posts = []
+    for where, row in (r for p in paths for r in _rows(os.fspath(p), tfds_data_dir)):
+        text = tables.text_field(row, "text", where)
+        if len(text) > LONGEST:
+            raise UserError(
+                f"{where}: the text has {len(text):,} characters; spaCy reads at most "
+                f"{LONGEST:,}: leave it out or cut it"
+            )
+        offsets = tables.offsets_field(row, "spans", text, where)
+        posts.append(Post(text, frozenset(offsets)))
     if paths and not posts:
         raise UserError(f"{', '.join(map(str, paths))}: no posts in it")
     return posts
