@@ -14,7 +14,7 @@ import io
 import os
 import pkgutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from t5patches.errors import UserError, explained
@@ -66,8 +66,15 @@ class _Output:
         self._stream = stream
 
     def write(self, text: str) -> int:
+        return self._named(self._stream.write, text)
+
+    def flush(self) -> None:
+        self._named(self._stream.flush)
+
+    @staticmethod
+    def _named(function: Callable[..., Any], *text: str) -> Any:
         try:
-            return self._stream.write(text)
+            return function(*text)
         except OSError as error:
             error.filename = OUTPUT
             raise

@@ -209,7 +209,7 @@ def findings(
     if not mark.is_file():
         return None
     found = read_json(mark)
-    if not {"source", "findings"} <= set(found):
+    if not all(isinstance(found.get(k), dict) for k in ("source", "findings")):
         raise UserError(f"{mark}: does not say what is done; remove it")
     same = source is None or found["source"] == _as_json(source)
     return found["findings"] if same else None
