@@ -232,6 +232,9 @@ def _parse_flags(script: str, argv: Sequence[str]):
         raise UserError(f"{script}: unexpected argument {rest[0]!r}")
     if not values.gin_file:
         raise UserError(f"{script}: no --gin_file is given")
+    for folder in values.gin_search_paths:
+        if not os.path.isdir(folder):
+            raise UserError(f"--gin_search_paths: there is no folder {folder!r}")
     values.gin_file = [  # A name of ours means our file, a path this one.
         os.path.abspath(file) if file.startswith((".", os.sep)) else file
         for file in values.gin_file

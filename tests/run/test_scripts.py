@@ -165,6 +165,8 @@ train loose
   'loose'
 train --gin.A
   --gin.NAME=VALUE
+train --gin_search_paths=nope
+  there is no folder 'nope'
 train --gin_file=nope.gin
   nope.gin
   {gin_root}
