@@ -8,6 +8,7 @@ import pathlib
 import shutil
 import subprocess
 import sys
+import types
 
 import pytest
 import typed_commands
@@ -24,6 +25,7 @@ from t5patches.interchange import (
     shards,
     tfrecords,
 )
+from t5patches.run import scripts
 
 PREDICTIONS = [
     {
@@ -293,6 +295,21 @@ def test_a_second_command_is_refused(folder, capsys):
     assert run("annotate", "out") == 0
     assert run("annotate", "out") == 0
     assert not [name for name in os.listdir("out") if name.startswith(".")]
+
+
+@pytest.mark.parametrize("script", ["train", "infer", "eval"])
+def test_scripts_lock_what_they_write(script, tmp_path):
+    folder = {"model_dir": tmp_path, "output_dir": tmp_path}
+    task = types.SimpleNamespace(mixture_or_task_name="a:task")
+    arguments = {**folder, "dataset_cfg": task, "shard_id": 0, "num_shards": 2}
+    with scripts._lock(script, arguments):
+        if script == "infer":  # Its shards are commands of their own.
+            with scripts._lock(script, {**arguments, "shard_id": 1}):
+                pass
+        with pytest.raises(UserError, match="another command is writing here"):
+            with scripts._lock(script, arguments):
+                pass
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_lock_ends_with_its_process(tmp_path):
