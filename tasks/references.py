@@ -38,7 +38,9 @@ def predictions(
 def main(argv: Sequence[str] | None = None) -> int:
     """Writes the references of files as predictions; returns the exit status."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", required=True, nargs="+", metavar="FILE")
+    parser.add_argument(
+        "--data", required=True, nargs="+", action="extend", metavar="FILE"
+    )
     parser.add_argument("--inputs-key", default="inputs", metavar="FIELD")
     parser.add_argument("--targets-key", default="targets", metavar="FIELD")
     parser.add_argument("--id-key", default="id", metavar="FIELD")
