@@ -62,7 +62,7 @@ def pytest_collection_modifyitems(items):
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config, log):
-    """Gives a worker whole files; all of the quickstart, which look at one run of it."""
+    """Gives a worker whole files; the quickstart's, which share a run, go as one."""
     from xdist.scheduler import LoadFileScheduling
 
     class Scheduling(LoadFileScheduling):
