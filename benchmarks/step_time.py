@@ -52,6 +52,7 @@ def make_model(prefix: str, kind: str, args: argparse.Namespace) -> Any:
     from t5x import adafactor
     from t5x import models as t5x_models
 
+    from benchmarks import generate
     from t5patches import models, network
 
     classes = {TNFF: models.EncoderDecoderModelTNFF}
@@ -59,17 +60,9 @@ def make_model(prefix: str, kind: str, args: argparse.Namespace) -> Any:
         from t5x.examples.t5 import network
 
         classes = {TNFF: t5x_tnff()}
+    shape = generate.network_shape(args)
     config = network.T5Config(
-        vocab_size=args.vocab,
-        dtype=args.dtype,
-        emb_dim=args.d_model,
-        num_heads=args.heads,
-        num_encoder_layers=args.layers,
-        num_decoder_layers=args.layers,
-        head_dim=args.head_dim,
-        mlp_dim=args.d_ff,
-        mlp_activations=("gelu", "linear"),
-        dropout_rate=args.dropout,
+        **shape | {"dtype": args.dtype, "dropout_rate": args.dropout}
     )
     vocabulary = seqio.PassThroughVocabulary(args.vocab, eos_id=1)
     options = {"alpha": ALPHA} if kind == TNFF and prefix == "ours" else {}

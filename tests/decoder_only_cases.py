@@ -151,5 +151,6 @@ def assert_same(got, want, rtol=1e-5):
 
 
 evaluate = cases.evaluate
+logits = cases.logits
 relative_error = cases.relative_error
 worst_error = cases.worst_error

@@ -136,8 +136,9 @@ def run(engine):
     vars_, features = variables(made), batch()
     numbers = decoder_only_cases.basics(made, vars_["params"], features, None)
     state = train_state.FlaxOptimTrainState.create(made.optimizer_def, vars_)
+    apply = jax.jit(lambda state, g: state.apply_gradient(g, learning_rate=0.01))
     for _ in range(2):
-        state = state.apply_gradient(numbers["gradients"], learning_rate=0.01)
+        state = apply(state, numbers["gradients"])
     searcher = model(models, adafactor, decoding.beam_search)
     beams, beam_aux = jax.jit(
         functools.partial(

@@ -46,7 +46,7 @@ def cache_index(cache):
 
 def test_packed_examples_do_not_see_each_other(module, params):
     packed = cases.batch(packed=True, prefix=True)
-    _, expected, _ = cases.evaluate(module, params, packed)
+    expected = cases.logits(module, params, packed)
     for segment in (1, 2):
         here = packed["decoder_segment_ids"] == segment
         alone = {
@@ -54,7 +54,7 @@ def test_packed_examples_do_not_see_each_other(module, params):
             for name, x in packed.items()
             if name.endswith(("_tokens", "_attention"))
         }
-        _, got, _ = cases.evaluate(module, params, alone)
+        got = cases.logits(module, params, alone)
         where = np.asarray(here)
         assert cases.relative_error(got[where], expected[where]) < 1e-5
 
@@ -63,7 +63,7 @@ def test_a_cache_filled_at_once_continues_as_the_forward_pass(module, params, ap
     """Prompts of different lengths; then a token of each row at a time."""
     batch = cases.batch(prefix=True)
     batch["decoder_target_tokens"] = jnp.ones_like(batch["decoder_target_tokens"])
-    _, expected, _ = cases.evaluate(module, params, batch)
+    expected = cases.logits(module, params, batch)
     prompts = np.array(cases.PROMPTS)
     tokens, is_prompt, options = prompts_of(batch)
     _, cache = apply({}, tokens, tokens, decode=True)

@@ -86,7 +86,7 @@ def test_cached_decoding_equals_the_forward_pass(name):
     batch = cases.batch()
     # Padding targets would be masked in the forward pass, but not while decoding.
     batch["decoder_target_tokens"] = jnp.ones_like(batch["decoder_target_tokens"])
-    _, expected, _ = cases.evaluate(module, params, batch)
+    expected = cases.logits(module, params, batch)
     got, cache = cases.decode_by_steps(module, params, batch)
     assert cases.relative_error(got, expected) < 1e-5
     layer = cache["decoder"]["layers_0"]
@@ -97,7 +97,7 @@ def test_cached_decoding_equals_the_forward_pass(name):
 
 def test_packed_examples_do_not_see_each_other(params):
     module, packed = transformer(), cases.batch(packed=True)
-    _, expected, _ = cases.evaluate(module, params, packed)
+    expected = cases.logits(module, params, packed)
     inputs, targets = packed["encoder_segment_ids"], packed["decoder_segment_ids"]
     for segment in (1, 2):
         alone = {}
@@ -105,7 +105,7 @@ def test_packed_examples_do_not_see_each_other(params):
             segments = inputs if name == "encoder_input" else targets
             tokens = packed[f"{name}_tokens"]
             alone[f"{name}_tokens"] = jnp.where(segments == segment, tokens, 0)
-        _, got, _ = cases.evaluate(module, params, alone)
+        got = cases.logits(module, params, alone)
         where = np.asarray(targets == segment)
         assert cases.relative_error(got[where], expected[where]) < 1e-5
 
@@ -121,7 +121,7 @@ def test_padding_does_not_matter(params):
 
 
 def test_bfloat16_stays_near_float32(params):
-    _, expected, _ = cases.evaluate(transformer(), params, cases.batch())
+    expected = cases.logits(transformer(), params, cases.batch())
     for float32_logits in (False, True):
         module = transformer(dtype="bfloat16", float32_attention_logits=float32_logits)
         _, logits, gradients = cases.evaluate(module, params, cases.batch())
@@ -225,8 +225,9 @@ def test_gin_files_build_the_model(name, kind, gin_model):
 
 def test_gin_files_decode_greedily(gin_model):
     """What DECODE_FN picks is the argmax of each step, whatever the seed."""
-    vocab_size = "network.T5Config.vocab_size = 40"
-    model = gin_model(["t5_1_1_tiny"], "DROPOUT_RATE = 0.0", vocab_size)
+    sizes = dict(vocab_size=40, num_encoder_layers=1, num_decoder_layers=1)
+    bindings = [f"network.T5Config.{name} = {size}" for name, size in sizes.items()]
+    model = gin_model(["t5_1_1_tiny"], "DROPOUT_RATE = 0.0", *bindings)
     model._output_vocabulary = seqio.PassThroughVocabulary(40, eos_id=1)
     batch = cases.batch()
     params = cases.init(model.module)["params"]
@@ -243,7 +244,7 @@ def test_gin_files_decode_greedily(gin_model):
         "decoder_input_tokens": jnp.asarray(shifted),
         "decoder_target_tokens": jnp.ones_like(shifted),
     }
-    _, logits, _ = cases.evaluate(model.module, params, batch)
+    logits = cases.logits(model.module, params, batch)
     best = np.asarray(logits.argmax(-1))
     for row, expected in zip(tokens, best, strict=True):
         length = list(row).index(1) + 1 if 1 in row else len(row)

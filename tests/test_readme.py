@@ -34,7 +34,8 @@ def test_a_job_on_ones_own_model(tmp_path, monkeypatch):
         json_files.write_jsonl(tmp_path / f"{split}.jsonl", rows)
     # Pieces of which a model of four steps says some.
     (tmp_path / "unwanted.txt").write_text("\n".join(typed_commands.WORDS))
-    (tmp_path / "job.gin").write_text(block_with("TASK_FEATURE_LENGTHS ="))
+    job = block_with("TASK_FEATURE_LENGTHS =") + "DROPOUT_RATE = 0.0\n"
+    (tmp_path / "job.gin").write_text(job)
     typed = typed_commands.words(block_with("t5patches evaluate"), tmp_path)
     typed_commands.run(typed)
     assert len(typed) == 11

@@ -22,6 +22,7 @@ from t5patches.errors import UserError
 from t5x_embedded import trainer as embedded_trainer
 
 LEARNING_RATE = 3e-2
+ALPHA = 10.0  # The same for all: equal steps are compiled once.
 
 
 def make_trainer(
@@ -87,7 +88,7 @@ def save_checkpoint(trainer, model_dir):
 
 
 def test_update_removes_unwanted_tokens_and_leaves_the_others():
-    trainer = make_trainer(tiny.make_model(alpha=10.0))
+    trainer = make_trainer(tiny.make_model(alpha=ALPHA))
     before = to_numpy(trainer.frozen_params)
     metrics = train(trainer, 60)
     # At the start the model is its original: nothing to regain at other tokens.
@@ -106,7 +107,7 @@ def test_frozen_dropout(frozen_dropout):
     """With the same masks the two passes are one function of the parameters."""
     model = tiny.make_model(dropout_rate=0.3, frozen_dropout=frozen_dropout)
     _, state, _ = tiny.make_state(model)
-    _, metrics = model.loss_fn(
+    _, metrics = jax.jit(model.loss_fn)(
         state.params, tiny.make_batch(), jax.random.PRNGKey(0), state.params
     )
     kl = float(metrics["other/kl"].compute())
@@ -116,7 +117,9 @@ def test_frozen_dropout(frozen_dropout):
 @pytest.mark.parametrize("num_microbatches", [None, 2])
 def test_frozen_parameters_are_an_argument_of_the_compiled_steps(num_microbatches):
     """And no constant: each program has room for them among its arguments."""
-    trainer = make_trainer(tiny.make_model(), num_microbatches=num_microbatches)
+    trainer = make_trainer(
+        tiny.make_model(alpha=ALPHA), num_microbatches=num_microbatches
+    )
     batch = tiny.make_batch()
     frozen_bytes = sum(x.nbytes for x in jax.tree.leaves(trainer.frozen_params))
     state_bytes = sum(x.nbytes for x in jax.tree.leaves(trainer.train_state))
@@ -131,7 +134,7 @@ def test_frozen_parameters_are_an_argument_of_the_compiled_steps(num_microbatche
 
 
 def test_every_microbatch_has_the_dropout_of_the_embedded_engine():
-    model = tiny.make_model(dropout_rate=0.3, alpha=2.0)
+    model = tiny.make_model(dropout_rate=0.3, alpha=ALPHA)
     _, state, _ = tiny.make_state(model)
     _, other, _ = tiny.make_state(model, seed=1)
     bound = types.SimpleNamespace(
@@ -156,7 +159,7 @@ def test_every_microbatch_has_the_dropout_of_the_embedded_engine():
 
 
 def test_microbatches_give_the_update_of_the_batch():
-    model = tiny.make_model(alpha=3.0, z_loss=1e-4)
+    model = tiny.make_model(alpha=ALPHA, z_loss=1e-4)
     one, four = (make_trainer(model, num_microbatches=n) for n in (None, 4))
     metrics = [train(trainer, 1)[0] for trainer in (one, four)]
     assert_trees_equal(
@@ -176,7 +179,7 @@ def test_microbatches_give_the_update_of_the_batch():
 )
 def test_models_without_frozen_parameters(cls, tmp_path):
     """`frozen_checkpoint` is set by runs/update.gin, whatever the method."""
-    teacher = make_trainer(tiny.make_model())
+    teacher = make_trainer(tiny.make_model(alpha=ALPHA))
     checkpoint = save_checkpoint(teacher, tmp_path / "teacher")
     run = tmp_path / "run"
     trainer = make_trainer(
@@ -195,7 +198,7 @@ def test_models_without_frozen_parameters(cls, tmp_path):
 
 
 def test_frozen_parameters_in_bfloat16(tmp_path):
-    model = tiny.make_model()
+    model = tiny.make_model(alpha=ALPHA)
     full = make_trainer(model, tmp_path)
     bfloat16 = jnp.dtype("bfloat16")
     copied = make_trainer(model, frozen_dtype="bfloat16")
@@ -219,7 +222,7 @@ def test_frozen_parameters_in_bfloat16(tmp_path):
 
 def test_upstreams_functions():
     """Under their names, with the frozen parameters in microbatches, too."""
-    model = tiny.make_model(alpha=2.0)
+    model = tiny.make_model(alpha=ALPHA)
     _, state, _ = tiny.make_state(model)
     _, other, _ = tiny.make_state(model, seed=1)
     batch, rng = tiny.make_batch(), jax.random.PRNGKey(0)
@@ -248,7 +251,7 @@ def test_upstreams_functions():
 
 
 def test_compiled_train_and_eval_as_the_train_loop_calls_them():
-    trainer = make_trainer(tiny.make_model(alpha=10.0))
+    trainer = make_trainer(tiny.make_model(alpha=ALPHA))
     batch = tiny.make_batch()
     trainer.compile_train(batch)
     trainer.compile_eval({"validation": batch})
@@ -262,7 +265,7 @@ def test_compiled_train_and_eval_as_the_train_loop_calls_them():
 
 
 def test_fresh_run_records_its_own_start(tmp_path):
-    model = tiny.make_model()
+    model = tiny.make_model(alpha=ALPHA)
     trainer = make_trainer(model, tmp_path)
     original = to_numpy(trainer.frozen_params)
     record = json.loads((tmp_path / frozen.RECORD).read_text())
@@ -278,7 +281,7 @@ def test_fresh_run_records_its_own_start(tmp_path):
 
 
 def test_frozen_checkpoint_is_loaded_and_recorded(tmp_path):
-    model = tiny.make_model()
+    model = tiny.make_model(alpha=ALPHA)
     teacher = make_trainer(model, seed=3)
     original = to_numpy(teacher.frozen_params)
     checkpoint = save_checkpoint(teacher, tmp_path / "teacher")
@@ -293,7 +296,7 @@ def test_frozen_checkpoint_is_loaded_and_recorded(tmp_path):
 
 
 def test_resumed_run_without_record_is_refused(tmp_path):
-    model = tiny.make_model()
+    model = tiny.make_model(alpha=ALPHA)
     trainer = make_trainer(model, tmp_path)
     save_checkpoint(trainer, tmp_path)
     (tmp_path / frozen.RECORD).unlink()
@@ -303,7 +306,7 @@ def test_resumed_run_without_record_is_refused(tmp_path):
 
 
 def test_resumed_run_with_another_frozen_checkpoint_is_refused(tmp_path):
-    model = tiny.make_model()
+    model = tiny.make_model(alpha=ALPHA)
     trainer = make_trainer(model, tmp_path / "run")
     save_checkpoint(trainer, tmp_path / "run")
     other = save_checkpoint(trainer, tmp_path / "other")
@@ -340,7 +343,7 @@ def test_the_frozen_checkpoint_is_known_by_its_content(tmp_path):
 
 
 def test_missing_frozen_checkpoint_and_broken_record(tmp_path):
-    model = tiny.make_model()
+    model = tiny.make_model(alpha=ALPHA)
     with pytest.raises(UserError, match="frozen_checkpoint: .*neither a checkpoint"):
         make_trainer(model, tmp_path / "a", frozen_checkpoint=str(tmp_path / "no"))
     missing = tmp_path / "checkpoint_5"
@@ -359,7 +362,7 @@ def test_missing_frozen_checkpoint_and_broken_record(tmp_path):
 
 
 def test_run_killed_before_its_first_checkpoint_starts_afresh(tmp_path):
-    model = tiny.make_model()
+    model = tiny.make_model(alpha=ALPHA)
     make_trainer(model, tmp_path, seed=0).close()
     trainer = make_trainer(model, tmp_path, seed=1)
     assert_trees_equal(
@@ -374,9 +377,9 @@ import t5patches
 import numpy as np
 import test_trainer, tiny
 losses = []
-for partitions in (1, 2, 4):
+for partitions in (1, 4):
     trainer = test_trainer.make_trainer(
-        tiny.make_model(), num_partitions=partitions, frozen_dtype="bfloat16"
+        tiny.make_model(alpha=10.0), num_partitions=partitions, frozen_dtype="bfloat16"
     )
     metrics = test_trainer.train(trainer, 3)
     losses.append([m["loss"] for m in metrics])
@@ -384,12 +387,12 @@ for partitions in (1, 2, 4):
                for x in test_trainer.jax.tree.leaves(trainer.frozen_params)]
     assert any(sharded) == (partitions > 1), sharded
     trainer.close()
-np.testing.assert_allclose(losses, losses[:1] * 3, rtol=1e-5)
+np.testing.assert_allclose(losses, losses[:1] * 2, rtol=1e-5)
 """
 
 
 def test_meshes_of_eight_devices_give_the_same_loss():
-    """(data 8), (data 4, model 2), (data 2, model 4), in a process of its own."""
+    """(data 8) and (data 2, model 4), in a process of its own."""
     tests = pathlib.Path(__file__).parent
     path = [str(tests), str(tests.parent), os.environ.get("PYTHONPATH", "")]
     subprocess.run(
@@ -398,6 +401,7 @@ def test_meshes_of_eight_devices_give_the_same_loss():
         env={
             **os.environ,
             "PYTHONPATH": os.pathsep.join(path),
-            "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
+            "XLA_FLAGS": os.environ.get("XLA_FLAGS", "")
+            + " --xla_force_host_platform_device_count=8",
         },
     )

@@ -15,12 +15,15 @@ from t5patches.interchange.json_files import read_json
 from t5patches.run import scripts
 from tests.run_toy import arguments, arrays
 
+DROPOUT = "--gin.DROPOUT_RATE=0.1"
+
 
 @pytest.fixture(scope="module")
 def update(tmp_path_factory):
     """An update of 6 steps, of which only the last checkpoint is kept."""
     folder = tmp_path_factory.mktemp("update")
-    scripts.run("train", arguments("update", folder, "--gin.KEEP_CHECKPOINTS=1"))
+    keep = "--gin.KEEP_CHECKPOINTS=1"
+    scripts.run("train", arguments("update", folder, keep, DROPOUT))
     return folder
 
 
@@ -99,12 +102,12 @@ def test_sigterm_saves_and_the_rerun_ends_as_if_unbroken(update, tmp_path, monke
 
     before = signal.getsignal(signal.SIGTERM)
     monkeypatch.setattr(watch.StopSignal, "received", signalled)
-    assert cli.main(["train", *arguments("update", tmp_path)]) == 0
+    assert cli.main(["train", *arguments("update", tmp_path, DROPOUT)]) == 0
     assert signal.getsignal(signal.SIGTERM) is before
     assert finding.steps(tmp_path)[-1] == 3
     monkeypatch.undo()
     record = read_json(tmp_path / "frozen.json")
-    scripts.run("train", arguments("update", tmp_path))
+    scripts.run("train", arguments("update", tmp_path, DROPOUT))
     assert read_json(tmp_path / "frozen.json") == record
     got, want = (arrays(folder / "checkpoint_6") for folder in (tmp_path, update))
     assert got.keys() == want.keys()

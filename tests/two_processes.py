@@ -9,8 +9,7 @@ from tests import run_toy
 def arguments(folder, *more):
     # In the data's order two processes and one have the same rows in a batch.
     in_order = "--gin.train/utils.DatasetConfig.shuffle=False"
-    dropout = "--gin.DROPOUT_RATE=0.0"
-    return run_toy.arguments("update", folder, in_order, dropout, *more)
+    return run_toy.arguments("update", folder, in_order, *more)
 
 
 def main(index, port, folder):

@@ -17,6 +17,7 @@ ROWS = [
     }
     for i in range(20)
 ]
+SHORT = ROWS[::4]  # All of one length.
 
 
 @pytest.fixture(scope="module")
@@ -24,13 +25,16 @@ def job(tmp_path_factory):
     """A folder with data, a gin file and checkpoint_2 of a small model."""
     folder = tmp_path_factory.mktemp("job")
     json_files.write_jsonl(folder / "rows.jsonl", ROWS)
+    json_files.write_jsonl(folder / "short.jsonl", SHORT)
+    files = {"train": "rows", "validation": "short", "test": "rows"}
+    files = {split: f"{folder}/{name}.jsonl" for split, name in files.items()}
     (folder / "job.gin").write_text(
         f"""from __gin__ import dynamic_registration
 from t5patches import network
 VOCABULARY_PATH = '{VOCABULARY.sentencepiece_model_file}'
 VOCABULARY_SIZE = 384
 TASK_FEATURE_LENGTHS = {{'inputs': 128, 'targets': 8}}
-FILES = {dict.fromkeys(("train", "validation", "test"), f"{folder}/rows.jsonl")}
+FILES = {files}
 BATCH_SIZE = 4
 network.T5Config:
   emb_dim = 16
@@ -96,11 +100,13 @@ def test_shards_and_buckets_change_nothing(job, greedy):
 
 
 def test_ways_to_decode(job, greedy):
-    assert generate(job, "top_1", TEMPERATURE=1.0, TOP_K=1) == greedy
-    nucleus = generate(job, "nucleus", TEMPERATURE=2.0, TOP_P=0.9)
-    beams = generate(job, "beams", run_file="runs/generate_beam.gin")
-    assert nucleus.keys() == beams.keys() == greedy.keys()
-    assert nucleus != greedy and beams != greedy
+    short = {row["id"]: greedy[row["id"]] for row in SHORT}
+    split = dict(SPLIT="validation")
+    assert generate(job, "top_1", **split, TEMPERATURE=1.0, TOP_K=1) == short
+    nucleus = generate(job, "nucleus", **split, TEMPERATURE=2.0, TOP_P=0.9)
+    beams = generate(job, "beams", **split, run_file="runs/generate_beam.gin")
+    assert nucleus.keys() == beams.keys() == short.keys()
+    assert nucleus != short and beams != short
 
 
 def test_results_of_another_inference_are_refused(job, greedy):

@@ -47,7 +47,8 @@ def start(code, devices, *args):
     env = dict(
         os.environ,
         JAX_PLATFORMS="cpu",
-        XLA_FLAGS=f"--xla_force_host_platform_device_count={devices}",
+        XLA_FLAGS=os.environ.get("XLA_FLAGS", "")
+        + f" --xla_force_host_platform_device_count={devices}",
     )
     return subprocess.Popen(
         [sys.executable, "-c", PRELUDE + code, *map(str, args)],

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 import pytest
+import t5x
 import tensorstore as ts
 from flax import serialization, traverse_util
 
@@ -93,7 +94,9 @@ def test_shapes_and_dtypes_are_known_without_a_model(saved, state):
 
 @pytest.fixture
 def embedded(monkeypatch):
+    """The embedded engine, though T5X may be there."""
     monkeypatch.setattr(_engine, "name", lambda: "t5x_embedded")
+    monkeypatch.setattr(t5x, "checkpoints", checkpoints)
 
 
 def test_errors_before_a_run(embedded, initializer, state, saved, tmp_path):
