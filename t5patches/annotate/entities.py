@@ -24,6 +24,9 @@ _NOT_NEEDED = frozenset(
 )
 # What no space parts from a quantity belongs to it: '-1' of '3-1', 'm' of '£5m'.
 _REST = re.compile(r"(?<=\w)(?:[-–/]?\w|(?<=\d)[.,:](?=\d))*%?")
+# An unknown piece beside an entity, and the word beyond it: 'M ⁇ ' of 'M ⁇ nchen'.
+_JOINED_BEFORE = re.compile(rf"\w+\s?{occurrence.UNKNOWN}\s?$")
+_JOINED_AFTER = re.compile(rf"\s?{occurrence.UNKNOWN}\s?\w+")
 
 # Raised by one whenever other words come to be marked, here or in `occurrence`.
 RULES = 4
@@ -97,7 +100,7 @@ class EntityAnnotator(spacy_pipelines.SpacyAnnotator):
                 end = rest.end()
             start, end = _trim(doc.text, start, end)
             text, whole = doc.text[start:end], _with_unknown(doc.text, start, end)
-            if text and not any(inputs.has(t, entity.label_) for t in {text, whole}):
+            if text and not (inputs.has(text, entity.label_) or inputs.spells(whole)):
                 spans.append((start, end, entity.label_))
         return spans
 
@@ -114,11 +117,13 @@ def _trim(text: str, start: int, end: int) -> tuple[int, int]:
 
 
 def _with_unknown(text: str, start: int, end: int) -> str:
-    """Returns an entity with the unknown pieces beside it, which may belong to it."""
-    before, after = text[:start].rstrip(), text[end:].lstrip()
-    left = occurrence.UNKNOWN if before.endswith(occurrence.UNKNOWN) else ""
-    right = occurrence.UNKNOWN if after.startswith(occurrence.UNKNOWN) else ""
-    return left + text[start:end] + right
+    """Returns an entity with the words that an unknown piece may join to it."""
+    low = max(start - 40, 0)
+    before, after = (
+        _JOINED_BEFORE.search(text, low, start),
+        _JOINED_AFTER.match(text, end),
+    )
+    return text[before.start() if before else start : after.end() if after else end]
 
 
 def _entity_labels(nlp: Any) -> set[str]:

@@ -84,7 +84,7 @@ class Text:
         drop = _ARTICLES | (_TITLES if label in PERSONS else frozenset())
         while len(wanted) > 1 and wanted[0].key in drop:
             del wanted[0]
-        if not wanted or re.search(_pattern(entity), self.text):
+        if not wanted or self.spells(entity):
             return True
         if label in QUANTITIES:
             return self._has_quantity(wanted)
@@ -98,6 +98,10 @@ class Text:
             self._words.has_name(wanted[:cut]) and self._words.has_name(wanted[cut:])
             for cut in range(1, len(wanted))
         )
+
+    def spells(self, entity: str) -> bool:
+        """Says whether an entity stands in the text letter by letter."""
+        return bool(re.search(_pattern(entity), self.text))
 
     @functools.cached_property
     def _words(self) -> _Words:
