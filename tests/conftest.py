@@ -44,19 +44,9 @@ def own_log():
 
 # Files with whole runs, the longest first: begun last, one would keep a worker busy
 # when the other has nothing left.
-LONGEST = (
-    "test_docs",
-    "test_readme",
-    "test_two_processes",
-    "test_watched_runs",
-    "test_trainer",
-    "test_job",
-    "test_sweep",
-    "test_decoder_only_runs",
-    "test_generation_runs",
-    "test_runs",
-    "test_network",
-)
+LONGEST = """test_docs test_readme test_two_processes test_watched_runs test_trainer
+test_job test_sweep test_decoder_only_runs test_generation_runs test_runs test_network
+""".split()
 
 
 def pytest_collection_modifyitems(items):
@@ -79,8 +69,7 @@ def pytest_xdist_make_scheduler(config, log):
     class Scheduling(LoadFileScheduling):
         def _split_scope(self, nodeid):
             file = super()._split_scope(nodeid)
-            folder = file.rpartition("/")[0]
-            return folder if folder.endswith("/quickstart") else file
+            return "quickstart" if "/quickstart/" in file else file
 
     return Scheduling(config, log)
 
