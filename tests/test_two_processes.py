@@ -27,7 +27,7 @@ def free_port():
 
 def start(index, port, folder):
     module = [sys.executable, "-m", "tests.two_processes"]
-    command = [*module, str(index), str(port), str(folder)]
+    command = [*module, *map(str, (index, port, folder))]
     environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
     with open(folder / f"log{index}", "w") as log:
         return subprocess.Popen(

@@ -142,16 +142,10 @@ def test_a_loss_that_is_no_number_stops_the_run(tmp_path, capsys):
 
 def test_fine_tuning_goes_on_from_the_best_of_a_folder(update, tmp_path):
     start = read_json(update / "best.json")["step"]
-    scripts.run(
-        "train",
-        arguments(
-            "finetune",
-            tmp_path,
-            "--gin.INITIAL_CHECKPOINT_PATH=@finding.choose_checkpoint()",
-            f"--gin.INITIAL_MODEL_DIR='{update}'",
-            "--gin.TRAIN_STEPS_RELATIVE=2",
-        ),
-    )
+    chosen = "--gin.INITIAL_CHECKPOINT_PATH=@finding.choose_checkpoint()"
+    folder = f"--gin.INITIAL_MODEL_DIR='{update}'"
+    two = "--gin.TRAIN_STEPS_RELATIVE=2"
+    scripts.run("train", arguments("finetune", tmp_path, chosen, folder, two))
     assert finding.steps(tmp_path) == [start, start + 2]
     assert read_json(tmp_path / "best.json")["step"] == start + 2
     assert not (tmp_path / "frozen.json").exists()
@@ -164,15 +158,10 @@ def test_fine_tuning_goes_on_from_the_best_of_a_folder(update, tmp_path):
 
 
 def test_the_command_resolves_the_checkpoint_before_the_run(update, tmp_path):
+    folder = f"--gin.INITIAL_CHECKPOINT_PATH='{update}'"
+    one = "--gin.TRAIN_STEPS_RELATIVE=1"
     scripts.run(
-        "train",
-        arguments(
-            "update",
-            tmp_path,
-            f"--gin.INITIAL_CHECKPOINT_PATH='{update}'",
-            "--gin.TRAIN_STEPS_RELATIVE=1",
-            "--checkpoint=best",
-        ),
+        "train", arguments("update", tmp_path, folder, one, "--checkpoint=best")
     )
     best = finding.choose_checkpoint(update, "best")
     assert read_json(tmp_path / "frozen.json")["checkpoint"] == best
