@@ -45,7 +45,8 @@ def fingerprint(vocabulary: seqio.Vocabulary) -> str:
     """
     extra, model = vocabulary.extra_ids, getattr(vocabulary, "sp_model", None) or b""
     if extra and model:
-        pieces = sentencepiece_model_pb2.ModelProto.FromString(model)
+        # The module makes its classes when it is imported; type checkers miss them.
+        pieces = sentencepiece_model_pb2.ModelProto.FromString(model)  # pyright: ignore
         del pieces.pieces[-extra:]
         model = pieces.SerializeToString()
     digest = hashlib.sha256(model).hexdigest()[:16]
