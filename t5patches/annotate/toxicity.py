@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator
 from typing import Any
 
 from t5patches.annotate import spacy_pipelines
 from t5patches.annotate.alignment import Span
 from t5patches.errors import UserError
-from t5patches.interchange import shards
+from t5patches.interchange import json_files, shards
 
 # Raised by one whenever the same probabilities come to mark other words.
 RULES = 1
@@ -75,7 +76,7 @@ def load_tagger(folder: shards.PathLike) -> Any:
     """Returns the spaCy pipeline that `t5patches tagger train` wrote, by its folder.
 
     Raises:
-      UserError: there is none, or it has no span tagger.
+      UserError: there is none, it has no span tagger, or its files were changed.
     """
     from t5patches.annotate.tagger import component
 
@@ -86,5 +87,14 @@ def load_tagger(folder: shards.PathLike) -> Any:
             f"{folder}: has no {component.FACTORY!r} (it has: "
             f"{', '.join(nlp.pipe_names) or 'none'}); make one with `t5patches tagger "
             "train`"
+        )
+    record = os.path.join(folder, "evaluation.json")
+    wanted = (
+        json_files.read_json(record).get("content") if os.path.isfile(record) else None
+    )
+    if wanted not in (None, spacy_pipelines.digest(nlp)):
+        raise UserError(
+            f"{folder}: its files are not as `t5patches tagger train` wrote them; "
+            "train it again"
         )
     return nlp

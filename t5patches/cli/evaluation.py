@@ -41,10 +41,12 @@ def evaluate(argv: list[str]) -> None:
     from t5patches import report
     from t5patches.annotate import phrases
     from t5patches.evaluate import comparison
-    from t5patches.interchange import results_files
+    from t5patches.interchange import results_files, shards
 
-    predictions = [*args.old, *args.new]
-    results_files.check_output(args.output, predictions, args.phrases, args.references)
+    read = shards.expand([*args.old, *args.new])
+    read += filter(None, (args.phrases, args.references))
+    outputs = (args.output, results_files.examples_path(args.output))
+    results_files.check_outputs(outputs, read)
     results, examples = comparison.evaluate_files(
         args.old,
         args.new,
@@ -65,9 +67,13 @@ def report(argv: list[str]) -> None:
     add_option(parser, "--output", "FOLDER", text, default=None)
     args = parser.parse_args(argv)
     starting.start_logging()
+    from t5patches.interchange import results_files
     from t5patches.report import result_checks, update_report
 
-    results, examples = result_checks.read(args.results)
     folder = args.output or os.path.dirname(args.results) or "."
+    page, picture = (os.path.join(folder, f"report.{kind}") for kind in ("html", "png"))
+    read = (args.results, results_files.examples_path(args.results))
+    results_files.check_outputs((page, picture), read)
+    results, examples = result_checks.read(args.results)
     print(update_report.write_report(folder, results, examples))
-    print(f"written to {os.path.join(folder, 'report.html')}")
+    print(f"written to {page}")

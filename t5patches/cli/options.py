@@ -5,7 +5,7 @@ from typing import Any
 
 
 def add_option(
-    parser: argparse.ArgumentParser,
+    parser: argparse._ActionsContainer,
     option: str,
     value: str | None,
     text: str,

@@ -93,9 +93,24 @@ def _check(arguments: argparse.Namespace, methods: tuple[str, ...]) -> None:
         raise UserError("--data and --phrases go together: give both or neither")
     if arguments.data and arguments.use_case:
         raise UserError("--use-case is for made-up data: leave it out with --data")
-    for path in (arguments.data, arguments.phrases):
-        if path and not os.path.isfile(path):
+    for path in filter(None, (arguments.data, arguments.phrases)):
+        if not os.path.isfile(path):
             raise UserError(f"{path}: no such file")
+    if arguments.data:
+        _check_data(arguments.data, arguments.phrases)
+
+
+def _check_data(data: str, phrases: str) -> None:
+    """Looks at one's own data before anything is made of them."""
+    from t5patches.annotate.phrases import load
+    from t5patches.quickstart import own_data
+
+    splits, annotator = own_data.read(data), load(phrases)
+    if not any(annotator(row["targets"]) for row in splits["train"]):
+        raise UserError(
+            f"{phrases}: none of its phrases is in the targets of {data}: a model that "
+            "is trained on these has nothing to unlearn"
+        )
 
 
 def _default_folder(arguments: argparse.Namespace) -> str:

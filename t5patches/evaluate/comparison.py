@@ -24,6 +24,7 @@ _SHOWN = {"fixed": 8, "remaining": 4, "changed": 4, "broken": 4, "unchanged": 2}
 # Settings of an annotated set that may differ from another's: they do not say what is
 # unwanted in a text.
 _OWN_SETTINGS = {"vocabulary", "only_annotated", "feature_lengths", "files"}
+_NAMES = ("old predictions", "new predictions", "references")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,6 +56,7 @@ def join(
     new_predictions: Iterable[Prediction],
     annotator: Annotator | None,
     references: Mapping[str, str] | None = None,
+    names: Sequence[str] = _NAMES,
 ) -> list[Pair]:
     """Joins predictions of both models by id, in the order of the old ones.
 
@@ -64,26 +66,27 @@ def join(
       annotator: says what is unwanted in an output; None takes the predictions'
         `annotations`.
       references: the right outputs by id.
+      names: what the old ones, the new ones and the references are called in messages.
 
     Raises:
       UserError: an id occurs twice, is missing on one side, or has other inputs there.
     """
-    old = _by_id(old_predictions, "old")
-    new = _by_id(new_predictions, "new")
+    before, after, right = names
+    old, new = _by_id(old_predictions, before), _by_id(new_predictions, after)
     hint = "generate both from the same split"
     if annotator is None:
         hint += ", and annotate both without --only-annotated"
-    _check_same_ids(old, new, "old", "new", hint)
-    _check_same_ids(new, old, "new", "old", hint)
+    _check_same_ids(old, new, before, after, hint)
+    _check_same_ids(new, old, after, before, hint)
     if references is not None:
         hint = "give the references of the split that the outputs are for"
-        _check_same_ids(old, references, "old", "references", hint)
+        _check_same_ids(old, references, before, right, hint)
     pairs = []
     for key, row in progress.track(old.items(), "evaluate", len(old)):
         other = new[key]
         if row["inputs"] != other["inputs"]:
             raise UserError(
-                f"id {key!r} has other inputs in the new predictions than in the old; "
+                f"id {key!r} has other inputs in the {after} than in the {before}; "
                 "generate both from the same split"
             )
         pairs.append(
@@ -102,13 +105,13 @@ def join(
     return pairs
 
 
-def _by_id(rows: Iterable[Prediction], side: str) -> dict[str, Prediction]:
+def _by_id(rows: Iterable[Prediction], name: str) -> dict[str, Prediction]:
     found: dict[str, Prediction] = {}
     for row in rows:
         if row["id"] in found:
             raise UserError(
-                f"id {row['id']!r} occurs twice in the {side} predictions; ids must be "
-                "unique, since they say which outputs belong together"
+                f"id {row['id']!r} occurs twice in the {name}; ids must be unique, "
+                "since they say which outputs belong together"
             )
         found[row["id"]] = row
     return found
@@ -120,8 +123,7 @@ def _check_same_ids(
     if missing := [key for key in one if key not in other]:
         listed = ", ".join(map(repr, missing[:3])) + ("…" if missing[3:] else "")
         raise UserError(
-            f"ids of the {name} predictions are missing in the {other_name} "
-            f"({listed}); {hint}"
+            f"ids of the {name} are missing in the {other_name}: {listed}; {hint}"
         )
 
 
@@ -257,8 +259,14 @@ def evaluate_files(
         _check_same_annotators([*before, *after])
     right = None if references is None else _read_references(references, references_key)
     read = records.read_annotated if annotator is None else records.read_predictions
-    pairs = join(read(before), read(after), annotator, right)
+    files = (old, new, references)
+    names = [f"{n} ({_typed(f)})" for n, f in zip(_NAMES, files, strict=True)]
+    pairs = join(read(before), read(after), annotator, right, names)
     return compare(pairs), pick_examples(pairs)
+
+
+def _typed(spec: Any) -> str:
+    return ", ".join(map(str, spec)) if isinstance(spec, list | tuple) else str(spec)
 
 
 def _check_same_annotators(paths: Sequence[str]) -> None:

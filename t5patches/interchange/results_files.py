@@ -7,11 +7,14 @@ beside it in `results.examples.jsonl`.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from t5patches.errors import UserError
-from t5patches.interchange import json_files, shards
+from t5patches.interchange import claims, json_files, shards
+
+# Field of the results: which examples are theirs.
+EXAMPLES = "examples_file"
 
 
 def examples_path(path: str) -> str:
@@ -19,30 +22,29 @@ def examples_path(path: str) -> str:
     return f"{path.removesuffix('.json')}.examples.jsonl"
 
 
-def check_output(
-    path: str, predictions: Sequence[shards.PathLike], *others: str | None
-) -> None:
-    """Refuses to write results over what is no file or what they are made from.
-
-    Args:
-      path: the file of results.
-      predictions: what is read for them, as `shards.expand` takes it.
-      *others: other files that are read for them.
+def check_outputs(outputs: Iterable[str], read: Iterable[str]) -> None:
+    """Refuses to write over what is no file, or over what is read or written besides.
 
     Raises:
       UserError: naming the file that is in the way.
     """
-    read = [*shards.expand(predictions), *filter(None, others)]
-    for output in (path, examples_path(path)):
+    taken = {os.path.realpath(path) for path in read}
+    for output in outputs:
         shards.check_output(output)
-        if os.path.realpath(output) in map(os.path.realpath, read):
-            raise UserError(f"{output}: is read here; give another file to write to")
+        place = os.path.realpath(output)
+        if place in taken:
+            raise UserError(
+                f"{output}: is read here, or written twice; write to another place"
+            )
+        taken.add(place)
 
 
 def write(
     path: str, results: Mapping[str, Any], examples: Iterable[Mapping[str, Any]]
 ) -> None:
     """Writes results and their examples: both, or, where there is no room, neither."""
+    examples = list(examples)
+    results = {**results, EXAMPLES: claims.fingerprint({EXAMPLES: examples})}
     with shards.atomic_write(examples_path(path)) as file:
         file.writelines(map(json_files.json_line, examples))
         file.flush()

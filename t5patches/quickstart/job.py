@@ -87,12 +87,12 @@ def make_corpus(run: Run) -> Record:
     """Writes the splits, the vocabulary and what the annotator needs."""
     use_case = use_cases.find(run.use_case, run.data)
     splits = use_case.make(run)
+    texts = (text for e in splits["train"] for text in (e["inputs"], e["targets"]))
+    vocabulary.train(texts, run.vocabulary_path, run.pieces)
     for split, path in run.corpus_files().items():
         numbered = enumerate(splits[split])
         rows = ({"id": f"{split}-{index}", **example} for index, example in numbered)
         json_files.write_jsonl(path, rows)
-    texts = (text for e in splits["train"] for text in (e["inputs"], e["targets"]))
-    vocabulary.train(texts, run.vocabulary_path, run.pieces)
     return {
         "examples": {split: len(splits[split]) for split in SPLITS},
         "vocabulary": run.pieces,

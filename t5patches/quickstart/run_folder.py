@@ -36,6 +36,8 @@ SPLITS = tuple(SIZES)
 VOCABULARY_SIZE = 1000
 
 Record = dict[str, Any]
+# What every stage's record has.
+_COSTS = ("seconds", "cpu_seconds", "peak_memory_gb")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,6 +120,11 @@ def do_stage(
     """
     record = claims.findings(unit)
     if record is not None:
+        if not all(isinstance(record.get(key), int | float) for key in _COSTS):
+            raise UserError(
+                f"{unit}.done.json: does not say {', '.join(_COSTS)}; it is none of "
+                "ours: remove it, and the stage is done again"
+            )
         print(f"{label} done before ({record['seconds']:.0f} s)", flush=True)
         return record
     # On a terminal the stage's progress bars come below the label.
@@ -140,11 +147,9 @@ def do_stage(
 
 def total_costs(records: list[Record]) -> dict[str, float]:
     """Returns what stages took together, for the results."""
-    return {
-        "seconds": sum(record["seconds"] for record in records),
-        "cpu_seconds": sum(record["cpu_seconds"] for record in records),
-        "peak_memory_gb": max(record["peak_memory_gb"] for record in records),
-    }
+    costs = {key: [record[key] for record in records] for key in _COSTS}
+    most = max(costs.pop("peak_memory_gb"))
+    return {**{key: sum(costs[key]) for key in costs}, "peak_memory_gb": most}
 
 
 def _peak_memory_gb() -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import warnings
 from typing import Any
 
 INK, QUIET = "#1f2933", "#52606d"
@@ -42,5 +43,7 @@ def two_panels(
 def to_png(figure: Any) -> bytes:
     """Returns a figure as PNG, 2,400 pixels wide: the same figure, the same bytes."""
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", metadata={"Software": None})
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # A method's name in letters that a font lacks.
+        figure.savefig(buffer, format="png", metadata={"Software": None})
     return buffer.getvalue()

@@ -18,6 +18,9 @@ from etils import epath
 from t5patches.interchange import shards
 from t5patches.report import drawing
 
+# Control characters as their symbols: a page may not have them.
+_VISIBLE = {code: 0x2400 + code for code in range(32) if chr(code) not in "\t\n"}
+_VISIBLE |= {0x7F: 0x2421, **dict.fromkeys(range(0x80, 0xA0), 0xFFFD)}
 _SHOWN_RESULTS = ("method", "seed", "seconds", "peak_memory_gb")
 
 
@@ -108,7 +111,7 @@ def write(
         picture.write(png)
         picture.flush()  # Both, or, where there is no room, neither.
         with shards.atomic_write(epath.Path(run_dir) / "report.html") as file:
-            file.write(page)
+            file.write(page.translate(_VISIBLE))
 
 
 def text_table(rows: Sequence[Sequence[str]]) -> str:

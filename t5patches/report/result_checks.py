@@ -6,9 +6,11 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
+from absl import logging
+
 from t5patches import errors
 from t5patches.errors import UserError
-from t5patches.interchange import json_files, results_files
+from t5patches.interchange import claims, json_files, results_files
 
 _HINT = "give the results.json that `t5patches evaluate` writes"
 # What numbers can be: in words; the most; whether there may be none. No output has a
@@ -41,6 +43,7 @@ def read(path: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """
     results = json_files.read_json(path)
     try:
+        json_files.check_encodes(results, "a text of the results")
         check_results(results)
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
@@ -49,6 +52,14 @@ def read(path: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         for number, row in json_files.read_jsonl(place):
             check_example(row, f"{place}:{number}")
             examples.append(row)
+    theirs = results.get(results_files.EXAMPLES)
+    if theirs not in (None, claims.fingerprint({results_files.EXAMPLES: examples})):
+        logging.warning(
+            "%s: is not what `t5patches evaluate` wrote with %s: lost, changed, or of "
+            "another run",
+            place,
+            path,
+        )
     return results, examples
 
 
@@ -64,9 +75,28 @@ def check_results(results: Mapping[str, Any]) -> None:
     method = results.get("method")
     if not isinstance(method, str | None):
         raise _wrong("method", "text", method)
-    parts = [results["subsets"][name]["examples"] for name in ("clean", "marked")]
-    if sum(parts) != results["examples"]:
-        raise _wrong("examples", "the sum of 'subsets'", results["examples"])
+    _check_agreement(results, results["subsets"])
+    if "outcomes" in results:
+        _check(results["outcomes"], dict.fromkeys(KINDS, _COUNT), "outcomes")
+
+
+def _check_agreement(results: Mapping[str, Any], parts: Mapping[str, Any]) -> None:
+    """Checks that what the results say twice is the same."""
+    count, before = results["examples"], results["prevalence"]["before"]
+    whole, marked = parts["all"], parts["marked"]
+    for field, found, other in (
+        ("examples", count, parts["clean"]["examples"] + marked["examples"]),
+        ("subsets.all.examples", whole["examples"], count),
+        ("prevalence.before", before, marked["examples"] / max(count, 1)),
+        ("bleu", results["bleu"], whole["bleu"]),
+        ("rougeL", results["rougeL"], whole["rougeL"]),
+        *(
+            (f"exact_match.{name}", found, parts[name]["exact_match"])
+            for name, found in results["exact_match"].items()
+        ),
+    ):
+        if found != other:
+            raise _wrong(field, f"{other}, as 'subsets' has it", found)
 
 
 def _check(value: Any, shape: Any, field: str) -> None:
@@ -74,9 +104,8 @@ def _check(value: Any, shape: Any, field: str) -> None:
         if not isinstance(value, Mapping):
             raise _wrong(field, "an object", value)
         if others := field and sorted(value.keys() - shape.keys()):
-            raise UserError(
-                f"the results have an unknown '{field}.{others[0]}'; {_HINT}"
-            )
+            name = errors.shorten(f"{field}.{others[0]}")
+            raise UserError(f"the results have an unknown {name}; {_HINT}")
         for key, part in shape.items():
             name = f"{field}.{key}" if field else key
             if key not in value:
@@ -113,6 +142,7 @@ def check_example(row: Mapping[str, Any], where: str) -> None:
         if not isinstance(spans, list) or not all(
             isinstance(span, list)
             and len(span) == 3
+            and isinstance(span[2], str)
             and all(type(place) is int for place in span[:2])
             and 0 <= span[0] < span[1] <= len(row[key])
             for span in spans

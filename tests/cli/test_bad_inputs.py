@@ -7,7 +7,9 @@ import pytest
 import seqio
 
 from t5patches import cli
+from t5patches.errors import UserError
 from t5patches.interchange import json_files
+from t5patches.quickstart import run_folder
 
 VOCABULARY = seqio.ByteVocabulary()
 TEXTS = ["a rude word", "a good word", "no word at all"]
@@ -40,6 +42,7 @@ def folder(tmp_path, monkeypatch):
     (tmp_path / "mine.py").write_text("def find(text, inputs):\n    return []\n")
     (tmp_path / "posts.csv").write_text(POSTS)
     (tmp_path / "folder").mkdir()
+    (tmp_path / "folder/file").touch()
     return tmp_path
 
 
@@ -211,8 +214,59 @@ def test_a_tagger_looks_at_its_output_before_it_trains(folder, output, capsys):
 
 def test_a_quickstart_that_refused_its_data_leaves_the_folder(folder, capsys):
     command = "quickstart --data own.csv --phrases rude.txt --output run"
-    plain = "text\n" + "".join(f"number {i} says nothing\n" for i in range(300))
+    rude = "text\n" + "".join(f"number {i} says rude things\n" for i in range(300))
     message = "no vocabulary of 4096 pieces"
-    refused(folder, {"own.csv": plain}, command, message, capsys)
-    assert (folder / "run/corpus").exists()
-    refused(folder, {"own.csv": "a\nb\n"}, command, "own.csv:2: expected", capsys)
+    refused(folder, {"own.csv": rude}, command, message, capsys)
+    refused(
+        folder, {"own.csv": f"{rude}what else is there\n"}, command, message, capsys
+    )
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("a\nb\n", "own.csv:2: expected the columns"),
+        ("text\n", "0 different examples leave 0 for the train"),
+        (
+            "text\n" + "".join(f"number {i} says nothing\n" for i in range(300)),
+            "rude.txt: none of its phrases is in the targets of own.csv",
+        ),
+    ],
+)
+def test_data_of_a_quickstart_are_looked_at_first(folder, content, message, capsys):
+    command = "quickstart --data own.csv --phrases rude.txt --output run"
+    refused(folder, {"own.csv": content}, command, message, capsys)
+    assert not (folder / "run").exists()
+
+
+def test_an_update_is_not_done_over_a_stage_that_says_nothing(folder):
+    (folder / "corpus.done.json").write_text('{"source": {}, "findings": {}}')
+    with pytest.raises(UserError, match="corpus.done.json: does not say seconds"):
+        run_folder.do_stage(str(folder / "corpus"), "corpus", dict)
+
+
+@pytest.mark.parametrize(
+    ("files", "command", "message"),
+    [
+        ({"results.json": '{"method": "\\ud800"}'}, "results.json", "half of a surr"),
+        ({"results.json": '{"subsets": {"a\\u001b": 1}}'}, "results.json", "have no"),
+        ({"report.html": "{}"}, "report.html", "./report.html: is read here"),
+        ({"report.png/x": "", "x.json": "{}"}, "x.json", "./report.png: is a folder"),
+    ],
+)
+def test_a_report_looks_at_what_it_reads_and_writes(
+    folder, files, command, message, capsys
+):
+    (folder / "report.png").mkdir() if "report.png/x" in files else None
+    refused(folder, files, f"report --results {command}", message, capsys)
+
+
+def test_a_report_says_that_its_examples_are_of_another_run(folder, capsys):
+    command = f"{EVALUATE} --new new.jsonl --phrases rude.txt"
+    assert cli.main(command.split()) == 0
+    report = "report --results out/results.json"
+    assert cli.main(report.split()) == 0
+    assert "of another run" not in capsys.readouterr().err
+    (folder / "out/results.examples.jsonl").unlink()
+    assert cli.main(report.split()) == 0
+    assert "results.examples.jsonl: is not what" in capsys.readouterr().err

@@ -78,15 +78,19 @@ def test_references():
     results = evaluate.compare(evaluate.join(OLD, NEW, ANNOTATOR, right))
     assert results["references"]["old"]["exact_match"] == 1 / 5
     del right["4"]
-    with pytest.raises(UserError, match=r"missing in the references \('4'\)"):
+    with pytest.raises(UserError, match=r"missing in the references: '4'"):
         evaluate.compare(evaluate.join(OLD, NEW, ANNOTATOR, right))
 
 
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        (OLD, NEW[:4], r"old predictions are missing in the new \('4'\)"),
-        (OLD[4:], NEW, r"new predictions are missing in the old \('0', '1', '2'…\)"),
+        (
+            OLD,
+            NEW[:4],
+            "ids of the old predictions are missing in the new predictions: '4'",
+        ),
+        (OLD[4:], NEW, "are missing in the old predictions: '0', '1', '2'…;"),
         (OLD, [*NEW, NEW[0]], "id '0' occurs twice in the new predictions"),
         (OLD, [{**NEW[0], "inputs": "else"}, *NEW[1:]], "id '0' has other inputs"),
     ],

@@ -104,7 +104,7 @@ def test_picture(written):
     assert struct.unpack(">II", content[16:24]) == (2400, 1000)
 
 
-@pytest.mark.parametrize("name", ["$x", "$\\frac{1}{$", "a$b$c", "<b>", "\n"])
+@pytest.mark.parametrize("name", ["$x", "$\\frac{1}{$", "a$b$c", "<b>", "\n", "日"])
 def test_names_of_methods_are_shown_as_they_are(tmp_path, name):
     report.write_report(tmp_path, {**RESULTS, "method": name}, [])
     assert (tmp_path / "report.png").exists()
@@ -157,7 +157,10 @@ def test_subsets_without_members_and_nothing_optional(tmp_path, texts):
             ({"examples": wrong}, "'examples' of the results must be a whole number")
             for wrong in ("8", -1, 3.5, float("inf"))
         ),
-        ({"examples": 9}, "'examples' of the results must be the sum of 'subsets'"),
+        ({"examples": 9}, "'examples' of the results must be 4, as 'subsets' has it"),
+        ({"bleu": 1.5}, "'bleu' of the results must be .*, as 'subsets' has it, not"),
+        ({"prevalence": {"before": 0.1, "after": 0}}, "'prevalence.before' of the"),
+        ({"outcomes": {"fixed": -1}}, "'outcomes.fixed' of the results"),
         ({"bleu": "x"}, "'bleu' of the results must be a number from 0 to 100, or"),
         ({"bleu": 101}, "'bleu' of the results"),
         ({"unwanted_per_1000_tokens": {"before": -1, "after": 0}}, "tokens.before'"),
@@ -180,6 +183,7 @@ def test_results_with_something_wrong(tmp_path, change, message):
         ({"old_spans": 5}, "'old_spans'"),
         ({"new_spans": [[0, 1]]}, "'new_spans'"),
         ({"new_spans": [[0, 999, "x"]]}, "'new_spans'"),
+        ({"new_spans": [[0, 1, None]]}, "'new_spans'"),
     ],
 )
 def test_examples_with_something_wrong(change, field):

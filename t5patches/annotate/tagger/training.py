@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 import pathlib
@@ -18,6 +19,7 @@ from spacy.tokens import Doc, DocBin
 from spacy.training import initialize, loop
 from thinc.api import Config
 
+from t5patches.annotate import spacy_pipelines
 from t5patches.annotate.tagger import component
 from t5patches.annotate.tagger.posts import Post, without
 from t5patches.annotate.tagger.scores import bootstrap_interval, character_f1
@@ -196,8 +198,11 @@ def train_folder(
     kept = without(posts, evaluated)
     if (folder / RECORD).exists():
         claims.claim(folder, claimed)
-        results = json_files.read_json(folder / RECORD)
-    elif folder.exists():
+        wanted = ("evaluation", "annotating") if evaluated else ()
+        fields: dict[str, type] = dict.fromkeys(wanted, dict)
+        remedy = f"remove {folder} and train again"
+        results = json_files.read_record(folder / RECORD, fields, remedy)
+    elif not folder.is_dir() and folder.exists() or any(folder.glob("*")):
         raise UserError(f"{folder}: exists; give another folder or remove this one")
     else:
         nlp = train(kept, settings)
@@ -225,11 +230,14 @@ def train_folder(
 
 
 def _save(
-    nlp: Language, folder: pathlib.Path, claimed: shards.Row, results: shards.Row
+    nlp: Language, folder: pathlib.Path, claimed: shards.Row, results: dict[str, Any]
 ) -> None:
     """Writes a pipeline as a folder that appears when it is whole."""
+    with contextlib.suppress(OSError):
+        folder.rmdir()  # If it is empty.
     with shards.atomic_path(folder) as name:
         whole = pathlib.Path(name)
         claims.claim(whole, claimed)
         nlp.to_disk(whole)
+        results["content"] = spacy_pipelines.digest(spacy_pipelines.load(whole))
         json_files.write_json(whole / RECORD, results)

@@ -355,6 +355,7 @@ def test_commands(tmp_path, command, monkeypatch):
     status, _, error = command(f"{train} out --seed 1")
     assert status == 2 and "made with other settings (seed was 0, now 1)" in error
     (tmp_path / "other").mkdir()
+    (tmp_path / "other/file").touch()
     status, _, error = command(f"{train} other")
     assert status == 2 and "other: exists" in error
 
