@@ -282,6 +282,25 @@ def test_what_is_printed_lands_in_no_file(tmp_path):
     assert (tmp_path / "file").read_bytes() == b""
 
 
+def test_control_characters_of_names_are_shown(tmp_path, capsys):
+    assert cli.main(["report", "--results", "a\x1b[31m"]) == 2
+    assert capsys.readouterr().err == "error: a\\x1b[31m: no such file\n"
+
+
+def test_an_interrupt_while_something_is_imported(tmp_path):
+    """An exception there may be lost, or end in an abort."""
+    (tmp_path / "slow.py").write_text(
+        "import os, signal\n"
+        "try: os.kill(os.getpid(), signal.SIGINT)\n"
+        "except BaseException: pass"
+    )
+    code = "from t5patches import cli; cli._dispatch = __import__; cli.main('slow')"
+    code = code.replace("__import__", "lambda argv: __import__('slow')")
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (130, f"{cli.INTERRUPTED}\n")
+
+
 # ---- Two at once, kills ----
 
 

@@ -13,6 +13,8 @@ import contextlib
 import io
 import os
 import pkgutil
+import re
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -20,18 +22,25 @@ from typing import Any
 from t5patches.errors import UserError, explained
 
 OUTPUT = "standard output"
+INTERRUPTED = "interrupted; type the command again to go on"
+# Characters that a terminal obeys; a file's name may have some.
+_CONTROLS = re.compile(r"[^\n -~\xa0-\U0010ffff]")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs a command line; returns the exit status."""
     argv = list(sys.argv[1:] if argv is None else argv)
     _open_streams()
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        with contextlib.suppress(ValueError):  # Not of the main thread.
+            signal.signal(signal.SIGINT, _interrupt)
     if isinstance(sys.stdout, io.TextIOWrapper):  # Not all terminals have '─'.
         sys.stdout.reconfigure(errors="replace")
     with contextlib.redirect_stdout(_Output(sys.stdout)):
         status, message = _run(argv)
     if fault := _write_out(sys.stdout):
         status, message = 2, f"error: {OUTPUT}: {fault}"
+    message = _CONTROLS.sub(lambda found: repr(found[0])[1:-1], message)
     with contextlib.suppress(OSError):
         if message:
             print(message, file=sys.stderr)
@@ -46,7 +55,7 @@ def _run(argv: list[str]) -> tuple[int, str]:
     except UserError as error:
         return 2, f"error: {error}"
     except KeyboardInterrupt:
-        return 130, "interrupted; type the command again to go on"
+        return 130, INTERRUPTED
     except SystemExit as stop:  # argparse: 0 after --help, 2 after wrong use
         if isinstance(stop.code, str):
             return 1, stop.code
@@ -57,6 +66,19 @@ def _run(argv: list[str]) -> tuple[int, str]:
             raise
         return 2, f"error: {known}"
     return 0, ""
+
+
+def _interrupt(number: int, frame: Any) -> None:
+    """Ends the command at Ctrl-C: at once where something is being imported.
+
+    Libraries in C++ make of an exception there an abort, a hang, or an error of theirs.
+    """
+    while frame is not None:
+        if "importlib._bootstrap" in frame.f_code.co_filename:
+            os.write(2, f"{INTERRUPTED}\n".encode())
+            os._exit(130)
+        frame = frame.f_back
+    raise KeyboardInterrupt
 
 
 class _Output:
