@@ -45,7 +45,7 @@ _OUT_OF_MEMORY = re.compile("(?s:RESOURCE_EXHAUSTED.*)out of memory|bad_alloc", 
 # TensorFlow's errors, by name, so that it need not be imported here.
 _TENSORFLOW = re.compile(
     "(ResourceExhausted|PermissionDenied|NotFound|FailedPrecondition|AlreadyExists|"
-    "DataLoss|OutOfRange|Unavailable|Unauthenticated)Error"
+    "DataLoss|OutOfRange|Unavailable|Unauthenticated|Unimplemented)Error"
 )
 
 
@@ -58,6 +58,8 @@ def explained(error: BaseException) -> UserError | None:
     Returns:
       None if it is neither; then it may be a fault of ours.
     """
+    if isinstance(error, UserError):
+        return error
     chain = list(_chain(error))
     for say in (_of_the_system, _of_memory, _quoted, _of_a_name, _of_a_library):
         for link in chain:
@@ -113,6 +115,8 @@ def _of_a_name(error: BaseException) -> str | None:
         return f"{shorten(error.object)}: not UTF-8, in a file's name or a text"
     if isinstance(error, ValueError) and "embedded null" in str(error):
         return "a file's name has a NUL character (\\0) in it"
+    if isinstance(error, KeyError) and str(error).endswith("://'"):  # epath's.
+        return f"paths that begin with {error} cannot be read or written"
     return None
 
 

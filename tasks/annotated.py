@@ -98,13 +98,14 @@ def annotated_task(
                     "would only train on the model's own outputs; set "
                     "tasks.annotated_task.allow_nothing_unwanted = True to do that"
                 )
-        if kind == "filtered":
-            clean = _only_clean(source.get_dataset(split, shuffle=False))
-            if not list(clean.take(1)):
-                raise UserError(
-                    f"task {name}, split {split!r}: every example has something "
-                    "unwanted"
-                )
+        left = source.get_dataset(split, shuffle=False)
+        for preprocessor in KINDS[kind].preprocessors:
+            left = preprocessor(left)
+        if not list(left.take(1)):
+            raise UserError(
+                f"task {name}, split {split!r}: every example has something unwanted, "
+                "and nothing is left to train on"
+            )
         _log_counts(f"Task {name}, split {split}", source.list_shards(split), lengths)
 
     return register(
@@ -176,9 +177,15 @@ def _log_counts(what: str, paths: list[str], lengths: Mapping[str, int]) -> None
         path = epath.Path(folder) / "stats.json"
         if not path.is_file():
             continue
-        stats = json_files.read_json(path)
+        fields: dict[str, type] = {"truncation": dict, "unwanted_tokens": int}
+        stats = json_files.read_record(path, fields, "remove it")
         logging.info("%s: counted when %s was annotated: %s", what, folder, stats)
         lost = stats["truncation"]
+        fields = dict.fromkeys(
+            ("dropped_unwanted_tokens", "examples_without_unwanted_left"), int
+        )
+        fields["feature_lengths"] = dict
+        json_files.check_fields(lost, fields, path, "remove it")
         limit = lost["feature_lengths"].get("targets")
         if lost["dropped_unwanted_tokens"] and limit == lengths.get("targets"):
             logging.warning(

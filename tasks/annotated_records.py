@@ -74,21 +74,26 @@ class AnnotatedRecords(seqio.TFExampleDataSource):
             stat = epath.Path(path).stat()
             state = (stat.length, stat.mtime)
             if path not in self._checked or self._checked[path][0] != state:
-                self._checked[path] = (state, _check_file(path, rules, hint))
+                self._checked[path] = (state, _check_file(path, state[0], rules, hint))
         counts = [self._checked[path][1] for path in paths]
         if not sum(count for count, _ in counts):
             raise UserError(f"{', '.join(paths)}: no annotated example in it")
         return sum(unwanted for _, unwanted in counts)
 
 
-def _check_file(path: str, rules: Mapping[str, Rule], hint: str) -> tuple[int, int]:
+def _check_file(
+    path: str, length: int, rules: Mapping[str, Rule], hint: str
+) -> tuple[int, int]:
     """Returns how many records a file has, and how many with something unwanted.
+
+    Of a file that is cut inside a record's head TensorFlow reads what is before; so the
+    lengths must make up its own.
 
     Raises:
       UserError: naming the first that training cannot read.
     """
     dataset = tf.data.TFRecordDataset(path)
-    count = unwanted = 0
+    count = unwanted = size = 0
     try:
         for some in dataset.batch(1024).as_numpy_iterator():
             # One by one takes ten times as long.
@@ -96,6 +101,7 @@ def _check_file(path: str, rules: Mapping[str, Rule], hint: str) -> tuple[int, i
                 for number, raw in enumerate(some, count):
                     _check_record(raw, f"{path}: record {number}", rules, hint)
             count += len(some)
+            size += sum(len(raw) + 16 for raw in some)  # With head and checksums.
             found = tf.io.parse_example(some, {MARKS: tf.io.RaggedFeature(tf.int64)})
             unwanted += int(tf.math.count_nonzero(tf.reduce_any(found[MARKS] > 0, 1)))
     except tf.errors.OpError as error:
@@ -107,6 +113,10 @@ def _check_file(path: str, rules: Mapping[str, Rule], hint: str) -> tuple[int, i
             f"{path}: not a readable TFRecord of annotated predictions: after {count} "
             f"records, {reason}; make it or copy it again"
         ) from error
+    if size != length:
+        raise UserError(
+            f"{path}: is broken off after {count} records; make it or copy it again"
+        )
     return count, unwanted
 
 

@@ -16,7 +16,7 @@ import numpy as np
 import seqio
 import tensorflow as tf
 
-from t5patches.errors import UserError
+from t5patches.errors import UserError, shorten
 from t5patches.interchange import records
 from t5patches.interchange.shards import Row
 from t5patches.interchange.tables import id_field, offsets_field, text_field
@@ -126,9 +126,12 @@ def comment_source(
         toxicity = row[toxicity_key] if toxicity_key else np.nan
         try:
             toxicity = float(toxicity)
+            if toxicity_key and not np.isfinite(toxicity):
+                raise ValueError
         except (TypeError, ValueError) as error:
             raise UserError(
-                f"{where}: field {toxicity_key!r} must be a number, not {toxicity!r}"
+                f"{where}: field {toxicity_key!r} must be a number, not "
+                f"{shorten(row[toxicity_key])}"
             ) from error
         ident = id_field(row, id_key, where)
         return dict(zip(COMMENT, (text, toxicity, ident), strict=True))

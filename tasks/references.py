@@ -11,10 +11,11 @@ annotating encodes their texts.
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Iterator, Sequence
 
-from t5patches.errors import UserError
+from t5patches.errors import UserError, explained
 from t5patches.interchange import json_files, shards, tables
 
 
@@ -27,12 +28,17 @@ def predictions(
       UserError: naming file, line and field.
     """
     rows = (pair for path in paths for pair in tables.read_rows(path))
+    ids, index = tables.Ids(), None
     for index, (where, row) in enumerate(rows):
+        name = tables.id_field(row, id_key, where) or str(index)
+        ids.add(name, where)
         yield {
             "inputs": tables.text_field(row, inputs_key, where),
             "prediction": tables.text_field(row, targets_key, where),
-            "id": tables.id_field(row, id_key, where) or str(index),
+            "id": name,
         }
+    if index is None:
+        raise UserError(f"{', '.join(paths)}: no rows in it")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -48,10 +54,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     try:
         keys = (args.inputs_key, args.targets_key, args.id_key)
-        rows = predictions(shards.expand(args.data), *keys)
-        count = json_files.write_jsonl(args.output, rows)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        paths = shards.expand(args.data)
+        shards.check_output(args.output)
+        if os.path.realpath(args.output) in map(os.path.realpath, paths):
+            raise UserError(f"{args.output}: is read; give another output")
+        count = json_files.write_jsonl(args.output, predictions(paths, *keys))
+    except Exception as error:
+        known = explained(error)
+        if known is None:
+            raise
+        print(f"error: {known}", file=sys.stderr)
         return 2
     print(f"{count:,} references written to {args.output}")
     return 0

@@ -6,6 +6,8 @@ import contextlib
 import functools
 import itertools
 import operator
+import os
+import threading
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -21,9 +23,37 @@ from t5patches.interchange.json_files import check_encodes
 Annotator = Callable[[str, str], Sequence[Span]]
 # What it found in one text, or what went wrong with it.
 Found = list[Span] | UserError
-# What a user's code may raise. Its sys.exit() must not end the job as if all were well;
-# Ctrl-C must end it.
-RAISED = (Exception, SystemExit)
+
+
+@contextlib.contextmanager
+def users_code(what: str, annotator: Any = None) -> Iterator[None]:
+    """Makes what a user's code raises a UserError, that it ends the process, too.
+
+    Its `sys.exit()` and `os._exit()` must not end the job as if all were well; Ctrl-C
+    must end it.
+
+    Args:
+      what: the message's beginning, before what was raised.
+      annotator: whose code it is, if the message is to say where it was raised.
+    """
+    own, end = os.getpid(), os._exit
+
+    def exit_(status: int) -> None:
+        main = threading.current_thread() is threading.main_thread()
+        if not main or os.getpid() != own:  # Of a process that the code has forked.
+            end(status)
+        raise SystemExit(f"os._exit({status})")
+
+    os._exit = exit_  # type: ignore[assignment]
+    try:
+        yield
+    except (UserError, KeyboardInterrupt):
+        raise
+    except BaseException as error:  # Some libraries' are no `Exception`.
+        place = f" ({_place(error, annotator)})" if annotator else ""
+        raise UserError(f"{what} {_describe(error)}{place}") from error
+    finally:
+        os._exit = end
 
 
 def settings_of(
@@ -58,7 +88,8 @@ def annotate_texts(
     """
     finds = [functools.partial(annotator, *pair) for pair in pairs]
     if hasattr(annotator, "pipe") and len(pairs) > 1:
-        with _suppressed():  # One by one, to find where it comes from.
+        # One by one, to find where it comes from.
+        with contextlib.suppress(UserError), users_code("the annotator raised"):
             several = [*itertools.islice(annotator.pipe(pairs), len(pairs) + 1)]
             if len(several) == len(pairs):
                 finds = [functools.partial(lambda spans: spans, s) for s in several]
@@ -66,30 +97,16 @@ def annotate_texts(
     return [_check(annotator, *each) for each in zip(texts, finds, strict=True)]
 
 
-@contextlib.contextmanager
-def _suppressed() -> Iterator[None]:
-    try:
-        yield
-    except KeyboardInterrupt:
-        raise
-    except BaseException:
-        pass
-
-
 def _check(annotator: Annotator, text: str, find: Callable[[], Any]) -> Found:
     try:
-        found = find()
-        if not isinstance(found, Iterable):
-            what = "not a list of (start, end, label)"
-            return UserError(f"the annotator returned {shorten(found)}, {what}")
-        return [_check_span(span, text) for span in found]
+        with users_code("the annotator raised", annotator):
+            found = find()
+            if not isinstance(found, Iterable):
+                what = "not a list of (start, end, label)"
+                return UserError(f"the annotator returned {shorten(found)}, {what}")
+            return [_check_span(span, text) for span in found]
     except UserError as error:
         return error
-    except KeyboardInterrupt:
-        raise
-    except BaseException as error:  # Some libraries' are no `Exception`.
-        raised = describe(error)
-        return UserError(f"the annotator raised {raised} ({_place(error, annotator)})")
 
 
 def _check_span(span: Any, text: str) -> Span:
@@ -116,10 +133,10 @@ def _check_span(span: Any, text: str) -> Span:
     return start, end, label
 
 
-def describe(error: BaseException) -> str:
-    """Returns the type and the message of what a user's code raised."""
+def _describe(error: BaseException) -> str:
+    """Returns the type and the message of what a user's code raised, in one line."""
     try:
-        return f"{type(error).__name__}: {error}"
+        return " ".join(f"{type(error).__name__}: {error}".split())
     except Exception:  # An exception of the user's own that cannot be printed.
         return type(error).__name__
 

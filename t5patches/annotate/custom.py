@@ -13,7 +13,7 @@ from typing import Any
 from absl import logging
 
 from t5patches.annotate.alignment import Span
-from t5patches.annotate.annotator import RAISED, describe
+from t5patches.annotate.annotator import users_code
 from t5patches.errors import UserError
 from t5patches.interchange import claims
 
@@ -68,10 +68,8 @@ def load(name: str) -> CustomAnnotator:
             kind = f"of type {type(function).__name__}"
         raise UserError(f"{module_name}: {attribute!r} is {kind} there; {_HINT}")
     if inspect.isclass(function):
-        try:
+        with users_code(f"{name}: making it raised"):
             function = function()
-        except RAISED as error:
-            raise UserError(f"{name}: making it raised {describe(error)}") from error
         if not callable(function):
             raise UserError(f"{name}: a class whose objects cannot be called; {_HINT}")
     return CustomAnnotator(name, function, getattr(module, "__file__", None))
@@ -82,22 +80,25 @@ def _module(name: str) -> Any:
         raise UserError(f"{name}: no such file; {_HINT}")
     logging.info("Importing %s", name)  # Its code may take long, or for ever.
     try:
-        if name.endswith(".py"):
-            return _module_of_file(name)
-        # The command does not look in the current folder by itself, `python -m` does.
-        sys.path.insert(0, os.getcwd())
-        try:
-            importlib.invalidate_caches()
-            return importlib.import_module(name)
-        finally:
-            sys.path.remove(os.getcwd())
-    except ModuleNotFoundError as error:
-        if error.name and (name == error.name or name.startswith(f"{error.name}.")):
+        with users_code(f"{name}: importing it raised"):
+            if name.endswith(".py"):
+                return _module_of_file(name)
+            # The command does not look in the current folder by itself, `python -m`
+            # does.
+            sys.path.insert(0, os.getcwd())
+            try:
+                importlib.invalidate_caches()
+                return importlib.import_module(name)
+            finally:
+                sys.path.remove(os.getcwd())
+    except UserError as error:
+        cause = error.__cause__
+        if not isinstance(cause, ModuleNotFoundError):
+            raise
+        if cause.name and f"{name}.".startswith(f"{cause.name}."):
             raise UserError(f"{name}: no such module; {_HINT}") from error
-        what = f"it imports {error.name!r}, which is missing"
+        what = f"it imports {cause.name!r}, which is missing"
         raise UserError(f"{name}: {what}") from error
-    except RAISED as error:
-        raise UserError(f"{name}: importing it raised {describe(error)}") from error
 
 
 def _module_of_file(path: str) -> Any:

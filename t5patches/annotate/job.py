@@ -16,7 +16,7 @@ from t5patches import progress
 from t5patches.annotate import workers
 from t5patches.annotate.alignment import align
 from t5patches.annotate.annotator import Annotator, Found, settings_of
-from t5patches.annotate.statistics import SKIPPED, Statistics
+from t5patches.annotate.statistics import FINDINGS, SKIPPED, Statistics
 from t5patches.errors import UserError
 from t5patches.interchange import claims, json_files, records, shards, tables, tfrecords
 from t5patches.interchange.records import AnnotatedPrediction, Annotation, Prediction
@@ -147,9 +147,11 @@ class Job:
             if os.path.realpath(path) in results:
                 what = "stands where results are written; give another output folder"
                 raise UserError(f"{path}: {what}")
-        names = (f"{NAME}-*", STATISTICS)
+        names = [f"{NAME}-*", STATISTICS]
+        if not (epath.Path(self._folder) / claims.SETTINGS).exists():
+            names.append(SKIPPED)  # Not ours: a list of one's own, perhaps.
         claims.claim(self._folder, self._claimed, results=names)
-        made = [claims.findings(self._unit(index)) for index in indices]
+        made = [claims.findings(self._unit(i), None, FINDINGS) for i in indices]
         changed = [i for i in indices if made[i] and self._findings(i) is None]
         if changed and all(found and not found["skipped"] for found in made):
             raise UserError(
@@ -169,7 +171,7 @@ class Job:
         return [f"{self._unit(index)}{suffix}" for suffix in (".jsonl", ".tfrecord")]
 
     def _findings(self, index: int) -> dict[str, Any] | None:
-        return claims.findings(self._unit(index), self._sources[index])
+        return claims.findings(self._unit(index), self._sources[index], FINDINGS)
 
     def _is_done(self, index: int) -> bool:
         found = self._findings(index)

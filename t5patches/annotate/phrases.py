@@ -170,12 +170,16 @@ def read_phrases(path: str | os.PathLike) -> list[str]:
     Raises:
       UserError: the file is missing, not UTF-8, or has no phrase.
     """
-    lines = (line.strip() for _, line in json_files.read_lines(path))
-    phrases = [
-        line[1:] if line.startswith("\\#") else line
-        for line in lines
-        if line and not line.startswith("#")
-    ]
+    phrases = []
+    for number, line in json_files.read_lines(path):
+        line = line.strip()
+        if wrong := re.search(r"[\0-\x08\n-\x1f]", line):  # Old Mac's lines, UTF-16.
+            raise UserError(
+                f"{os.fspath(path)}:{number}: {wrong[0]!r} inside a phrase; write one "
+                "phrase per line, as UTF-8"
+            )
+        if line and not line.startswith("#"):
+            phrases.append(line[1:] if line.startswith("\\#") else line)
     if not phrases:
         raise UserError(f"{path}: no phrases in it; write one phrase per line")
     return phrases

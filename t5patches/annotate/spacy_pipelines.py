@@ -68,7 +68,8 @@ def load(source: Any, advice: str = "") -> Any:
     try:
         return spacy.load(text)
     except Exception as error:  # Its own and those of what the pipeline is made of.
-        raise UserError(f"{text}: spaCy cannot load it: {error}") from error
+        reason = " ".join(str(error).split())
+        raise UserError(f"{text}: spaCy cannot load it: {reason}") from error
 
 
 def digest(nlp: Any) -> str:

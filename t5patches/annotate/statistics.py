@@ -14,6 +14,8 @@ from t5patches.errors import UserError
 from t5patches.interchange.records import AnnotatedPrediction
 
 SKIPPED = "skipped.txt"
+# What a shard's findings have; those of older marks are without the last two.
+FINDINGS = {"counts": dict, "labels": dict, "skipped": list}
 
 
 class Statistics:
@@ -84,7 +86,7 @@ class Statistics:
         self.counts.update(findings["counts"])
         self.labels.update(findings["labels"])
         self.skipped += findings["skipped"]
-        self.lost.update(findings.get("lost", {}))  # Older marks have none.
+        self.lost.update(findings.get("lost", {}))
         self.changed = self.changed or findings.get("changed", [])
 
     def report(self) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from concurrent import futures
 from concurrent.futures import process
 from typing import NamedTuple
 
-from t5patches.annotate.annotator import RAISED, Annotator, Found, annotate_texts
+from t5patches.annotate.annotator import Annotator, Found, annotate_texts, users_code
 from t5patches.errors import UserError
 from t5patches.interchange.records import Prediction
 
@@ -103,10 +103,10 @@ _annotator: list[Annotator | UserError] = []  # Of a process that is a worker.
 def _load(pickled: bytes) -> None:
     threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
-        _annotator[:] = [pickle.loads(pickled)]
-    except RAISED as error:
-        text = f"the annotator does not load in a process of its own: {error}"
-        _annotator[:] = [UserError(text)]
+        with users_code("the annotator does not load in a process of its own:"):
+            _annotator[:] = [pickle.loads(pickled)]
+    except UserError as error:
+        _annotator[:] = [error]
 
 
 def _end_with_parent() -> None:

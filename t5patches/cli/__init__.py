@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import errno
 import io
 import os
 import pkgutil
@@ -19,7 +20,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from t5patches.errors import UserError, explained
+from t5patches.errors import explained
 
 OUTPUT = "standard output"
 INTERRUPTED = "interrupted; type the command again to go on"
@@ -41,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if fault := _write_out(sys.stdout):
         status, message = 2, f"error: {OUTPUT}: {fault}"
     message = _CONTROLS.sub(lambda found: repr(found[0])[1:-1], message)
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError, ValueError):
         if message:
             print(message, file=sys.stderr)
     _write_out(sys.stderr)
@@ -52,8 +53,6 @@ def _run(argv: list[str]) -> tuple[int, str]:
     """Runs a command line; returns the exit status and what is to be said of it."""
     try:
         _dispatch(argv)
-    except UserError as error:
-        return 2, f"error: {error}"
     except KeyboardInterrupt:
         return 130, INTERRUPTED
     except SystemExit as stop:  # argparse: 0 after --help, 2 after wrong use
@@ -100,6 +99,8 @@ class _Output:
         except OSError as error:
             error.filename = OUTPUT
             raise
+        except ValueError as error:  # What a user's code has closed.
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF), OUTPUT) from error
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
@@ -130,6 +131,8 @@ def _write_out(stream: Any) -> str | None:
     except OSError as error:
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
         return error.strerror
+    except ValueError:  # It is closed.
+        pass
     return None
 
 

@@ -17,7 +17,7 @@ from t5patches.annotate import (
     toxicity,
 )
 from t5patches.cli import starting
-from t5patches.cli.options import add_option, names, natural, positive, probability
+from t5patches.cli.options import add_option, names, positive, probability, sentinels
 
 Add = Callable[..., None]  # `add_option`, of a parser.
 Make = Callable[[argparse.Namespace], Annotator]
@@ -88,12 +88,12 @@ def _add_shared(add: Add) -> None:
     add("--output", "FOLDER", "a folder of its own")
     add("--vocabulary", "FILE", "the model's SentencePiece file, or 'bytes' for ByT5")
     text = "sentinel ids after the vocabulary (T5: 100; default: %(default)s)"
-    add("--extra-ids", "N", text, type=natural, default=0)
+    add("--extra-ids", "N", text, type=sentinels, default=0)
     text = "keep only predictions with something unwanted"
     add("--only-annotated", None, text, action="store_true")
     for name in ("inputs", "targets"):
         text = f"length of {name} in training; what it cuts off is counted"
-        add(f"--{name}-length", "N", text, type=natural)
+        add(f"--{name}-length", "N", text, type=positive)
     text = (
         "what to do at a wrong line (default: %(default)s); 'skip' leaves it out "
         "and lists it in skipped.txt"

@@ -1,6 +1,7 @@
 """Options of the commands, and their values: each type reads one word."""
 
 import argparse
+import math
 from typing import Any
 
 
@@ -26,11 +27,23 @@ def add_option(
     how = how or {"required": True}
     if not {"action", "choices", "type"} & how.keys():
         how["type"] = words
-    if "nargs" in how:
-        how["action"] = "extend"
+    if "action" not in how:
+        how["action"] = "extend" if "nargs" in how else _Once
     if value is not None:
         how["metavar"] = value
     parser.add_argument(option, help=text, **how)
+
+
+class _Once(argparse.Action):
+    """Stores a value. Of several, all but one would be dropped without a word."""
+
+    given = False
+
+    def __call__(self, parser, namespace, values, option_string=None):
+        if self.given:
+            raise argparse.ArgumentError(self, "is given twice")
+        self.given = True
+        setattr(namespace, self.dest, values)
 
 
 def words(text: str) -> str:
@@ -50,17 +63,21 @@ def names(text: str) -> list[str]:
 
 def seed(text: str) -> int:
     """Reads what every library that draws numbers takes: 0 to 2³¹ − 1."""
-    value = natural(text)
-    if value >= 2**31:
-        raise argparse.ArgumentTypeError(f"{text} is larger than {2**31 - 1}")
-    return value
+    return natural(text, 2**31)
 
 
-def natural(text: str) -> int:
-    """Reads 0, 1, 2 …"""
+def sentinels(text: str) -> int:
+    """Reads how many ids come after a vocabulary; each is a piece to be made."""
+    return natural(text, 2**16)
+
+
+def natural(text: str, limit: float = math.inf) -> int:
+    """Reads 0, 1, 2 … below a limit."""
     value = int(text)
     if value < 0:
         raise argparse.ArgumentTypeError(f"{text} is negative")
+    if value >= limit:
+        raise argparse.ArgumentTypeError(f"{text} is larger than {limit - 1}")
     return value
 
 

@@ -39,7 +39,8 @@ class _LogLines(logging.Handler):
         folders = pathlib.PurePath(record.pathname).parent.parts[-2:]
         ours = {"t5patches", "t5x_embedded", "t5x", "tasks"} & set(folders)
         if ours or record.levelno >= logging.WARNING:
-            with contextlib.suppress(OSError):  # Work does not end for want of a log.
+            # Work does not end for want of a log, on a disk that is full, say.
+            with contextlib.suppress(OSError, ValueError):
                 print(self.format(record), file=sys.stderr)
 
 

@@ -21,7 +21,12 @@ from typing import Any
 from etils import epath
 
 from t5patches.errors import UserError, shorten
-from t5patches.interchange.json_files import read_json, write_json
+from t5patches.interchange.json_files import (
+    check_fields,
+    read_json,
+    read_record,
+    write_json,
+)
 from t5patches.interchange.shards import PathLike
 
 SETTINGS = "settings.json"
@@ -191,13 +196,16 @@ def mark_done(
 
 
 def findings(
-    unit: PathLike, source: Mapping[str, Any] | None = None
+    unit: PathLike,
+    source: Mapping[str, Any] | None = None,
+    fields: Mapping[str, type] | None = None,
 ) -> dict[str, Any] | None:
     """Returns the findings of a piece of work that is done.
 
     Args:
       unit: as `mark_done` takes it.
       source: what it would be made from now; None for whatever it was.
+      fields: what the findings must have, as `json_files.read_record` takes it.
 
     Returns:
       None if it is not done, or was made from something else.
@@ -208,9 +216,9 @@ def findings(
     mark = _mark(unit)
     if not mark.is_file():
         return None
-    found = read_json(mark)
-    if not all(isinstance(found.get(k), dict) for k in ("source", "findings")):
-        raise UserError(f"{mark}: does not say what is done; remove it")
+    remedy = "it does not say what is done; remove it"
+    found = read_record(mark, {"source": dict, "findings": dict}, remedy)
+    check_fields(found["findings"], fields or {}, mark, remedy)
     same = source is None or found["source"] == _as_json(source)
     return found["findings"] if same else None
 

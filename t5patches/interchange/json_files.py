@@ -135,6 +135,14 @@ def read_record(path: PathLike, fields: Mapping[str, type], remedy: str) -> Row:
         found = read_json(path)
     except UserError as error:
         raise UserError(f"{error}; {remedy}") from error
+    check_fields(found, fields, path, remedy)
+    return found
+
+
+def check_fields(
+    found: Row, fields: Mapping[str, type], path: PathLike, remedy: str
+) -> None:
+    """Checks the fields of a record, as `read_record` does those of a file."""
     for name, kind in fields.items():
         value = found.get(name)
         fits = type(value) is kind or (kind is float and type(value) is int)
@@ -143,7 +151,6 @@ def read_record(path: PathLike, fields: Mapping[str, type], remedy: str) -> Row:
             raise UserError(
                 f"{os.fspath(path)}: {name!r} {what}, expected {KINDS[kind]}; {remedy}"
             )
-    return found
 
 
 def read_jsonl(

@@ -143,7 +143,7 @@ def check_prediction(
     """
     if isinstance(row.get("inputs"), dict):
         row = _from_t5x(row, where, index, vocabulary)
-    for field in ("inputs", "prediction", *({"corrected"} & row.keys())):
+    for field in ("inputs", "prediction", *({"corrected", "given"} & row.keys())):
         tables.text_field(row, field, where)
     checked = {**row, "id": tables.id_field(row, "id", where)}
     if not checked["id"]:
@@ -280,9 +280,11 @@ def load_vocabulary(path: PathLike, extra_ids: int = 0) -> Any:
     """Returns the SeqIO vocabulary of a SentencePiece model, or ByT5's for 'bytes'.
 
     Raises:
-      UserError: the file is missing or no SentencePiece model.
+      UserError: the file is missing, no SentencePiece model, or not for T5 models.
     """
     import seqio
+
+    from t5patches.interchange import vocabularies
 
     text = os.fspath(path)
     if text == "bytes":
@@ -294,6 +296,7 @@ def load_vocabulary(path: PathLike, extra_ids: int = 0) -> Any:
         vocabulary.load_model()
     except Exception as error:  # protobuf and sentencepiece raise types of their own
         raise UserError(f"{text}: not a SentencePiece model ({error})") from error
+    vocabularies.check_special_ids(vocabulary)
     return vocabulary
 
 

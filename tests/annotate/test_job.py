@@ -478,12 +478,11 @@ def test_a_shard_cut_off_as_it_was_made_again_is_not_done(
 
 
 @pytest.mark.parametrize(
-    ("kept", "message"),
-    [(False, r"does not load .*mine\.py: no such file"), (True, "was killed")],
+    ("kept", "message"), [(False, r"mine\.py: no such file"), (True, "was killed")]
 )
 def test_a_process_that_cannot_work(predictions, tmp_path, kept, message):
     mine = tmp_path / "mine.py"
-    mine.write_text("import os\ndef dies(text, inputs):\n    os._exit(9)\n")
+    mine.write_text("import os\ndef dies(text, inputs):\n    os.kill(os.getpid(), 9)\n")
     annotator = custom.load(f"{mine}:dies")
     if not kept:
         mine.unlink()

@@ -209,7 +209,8 @@ def test_wrong_posts(folder, command, content, message, capsys):
 
 @pytest.mark.parametrize("output", ["folder", "rude.txt", "rude.txt/x"])
 def test_a_tagger_looks_at_its_output_before_it_trains(folder, output, capsys):
-    refused(folder, {}, f"{TAGGER} --output {output}", output.partition("/")[0], capsys)
+    command = TAGGER.replace("--output out", f"--output {output}")
+    refused(folder, {}, command, output.partition("/")[0], capsys)
 
 
 def test_a_quickstart_that_refused_its_data_leaves_the_folder(folder, capsys):
