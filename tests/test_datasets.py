@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import os
 import time
 import types
 
@@ -19,7 +20,7 @@ from t5patches import tasks
 from t5patches.annotate import phrases
 from t5patches.errors import UserError
 from t5patches.interchange import json_files, records, tables, tfrecords, vocabularies
-from t5patches.tasks import comments, metrics
+from t5patches.tasks import comments, metrics, references
 
 VOCABULARY = small_vocabulary()
 LENGTHS = {"inputs": 16, "targets": 8}
@@ -254,9 +255,11 @@ def test_limits_that_leave_nothing(tmp_path):
         read(name)
     with pytest.raises(UserError, match="prefix_share must be between 0 and 1"):
         comments_task("d_x", "x", prefix_share=1.5)
-    json_files.write_jsonl(path, [{"text": "a", "toxicity": "x"}])
-    with pytest.raises(UserError, match=r":1: field 'toxicity' must be a number"):
-        read(name)
+    for wrong in ("x", None, float("nan")):
+        json_files.write_jsonl(path, [{"text": "a", "toxicity": wrong}])
+        name = comments_task("d_x", path)
+        with pytest.raises(UserError, match=r":1: field 'toxicity' must be a number"):
+            read(name)
 
 
 # ---- Toxic spans ----
@@ -428,6 +431,43 @@ def test_a_damaged_tfrecord(tmp_path, end):
     assert "{{" not in str(error.value) and "[Op" not in str(error.value)
 
 
+def test_a_tfrecord_that_is_broken_off_in_the_head_of_a_record(tmp_path):
+    path = tmp_path / "a.tfrecord"
+    write_raw(path)
+    path.write_bytes(path.read_bytes() + b"1234")
+    with pytest.raises(UserError, match=r"a.tfrecord: is broken off after 10 records"):
+        read_raw(path)
+
+
+@pytest.mark.parametrize(
+    "stats", [{}, {"truncation": {}, "unwanted_tokens": 1}, {"truncation": 1}]
+)
+def test_counts_of_another(tmp_path, stats):
+    files = annotated_files(tmp_path)
+    json_files.write_json(tmp_path / "stats.json", stats)
+    name = tasks.annotated_task("d_counts", files, VOCABULARY)
+    with pytest.raises(UserError, match=r"stats.json: '\w+' is .*; remove it"):
+        read(name)
+
+
+@pytest.mark.parametrize(
+    ("content", "output", "message"),
+    [
+        ("id,inputs,targets\n1,a,b\n", "own.csv", "own.csv: is read; give another"),
+        ("id,inputs,targets\n1,a,b\n1,c,d\n", "out", "own.csv:3: id '1' occurs twice"),
+        ("inputs,targets\n", "out", "own.csv: no rows in it"),
+        ("inputs,targets\na,b\n", "own.csv/x", "own.csv: File exists, but no folder"),
+    ],
+)
+def test_wrong_references(tmp_path, monkeypatch, content, output, message, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "own.csv").write_text(content)
+    assert references.main(["--data", "own.csv", "--output", output]) == 2
+    assert f"error: {message}" in capsys.readouterr().err
+    assert os.listdir() == ["own.csv"]
+    assert (tmp_path / "own.csv").read_text() == content
+
+
 # ---- SeqIO's cache, T5X's module, metrics ----
 
 
@@ -506,13 +546,13 @@ def test_a_vocabulary_is_its_pieces_not_its_path(tmp_path):
 
 
 def test_metrics(tmp_path):
-    references, outputs = ["the cat sat", "a day"], ["the cat sat", "fool you"]
-    scores = metrics.rouge(references, outputs)
+    wanted, outputs = ["the cat sat", "a day"], ["the cat sat", "fool you"]
+    scores = metrics.rouge(wanted, outputs)
     assert scores["rouge1"] == scores["rougeLsum"] == 50
-    assert metrics.exact_match(references, outputs) == {"exact_match": 0.5}
+    assert metrics.exact_match(wanted, outputs) == {"exact_match": 0.5}
     (tmp_path / "unwanted.txt").write_text("fool\n")
     metric = metrics.prevalence(phrases.load(tmp_path / "unwanted.txt"))
-    assert metric(references, outputs) == {"unwanted_prevalence": 0.5}
+    assert metric(wanted, outputs) == {"unwanted_prevalence": 0.5}
     json_files.write_jsonl(tmp_path / "t.jsonl", [{"inputs": "a", "targets": "b"}])
     files = {"test": str(tmp_path / "t.jsonl")}
     fns = [metrics.rouge, metrics.exact_match, metric]

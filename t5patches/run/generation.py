@@ -17,7 +17,7 @@ import numpy as np
 from absl import logging
 from etils import epath
 
-from t5patches.checkpoints import contents
+from t5patches.checkpoints import contents, finding
 from t5patches.errors import UserError
 from t5patches.interchange import claims, json_files, records, shards, vocabularies
 from t5patches.run import gin_config
@@ -152,6 +152,24 @@ def _with_ids(chunks: Sequence[os.PathLike], output_fname: str) -> Iterator[shar
 
 
 # ---- Inferences that were stopped, or are asked for again ----
+
+
+def check_place(folder: str) -> None:
+    """Raises a UserError if results would lie in a model's folder or in a checkpoint.
+
+    T5X writes a config.gin beside results, too.
+    """
+    place = epath.Path(os.path.realpath(folder) if "://" not in folder else folder)
+    in_checkpoint = any(
+        finding.STEP.fullmatch(path.name)
+        and ((path / "_CHECKPOINT_METADATA").exists() or finding.is_legacy(path))
+        for path in (place, *place.parents)
+    )
+    if in_checkpoint or (place / "config.gin").exists() and finding.steps(place):
+        raise UserError(
+            f"{folder} is a model's folder, or in a checkpoint: results would "
+            "overwrite its files; give another output folder"
+        )
 
 
 def claim_output(arguments: Mapping[str, Any], bindings: Mapping[str, str]) -> None:

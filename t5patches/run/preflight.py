@@ -104,6 +104,8 @@ def _given_checkpoint(script: str, cfg: Any) -> str | None:
         if script != "train":
             raise UserError("CHECKPOINT_PATH is not set: it names the checkpoint")
         return None
+    if script == "infer" and not isinstance(cfg.path, str):
+        raise UserError(f"CHECKPOINT_PATH must be one checkpoint, not {cfg.path}")
     if cfg.mode == "specific" or script == "infer":
         return cfg.path
     folders = [cfg.path] if isinstance(cfg.path, str) else cfg.path
@@ -173,6 +175,12 @@ def _check_model(arguments: Mapping[str, Any], cfg: Any) -> None:
     trainer_cls = arguments.get("trainer_cls")
     task = seqio.get_mixture_or_task(cfg.mixture_or_task_name)
     read = getattr(model.FEATURE_CONVERTER_CLS, "TASK_FEATURES", ["target_annotations"])
+    for name in cfg.task_feature_lengths.keys() - {*read, "id"}:
+        if isinstance(read, Mapping):
+            raise UserError(
+                f"TASK_FEATURE_LENGTHS: the model has no {name!r}; it has "
+                f"{', '.join(read)}"
+            )
     if (
         inspect.isclass(trainer_cls)
         and "target_annotations" in task.output_features

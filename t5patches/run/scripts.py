@@ -172,6 +172,8 @@ def _run(
     _make_paths_absolute(arguments)
     if script == "train":
         training_claim.check_place(arguments)
+    else:
+        generation.check_place(arguments["output_dir"])
     with contextlib.ExitStack() as stack:
         stack.enter_context(_lock(script, arguments))
         preflight.check(script, arguments)

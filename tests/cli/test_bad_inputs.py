@@ -1,10 +1,13 @@
 """What comes in wrong is refused with status 2 and one line that names the place."""
 
+import io
+import json
 import shlex
 
 import annotate_toy
 import pytest
 import seqio
+from small_vocabulary import small_vocabulary
 
 from t5patches import cli
 from t5patches.errors import UserError
@@ -95,6 +98,7 @@ PREDICTIONS = {
     "ids of no vocabulary": (lines(row(target_tokens=[-1])), "old.jsonl:1: field 'tar"),
     "ids that are none": (lines(row(target_tokens=[1.0])), "old.jsonl:1: field 'targ"),
     "no ids": (lines(row(target_tokens="")), "old.jsonl:1: field 'target_tokens'"),
+    "another text": (lines(row(given=5)), "old.jsonl:1: field 'given' must be text"),
     "an id twice": (lines(row(), row()), "old.jsonl:2: id '0' occurs twice"),
     "a key twice": ('{"inputs": "a", "inputs": "b"}', "old.jsonl:1: not readable JSON"),
 }
@@ -169,6 +173,7 @@ def test_wrong_references(folder, content, message, capsys):
     [
         ("class Odd(BaseException): pass\ndef find(t, i): raise Odd", "raised Odd"),
         ("import sys\ndef find(t, i): sys.exit(0)", "raised SystemExit: 0"),
+        ("import os\ndef find(t, i): os._exit(0)", "raised SystemExit: os._exit(0)"),
         ("def find(t, i): return True", "returned True, not a list"),
         ("async def find(t, i): return []", "returned <coroutine"),
         ("def find(t, i): return [(0, 99, 'x')]", "is no span of the 11 characters"),
@@ -182,6 +187,63 @@ def test_an_annotator_that_is_wrong(folder, code, message, capsys):
     refused(folder, {"mine.py": code}, command, "old.jsonl:1: the annotator", capsys)
     refused(folder, {}, command, message, capsys)
     assert cli.main([*ANNOTATE.split(), "--predictions", "old.jsonl"]) == 0
+
+
+CUSTOM = "annotate custom --function mine.py:find --vocabulary bytes --output out "
+
+
+@pytest.mark.parametrize("code", ["import os\nos._exit(0)", "raise GeneratorExit"])
+def test_a_module_that_ends_the_process(folder, code, capsys):
+    files = {"mine.py": code}
+    command = f"{CUSTOM} --predictions old.jsonl"
+    refused(folder, files, command, "mine.py: importing it raised", capsys)
+
+
+def test_an_annotator_that_closes_the_output(folder, monkeypatch, capsys):
+    (folder / "mine.py").write_text(
+        "import sys\ndef find(t, i):\n    sys.stdout.close()\n    return []\n"
+    )
+    monkeypatch.setattr("sys.stdout", io.StringIO())
+    assert cli.main([*CUSTOM.split(), "--predictions", "old.jsonl"]) == 2
+    assert "error: standard output: Bad file" in capsys.readouterr().err
+    assert (folder / "out/stats.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("files", "more", "message"),
+    [
+        ({"rude.txt": "a\rb\r"}, "", "rude.txt:1: '\\r' inside a phrase"),
+        ({"rude.txt": "rude".encode("utf-16-le")}, "", "rude.txt:1: '\\x00' inside"),
+        ({}, "--phrases rude.txt", "argument --phrases: is given twice"),
+        ({}, "--extra-ids 9999999999", "--extra-ids: 9999999999 is larger than"),
+        ({}, "--targets-length 0", "--targets-length: must be at least 1"),
+        ({"out/skipped.txt": "mine"}, "", "out: has skipped.txt, but no settings.json"),
+        ({}, "--predictions http://a/b", "paths that begin with 'http://' cannot"),
+    ],
+)
+def test_wrong_options_of_annotate(folder, files, more, message, capsys):
+    (folder / "out").mkdir()
+    command = f"{ANNOTATE} --predictions old.jsonl {more}"
+    refused(folder, files, command, message, capsys)
+    assert not list(folder.glob("out/skip*")) or "out/skipped.txt" in files
+
+
+def test_a_vocabulary_that_is_not_for_t5(folder, capsys):
+    places = dict(pad_id=-1, unk_id=0, bos_id=1, eos_id=2)
+    vocabulary = small_vocabulary(**places).sentencepiece_model_file
+    command = ANNOTATE.replace("bytes", vocabulary) + " --predictions old.jsonl"
+    refused(folder, {}, command, "its special ids are pad -1, eos 2, unk 0", capsys)
+
+
+def test_a_mark_that_does_not_say_what_is_done(folder, capsys):
+    command = [*ANNOTATE.split(), "--predictions", "old.jsonl"]
+    assert cli.main(command) == 0
+    mark = folder / "out/annotated-00000-of-00001.done.json"
+    for findings in ({}, {"counts": 5}, []):
+        made = json.loads(mark.read_text()) | {"findings": findings}
+        mark.write_text(json.dumps(made))
+        assert cli.main(command) == 2
+        assert f"error: {mark.relative_to(folder)}: '" in capsys.readouterr().err
 
 
 TAGGER = "tagger train --output out --data posts.csv"

@@ -114,3 +114,18 @@ def test_wrong_use(tmp_path):
     with pytest.raises(ValueError):
         write(tmp_path / "p.jsonl", ds=task_ds().take(2))
     assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    "place", ["model", "model/checkpoint_2", "link/checkpoint_2/x"]
+)
+def test_results_do_not_lie_in_a_models_folder(tmp_path, place):
+    (tmp_path / "model/checkpoint_2").mkdir(parents=True)
+    (tmp_path / "model/checkpoint_2/_CHECKPOINT_METADATA").write_text("{}")
+    (tmp_path / "model/config.gin").write_text("")
+    (tmp_path / "link").symlink_to("model")
+    (tmp_path / "outputs/checkpoint_2").mkdir(parents=True)
+    generation.check_place(f"{tmp_path}/outputs/checkpoint_2")
+    generation.check_place(f"{tmp_path}/model/inference_eval")
+    with pytest.raises(UserError, match="is a model's folder, or in a ch"):
+        generation.check_place(f"{tmp_path}/{place}")
