@@ -24,6 +24,7 @@ from t5patches.errors import explained
 
 OUTPUT = "standard output"
 INTERRUPTED = "interrupted; type the command again to go on"
+_EXIT = os._exit  # While a user's code runs, os has another.
 # Characters that a terminal obeys; a file's name may have some.
 _CONTROLS = re.compile(r"[^\n -~\xa0-\U0010ffff]")
 
@@ -75,7 +76,7 @@ def _interrupt(number: int, frame: Any) -> None:
     while frame is not None:
         if "importlib._bootstrap" in frame.f_code.co_filename:
             os.write(2, f"{INTERRUPTED}\n".encode())
-            os._exit(130)
+            _EXIT(130)
         frame = frame.f_back
     raise KeyboardInterrupt
 
