@@ -314,6 +314,8 @@ def _conflicts(
     if ours_too and isinstance(lengths, dict) and "inputs" not in lengths:
         yield f"TASK_FEATURE_LENGTHS must be {KINDS['lengths'].words}, not {lengths}"
     trainer = last.get("train.trainer_cls")
+    if trainer and values.get("TARGETS_KEY", "") is None:
+        yield "TARGETS_KEY is None: training needs targets, generation alone does not"
     frozen = last.get("SelfDistillationTrainer.frozen_checkpoint")
     if trainer and frozen and "SelfDistillationTrainer" in str(trainer.value):
         if _resolved(frozen.value, last) is None:
