@@ -155,7 +155,7 @@ def _same(folder: epath.Path, record: json_files.Row, checkpoint: str | None) ->
     if path == recorded and not epath.Path(path).exists():
         return path  # That it is missing is said where it is read.
     known = record.get("identity")  # Older versions have put down the path alone.
-    if path != recorded if known is None else contents.identity(path) != known:
+    if path != recorded if known is None else contents.content(path) != known:
         found = f"frozen_checkpoint is {path}"
         found = "another one lies there now" if path == recorded else found
         raise UserError(
@@ -173,7 +173,7 @@ def _write_record(folder: epath.Path, checkpoint: str) -> None:
     record = {
         "checkpoint": str(path.relative_to(folder) if inside else path),
         "step": finding.step_of(path),
-        "identity": contents.identity(path),
+        "identity": contents.content(path),
     }
     json_files.write_json(folder / RECORD, record)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import functools
 import math
 import os
 import shutil
@@ -26,7 +27,7 @@ from t5x import utils
 
 from t5patches.checkpoints import finding, integrity
 from t5patches.errors import UserError
-from t5patches.interchange import json_files, shards, vocabularies
+from t5patches.interchange import claims, json_files, shards, vocabularies
 
 PyTree = Any
 Batch = Mapping[str, jax.Array]
@@ -219,6 +220,13 @@ class Seals:
         self._model = model
         self._seen: set[int] | None = None
 
+    @functools.cached_property
+    def _run(self) -> str | None:
+        """What `t5patches train` has put on record when it made the trainer."""
+        record = self._folder and self._folder / claims.SETTINGS
+        there = record and record.is_file()
+        return claims.fingerprint(json_files.read_json(record)) if there else None
+
     def seal(self) -> None:
         """Seals what is complete by now: the latest, and what comes after it."""
         if self._folder is None or jax.process_index() != 0:
@@ -228,7 +236,8 @@ class Seals:
         for step in sorted(set(saved) - seen):
             with contextlib.suppress(FileNotFoundError):  # `keep` has just deleted it.
                 checkpoint = self._folder / f"checkpoint_{step}"
-                integrity.seal(checkpoint, vocabularies.of_model(self._model))
+                vocabulary = vocabularies.of_model(self._model)
+                integrity.seal(checkpoint, vocabulary, self._run)
         self._seen = {*seen, *saved}
 
 

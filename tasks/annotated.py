@@ -89,13 +89,15 @@ def annotated_task(
     source = AnnotatedRecords(files, more)
 
     def check(split: str, lengths: Mapping[str, int]) -> None:
-        unwanted = source.check(split, vocabulary, output_vocabulary)
+        length = lengths.get("targets")
+        unwanted = source.check(split, length, vocabulary, output_vocabulary)
         if not unwanted and split == "train" and KINDS[kind].needs_unwanted:
             if not allow_nothing_unwanted:
                 files = ", ".join(source.list_shards(split))
                 raise UserError(
-                    f"{files}: nothing unwanted is marked in any record, so an update "
-                    "would only train on the model's own outputs; set "
+                    f"{files}: nothing unwanted is marked in any record (in the first "
+                    f"{length} ids), so an update would only train on the model's own "
+                    "outputs; set "
                     "tasks.annotated_task.allow_nothing_unwanted = True to do that"
                 )
         left = source.get_dataset(split, shuffle=False)

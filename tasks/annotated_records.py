@@ -47,16 +47,19 @@ class AnnotatedRecords(seqio.TFExampleDataSource):
     def list_shards(self, split: str) -> list[str]:
         return split_files(self._files, split, ".tfrecord")
 
-    def check(self, split: str, *vocabularies: seqio.Vocabulary) -> int:
+    def check(
+        self, split: str, limit: int | None, *vocabularies: seqio.Vocabulary
+    ) -> int:
         """Looks whether training can read the records of a split.
 
         Args:
           split: which.
+          limit: of the targets that training reads; None: all of them.
           *vocabularies: of inputs and targets. Ids must be of one of them; records that
             know the vocabulary that they were made with, of all.
 
         Returns:
-          How many records have something unwanted.
+          How many records have something unwanted within the limit.
 
         Raises:
           UserError: naming the file and the record, or because there is none.
@@ -72,9 +75,12 @@ class AnnotatedRecords(seqio.TFExampleDataSource):
         hint = f"not {' and '.join(sorted(names))}"
         for path in paths:
             stat = epath.Path(path).stat()
-            state = (stat.length, stat.mtime)
+            state = (stat.length, stat.mtime, limit)
             if path not in self._checked or self._checked[path][0] != state:
-                self._checked[path] = (state, _check_file(path, state[0], rules, hint))
+                self._checked[path] = (
+                    state,
+                    _check_file(path, state[0], limit, rules, hint),
+                )
         counts = [self._checked[path][1] for path in paths]
         if not sum(count for count, _ in counts):
             raise UserError(f"{', '.join(paths)}: no annotated example in it")
@@ -82,7 +88,7 @@ class AnnotatedRecords(seqio.TFExampleDataSource):
 
 
 def _check_file(
-    path: str, length: int, rules: Mapping[str, Rule], hint: str
+    path: str, length: int, limit: int | None, rules: Mapping[str, Rule], hint: str
 ) -> tuple[int, int]:
     """Returns how many records a file has, and how many with something unwanted.
 
@@ -103,7 +109,8 @@ def _check_file(
             count += len(some)
             size += sum(len(raw) + 16 for raw in some)  # With head and checksums.
             found = tf.io.parse_example(some, {MARKS: tf.io.RaggedFeature(tf.int64)})
-            unwanted += int(tf.math.count_nonzero(tf.reduce_any(found[MARKS] > 0, 1)))
+            read = found[MARKS][:, :limit]
+            unwanted += int(tf.math.count_nonzero(tf.reduce_any(read > 0, 1)))
     except tf.errors.OpError as error:
         # Without the names of TensorFlow's own operations.
         text = (error.message or type(error).__name__).splitlines()[0]

@@ -12,7 +12,7 @@ from etils import epath
 from t5patches import _engine
 from t5patches.checkpoints import finding, integrity
 from t5patches.errors import UserError
-from t5patches.interchange.claims import file_digest
+from t5patches.interchange import claims
 
 _TEMPORARY = ".orbax-checkpoint-tmp"
 _PARAMS = "target/"  # The parameters' place among a checkpoint's arrays.
@@ -51,7 +51,15 @@ def identity(path: epath.PathLike) -> str:
     record = epath.Path(path) / "_CHECKPOINT_METADATA"
     if not record.is_file():
         return os.fspath(path)
-    return f"checkpoint_{finding.step_of(path)}:{file_digest(record)}"
+    return f"checkpoint_{finding.step_of(path)}:{claims.file_digest(record)}"
+
+
+def content(path: epath.PathLike) -> str:
+    """Returns what tells a checkpoint's contents from another's, wherever it lies."""
+    digests = integrity.digests(path)
+    if not digests:
+        return identity(path)
+    return f"checkpoint_{finding.step_of(path)}:{claims.fingerprint(digests)}"
 
 
 def shapes(path: epath.PathLike) -> dict[str, tuple[int, ...]] | None:

@@ -47,13 +47,16 @@ def parse_error(error: Exception) -> UserError | None:
     """
     message = _without_calls(error)
     if isinstance(error, SyntaxError):
-        place = f"{error.filename or 'a binding'}, line {error.lineno}"
+        place = error.filename and f"{error.filename}, line {error.lineno}"
         message = re.sub(
             "malformed node.*", "not a value (texts take quotes)", error.msg
         )
-        return UserError(_with_line(f"{place}: {message}", error.text))
-    if not isinstance(error, _PARSE_ERRORS):
-        return None
+        return UserError(
+            _with_line(f"{place or 'command line'}: {message}", error.text)
+        )
+    if not isinstance(error, _PARSE_ERRORS):  # Of a module that is imported.
+        what = f"{type(error).__name__}: {message}"
+        return UserError(_located(what)) if _PLACE.search(message) else None
     unset = re.match(
         r"No bindings specified for '(.*)/gin\.macro'"
         r"|(\S+?)(?:/macro\.value)? set to `%gin.REQUIRED`",
@@ -70,11 +73,11 @@ def parse_error(error: Exception) -> UserError | None:
     return UserError(_located(message))
 
 
-def unset_macro(name: str) -> UserError:
+def unset_macro(name: str, place: str = "") -> UserError:
     """Returns the error that a macro has no value."""
     return UserError(
-        f"{name} is not set: add `{name} = …` to a gin file or --gin.{name}=… to the "
-        "command"
+        f"{place}{name} is not set: add `{name} = …` to a gin file or --gin.{name}=… "
+        "to the command"
     )
 
 

@@ -97,9 +97,13 @@ def read(
         try:
             for statement in config_parser.ConfigParser(lines, _References()):
                 take(statement, path, within)
+        except SyntaxError as error:
+            error.text = error.text if path else lines
+            raise
         except tokenize.TokenError as error:
             message, (line, _) = error.args
-            raise UserError(f"{path or 'a binding'}, line {line}: {message}") from error
+            place = f"{path}, line {line}" if path else f"command line: {lines}"
+            raise UserError(f"{place}: {message}") from error
 
     def take(statement: Any, path: str, within: tuple[str, ...]) -> None:
         line = statement.location.line_num

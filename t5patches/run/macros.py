@@ -56,18 +56,23 @@ def _one_of(*values: Any) -> Kind:
     )
 
 
+_LARGEST = 2**31 - 1  # What is more is a slip, and more than the libraries take.
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
 def _number(words: str, fits: Callable[[float], bool]) -> Kind:
-    def is_one(value: Any) -> bool:
-        known = isinstance(value, int | float) and not isinstance(value, bool)
-        return known and math.isfinite(value) and fits(value)
-
-    return Kind(words, is_one)
+    return Kind(words, lambda x: _is_number(x) and abs(x) <= _LARGEST and fits(x))
 
 
-def _whole(low: int, high: float = math.inf) -> Kind:
-    limits = f"at least {low}" if high == math.inf else f"from {low} to {high}"
-    kind = _number(f"a whole number {limits}", lambda x: low <= x <= high)
-    return Kind(kind.words, lambda x: isinstance(x, int) and kind.fits(x))
+def _whole(low: int, high: int = _LARGEST) -> Kind:
+    limits = f"at least {low}" if high == _LARGEST else f"from {low} to {high}"
+    return Kind(
+        f"a whole number {limits}",
+        lambda x: _is_number(x) and isinstance(x, int) and low <= x <= high,
+    )
 
 
 def _is_text(value: Any) -> bool:
@@ -194,7 +199,7 @@ def check(bindings: Sequence[Binding], ours: str, others: Sequence[str] = ()) ->
     read = set(_macros_of([binding.value for binding in last.values()]))
     for name in sorted(read):
         if name not in last or last[name].value == REQUIRED:
-            raise gin_errors.unset_macro(name)
+            raise gin_errors.unset_macro(name, _place_of(name, last, ours))
         _check_circle(last, (name,))
     for binding in last.values():
         if not binding.file.startswith((ours, *others)):
@@ -212,6 +217,14 @@ def _macros_of(value: Any) -> Iterator[str]:
             yield reference.macro
 
 
+def _place_of(name: str, last: Mapping[str, Binding], ours: str) -> str:
+    """Returns where a file of a user's, or the command line, reads a macro; or ""."""
+    for binding in last.values():
+        if not binding.file.startswith(ours) and name in _macros_of(binding.value):
+            return f"{binding.place}: "
+    return ""
+
+
 def _check_circle(last: Mapping[str, Binding], path: tuple[str, ...]) -> None:
     for name in _macros_of(last[path[-1]].value if path[-1] in last else None):
         if name in path:
@@ -223,13 +236,15 @@ def _check_circle(last: Mapping[str, Binding], path: tuple[str, ...]) -> None:
 def _check_name(binding: Binding, read: set[str]) -> None:
     """Looks for macros that no gin file reads: misspelt names."""
     name, typed = binding.name, not binding.file
-    if not name.isidentifier() or name in read or name in MACROS and not typed:
+    plain = name.rpartition("/")[2]  # A macro of a scope is read with its scope.
+    if not plain.isidentifier() or name in read or name in MACROS and not typed:
         return
     label = f"--gin.{name}" if typed else f"{binding.place}: {name}"
-    known = {*MACROS, *(read if typed else ())} - {name}
-    near = difflib.get_close_matches(name.upper(), sorted(known), n=1, cutoff=0.75)
-    if near and name not in MACROS:
-        raise UserError(f"{label}: no gin file has this macro; did you mean {near[0]}?")
+    known = sorted({*MACROS, *(read if typed else ())} - {name})
+    near = difflib.get_close_matches(plain.upper(), known, n=1, cutoff=0.75)
+    if name not in MACROS and (near or typed):
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise UserError(f"{label}: no gin file has this macro{hint}")
     logging.warning("%s changes nothing: no gin file reads it", label)
 
 
@@ -266,6 +281,7 @@ def _check_ranges(
             if not any(references(value)) and not kind.fits(value):
                 raise UserError(
                     f"{binding.place}: {name} must be {kind.words}, not "
+                    f"{'so large: ' * (_is_number(value) and value > _LARGEST)}"
                     f"{shorten(value)} ({MACROS[macro].meaning})"
                 )
             if name == macro or macro not in last:

@@ -12,6 +12,7 @@ from typing import Any
 
 from absl import logging
 
+from t5patches import trainer
 from t5patches.checkpoints import contents, finding, integrity
 from t5patches.errors import UserError
 from t5patches.interchange import vocabularies
@@ -45,6 +46,7 @@ def check(script: str, arguments: dict[str, Any]) -> None:
         if cfg := arguments.get(name):
             _import_module(cfg.module)
             _check_task(cfg.mixture_or_task_name, cfg.split, cfg.use_cached)
+            _check_lengths(cfg)
             _check_model(arguments, cfg)
     for name in ("train_eval_dataset_cfg", "infer_eval_dataset_cfg"):
         if cfg := arguments.get(name):
@@ -59,6 +61,8 @@ def check(script: str, arguments: dict[str, Any]) -> None:
         return
     contents.check_whole(path)
     integrity.check_vocabulary(path, vocabularies.of_model(model))
+    if own and restore.path and trainer.takes_frozen_params(model):
+        contents.check_whole(restore.path)  # The frozen model.
     if own:
         step, total = finding.step_of(own), arguments["total_steps"]
         if step > total and not arguments.get("relative_steps"):
@@ -121,13 +125,32 @@ def _import_module(name: str | None) -> None:
         return
     try:
         importlib.import_module(name)
-    except ModuleNotFoundError as error:
-        if not error.name or not f"{name}.".startswith(f"{error.name}."):
-            raise
+    except UserError:
+        raise
+    except Exception as error:  # Whatever a user's module raises.
+        missing = getattr(error, "name", None) or name
+        if isinstance(error, ModuleNotFoundError) and f"{name}.".startswith(
+            f"{missing}."
+        ):
+            raise UserError(
+                f"MIXTURE_OR_TASK_MODULE: there is no module {name!r}; it is looked "
+                "for where Python looks for modules and in the current folder"
+            ) from error
         raise UserError(
-            f"MIXTURE_OR_TASK_MODULE: there is no module {name!r}; it is looked for "
-            "where Python looks for modules and in the current folder"
+            f"MIXTURE_OR_TASK_MODULE {name!r}: {type(error).__name__}: {error}"
         ) from error
+
+
+def _check_lengths(cfg: Any) -> None:
+    """Raises a UserError if features have lengths that the task does not have."""
+    import seqio
+
+    provider = seqio.maybe_get_mixture_or_task(cfg.mixture_or_task_name)
+    if more := sorted(cfg.task_feature_lengths.keys() - provider.output_features):
+        raise UserError(
+            f"TASK_FEATURE_LENGTHS: {provider.name} has no {', '.join(more)}; it has "
+            f"{', '.join(provider.output_features)}"
+        )
 
 
 def _check_task(name: Any, split: str | None = None, cached: bool = False) -> None:

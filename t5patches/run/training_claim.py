@@ -13,13 +13,13 @@ from __future__ import annotations
 import ast
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from absl import logging
 from etils import epath
 
-from t5patches.checkpoints import contents, finding
+from t5patches.checkpoints import contents, finding, integrity
 from t5patches.errors import UserError
 from t5patches.interchange import claims, json_files, vocabularies
 from t5patches.run import gin_config, preflight
@@ -47,6 +47,9 @@ _FILES = {"FILES", "XSUM_FILES", "COMMENTS_FILES", "SPANS_FILES"} | {
     f"{name}_task.files"
     for name in ("annotated", "text", "xsum", "civil_comments", "civil_comments_spans")
 }
+_RUN = (
+    "run"  # In `settings.until_<step>.json`: what its last checkpoint is sealed with.
+)
 # They draw dropout's masks in another order.
 _MICROBATCHES = {
     "NUM_MICROBATCHES",
@@ -105,6 +108,15 @@ def check(
         )
     settings = _settings(arguments, bindings, before)
     changes = claims.differences(before, settings) if before else ""
+    if steps and not changes:
+        run, known = _run_of(steps, folder), [claims.fingerprint(before or settings)]
+        until = folder.glob("settings.until_*.json")
+        if run not in (
+            None,
+            *known,
+            *(json_files.read_json(p).get(_RUN) for p in until),
+        ):
+            changes = f"checkpoint_{steps[-1]} is of a run with others than on record"
     if changes and not branch:
         raise UserError(
             f"{folder}: trained with other settings ({changes}); give another "
@@ -124,10 +136,16 @@ def check(
         if changes:
             logging.warning("%s: a new branch (%s)", folder, changes)
             old = folder / f"settings.until_{steps[-1]}.json"
-            json_files.write_json(old, before)
-        json_files.write_json(record, settings)
+            json_files.write_json(old, {**before, _RUN: _run_of(steps, folder)})
+        if changes or not before:
+            json_files.write_json(record, settings)
 
     return write
+
+
+def _run_of(steps: Sequence[int], folder: epath.Path) -> str | None:
+    """Returns which run saved the latest checkpoint of a folder, as far as it says."""
+    return integrity.run_of(folder / f"checkpoint_{steps[-1]}")
 
 
 def _settings(
@@ -153,7 +171,7 @@ def _settings(
     found["vocabulary"] = vocabularies.of_model(arguments["model"])
     initial = _initial(arguments)
     if initial and epath.Path(initial).exists():
-        found["initial checkpoint"] = contents.identity(initial)
+        found["initial checkpoint"] = contents.content(initial)
     elif "initial checkpoint" in before:  # It is gone; a run that goes on needs it not.
         found["initial checkpoint"] = before["initial checkpoint"]
     return found
@@ -168,11 +186,15 @@ def _value(text: str) -> Any:
 
 
 def _digests(cfg: Any) -> Iterator[tuple[str, str | None]]:
-    """Yields the name of each task of a data set, and the digest of what it reads."""
+    """Yields the name of each task of a data set, and the digest of its files."""
     import seqio
 
     provider = seqio.maybe_get_mixture_or_task(cfg.mixture_or_task_name)
     for task in seqio.get_subtasks(provider):
         if cfg.split in task.splits:
-            digest = getattr(task.source, "digest", None)
-            yield task.name, digest and digest(cfg.split)
+            source, digest = task.source, None
+            if isinstance(source, seqio.FileDataSource):
+                digest = claims.file_digest(source.list_shards(cfg.split))
+            elif hasattr(source, "digest"):
+                digest = source.digest(cfg.split)
+            yield task.name, digest

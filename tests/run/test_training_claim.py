@@ -19,6 +19,7 @@ include 'methods/tnff.gin'
 include 'runs/update.gin'
 include 'tasks/text.gin'
 include 'small.gin'
+DROPOUT_RATE = 0.1
 VOCABULARY_PATH = 'sentencepiece.model'
 FILES = {'train': 'train.jsonl', 'validation': 'validation.jsonl'}
 INITIAL_CHECKPOINT_PATH = 'finetuned/checkpoint_2'
