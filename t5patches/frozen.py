@@ -69,7 +69,7 @@ def find_params(
 
     folder = finding.absolute(model_dir)
     resumed = bool(finding.steps(folder))
-    record = _read_record(folder) if resumed else None
+    record = read_record(folder) if resumed else None
     checkpoint = _resolve(checkpoint) if checkpoint else None
     if resumed and record is None and checkpoint is None:
         raise UserError(
@@ -134,7 +134,8 @@ def _resolve(path: str) -> str:
     return str(path if path.name == name else path / name)
 
 
-def _read_record(folder: epath.Path) -> json_files.Row | None:
+def read_record(folder: epath.Path) -> json_files.Row | None:
+    """Returns a model folder's record of its frozen model, or None."""
     path = folder / RECORD
     if not path.exists():
         return None

@@ -11,8 +11,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from absl import logging
+from etils import epath
 
-from t5patches import trainer
+from t5patches import frozen, trainer
 from t5patches.checkpoints import contents, finding, integrity
 from t5patches.errors import UserError
 from t5patches.interchange import vocabularies
@@ -61,8 +62,10 @@ def check(script: str, arguments: dict[str, Any]) -> None:
         return
     contents.check_whole(path)
     integrity.check_vocabulary(path, vocabularies.of_model(model))
-    if own and restore.path and trainer.takes_frozen_params(model):
-        contents.check_whole(restore.path)  # The frozen model.
+    if own and trainer.takes_frozen_params(model):
+        record = frozen.read_record(epath.Path(arguments["model_dir"])) or {}
+        if restore and restore.path and restore.path == record.get("checkpoint"):
+            contents.check_whole(restore.path)  # The frozen model's.
     if own:
         step, total = finding.step_of(own), arguments["total_steps"]
         if step > total and not arguments.get("relative_steps"):
