@@ -37,6 +37,12 @@ def test_links_and_copies_take_the_seal_along(sealed):
             integrity.check_vocabulary(copy, "other")
 
 
+def test_another_under_its_name(sealed):
+    other = sealed.rename(sealed.parent / "checkpoint_3")
+    with pytest.raises(UserError, match="checkpoint_3 is another: .* as checkpoint_2"):
+        integrity.check(other)
+
+
 def test_it_is_sealed_once(sealed):
     flip(sealed / "state" / "array")
     integrity.seal(sealed, "bytes:259")

@@ -148,7 +148,9 @@ def test_wrong_macros(look, name, macro):
         ("ALPAH = 4.0", "own.gin, line 1: ALPAH: no gin .* did you mean ALPHA"),
         ("alpha = 4.0", "did you mean ALPHA"),
         ("A = %B\nB = [%A]", "own.gin, line 1: macros refer to each other: A → B → A"),
-        ("ALPHA = %NOPE", "NOPE is not set"),
+        ("ALPHA = %NOPE", "own.gin, line 1: NOPE is not set"),
+        ("train/ALPHA = 4.0", "train/ALPHA: no gin .* did you mean ALPHA"),
+        ("ALPHA = 1e10", "ALPHA must be .*, not so large: 1"),
         ("ALPHA = [1,", "own.gin, line"),
         ("ALPHA = = 3", "own.gin, line 1"),
         ("ALPHA = nan", "texts take quotes"),
@@ -168,6 +170,19 @@ def test_wrong_gin_files(look, text, message):
     pathlib.Path("a.gin").write_text("include 'own.gin'")
     with pytest.raises(UserError, match=message):
         look("update", "--gin_file=own.gin")
+
+
+@pytest.mark.parametrize(
+    ("typed", "message"),
+    [
+        ("LR=3", "--gin.LR: no gin file has this macro"),
+        ("ALPHA=", "command line: .*\n  ALPHA ="),
+        ("ALPHA=[1", r"command line: ALPHA = \[1"),
+    ],
+)
+def test_wrong_bindings(look, typed, message):
+    with pytest.raises(UserError, match=message):
+        look("update", f"--gin.{typed}")
 
 
 def test_macros_that_nothing_reads(look, caplog):
@@ -227,6 +242,11 @@ def test_partitions_that_the_devices_do_not_make():
     [
         ("MODEL=%PLAIN_MODEL", "marks unwanted tokens.*methods/tnff.gin"),
         ("VOCABULARY_SIZE=100", "VOCABULARY_SIZE = 100 is below the 259 ids"),
+        (
+            "TASK_FEATURE_LENGTHS={'inputs': 8, 'targets': 6, 'mine': 3}",
+            "TASK_FEATURE_LENGTHS: toy_annotated has no mine; it has id, inputs",
+        ),
+        ("MIXTURE_OR_TASK_MODULE='.x'", "MIXTURE_OR_TASK_MODULE '.x': TypeError"),
     ],
 )
 def test_updates_that_would_train_something_else(typed, message, tmp_path):

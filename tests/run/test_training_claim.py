@@ -3,13 +3,16 @@
 import json
 import pathlib
 import shutil
+import types
 
 import pytest
 from small_vocabulary import small_vocabulary
 from typed_commands import SMALL, text, write_vocabulary
 
+from t5patches import tasks
+from t5patches.checkpoints import integrity
 from t5patches.errors import UserError
-from t5patches.interchange import json_files
+from t5patches.interchange import claims, json_files
 from t5patches.run import scripts, training_claim
 
 UPDATE = """
@@ -146,6 +149,33 @@ def test_a_branch_is_on_record(check, trained):
     check("ALPHA = 16.0")
     with pytest.raises(UserError, match=r"ALPHA was 16\.0, now 1\.0"):
         check()
+
+
+def test_a_checkpoint_of_another_run(check, trained):
+    """Also where the record of the settings was edited, or is lost."""
+    before = settings(trained)
+    integrity.seal(trained / "checkpoint_4", "any", claims.fingerprint(before))
+    check()
+    json_files.write_json(trained / "settings.json", {**before, "ALPHA": 2.0})
+    with pytest.raises(UserError, match="checkpoint_4 is of a run with others"):
+        check("ALPHA = 2.0")
+    (trained / "settings.json").unlink()
+    check()
+    with pytest.raises(UserError, match="checkpoint_4 is of a run with others"):
+        check("ALPHA = 2.0")
+    check("ALPHA = 2.0", branch=True)()
+    check("ALPHA = 2.0")
+
+
+def test_the_contents_of_a_tasks_files_count(tmp_path):
+    found = []
+    for name, content in (("a", b"1"), ("b", b"1"), ("a", b"2")):
+        (tmp_path / name).write_bytes(content)
+        files = {"train": str(tmp_path / name)}
+        task = tasks.annotated_task("claimed", files, small_vocabulary())
+        cfg = types.SimpleNamespace(mixture_or_task_name=task, split="train")
+        found += dict(training_claim._digests(cfg)).values()
+    assert found[0] == found[1] != found[2] and None not in found
 
 
 def test_who_claims_a_folder(check, tmp_path, caplog):
