@@ -95,9 +95,9 @@ def annotated_task(
             if not allow_nothing_unwanted:
                 files = ", ".join(source.list_shards(split))
                 raise UserError(
-                    f"{files}: nothing unwanted is marked in any record (in the first "
-                    f"{length} ids), so an update would only train on the model's own "
-                    "outputs; set "
+                    f"{files}: nothing unwanted is marked in any record"
+                    f"{f' (in its first {length} ids)' * bool(length)}, so an update "
+                    "would only train on the model's own outputs; set "
                     "tasks.annotated_task.allow_nothing_unwanted = True to do that"
                 )
         left = source.get_dataset(split, shuffle=False)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import seqio
 import tensorflow as tf
 from etils import epath
@@ -42,7 +44,7 @@ class AnnotatedRecords(seqio.TFExampleDataSource):
         super().__init__(files, feature_description=description)
         self._files = files
         self._more = more
-        self._checked: dict[str, tuple[Any, tuple[int, int]]] = {}
+        self._checked: dict[str, tuple[Any, tuple[int, list[int]]]] = {}
 
     def list_shards(self, split: str) -> list[str]:
         return split_files(self._files, split, ".tfrecord")
@@ -75,22 +77,19 @@ class AnnotatedRecords(seqio.TFExampleDataSource):
         hint = f"not {' and '.join(sorted(names))}"
         for path in paths:
             stat = epath.Path(path).stat()
-            state = (stat.length, stat.mtime, limit)
+            state = (stat.length, stat.mtime)
             if path not in self._checked or self._checked[path][0] != state:
-                self._checked[path] = (
-                    state,
-                    _check_file(path, state[0], limit, rules, hint),
-                )
-        counts = [self._checked[path][1] for path in paths]
-        if not sum(count for count, _ in counts):
+                self._checked[path] = (state, _check_file(path, state[0], rules, hint))
+        found = [self._checked[path][1] for path in paths]
+        if not sum(count for count, _ in found):
             raise UserError(f"{', '.join(paths)}: no annotated example in it")
-        return sum(unwanted for _, unwanted in counts)
+        return sum(first < (limit or math.inf) for _, each in found for first in each)
 
 
 def _check_file(
-    path: str, length: int, limit: int | None, rules: Mapping[str, Rule], hint: str
-) -> tuple[int, int]:
-    """Returns how many records a file has, and how many with something unwanted.
+    path: str, length: int, rules: Mapping[str, Rule], hint: str
+) -> tuple[int, list[int]]:
+    """Returns how many records a file has, and the first unwanted id of each with any.
 
     Of a file that is cut inside a record's head TensorFlow reads what is before; so the
     lengths must make up its own.
@@ -99,7 +98,8 @@ def _check_file(
       UserError: naming the first that training cannot read.
     """
     dataset = tf.data.TFRecordDataset(path)
-    count = unwanted = size = 0
+    count = size = 0
+    unwanted: list[int] = []
     try:
         for some in dataset.batch(1024).as_numpy_iterator():
             # One by one takes ten times as long.
@@ -109,8 +109,8 @@ def _check_file(
             count += len(some)
             size += sum(len(raw) + 16 for raw in some)  # With head and checksums.
             found = tf.io.parse_example(some, {MARKS: tf.io.RaggedFeature(tf.int64)})
-            read = found[MARKS][:, :limit]
-            unwanted += int(tf.math.count_nonzero(tf.reduce_any(read > 0, 1)))
+            marks = np.pad(found[MARKS].to_tensor() > 0, [(0, 0), (0, 1)])
+            unwanted += marks.argmax(1)[marks.any(1)].tolist()
     except tf.errors.OpError as error:
         # Without the names of TensorFlow's own operations.
         text = (error.message or type(error).__name__).splitlines()[0]

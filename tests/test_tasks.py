@@ -204,7 +204,11 @@ def test_what_annotating_has_counted_is_logged(tmp_path, caplog):
     lost = {"dropped_unwanted_tokens": 3, "examples_without_unwanted_left": 3}
     counted["truncation"] = {"feature_lengths": {"targets": 5}, **lost}
     json_files.write_json(tmp_path / "stats.json", counted)
-    name = tasks.annotated_task("t_ann", {"train": str(path)}, VOCABULARY)
+    files = {"train": str(path)}
+    name = tasks.annotated_task("t_ann", files, VOCABULARY)
+    with pytest.raises(UserError, match="nothing unwanted is .* first 5 ids"):
+        read(name, lengths={"inputs": 3, "targets": 5})
+    name = tasks.annotated_task("t_ann", files, VOCABULARY, allow_nothing_unwanted=True)
     with caplog.at_level("INFO", logger="absl"):
         rows = read(name, lengths={"inputs": 3, "targets": 5})
     assert "'examples': 6, 'examples_with_unwanted': 3" in caplog.text
@@ -312,7 +316,7 @@ def test_files_are_checked_once_for_each_of_their_states(tmp_path, monkeypatch):
     tfrecords.write(tmp_path / "a.tfrecord", annotated(3))
     name = tasks.annotated_task("t_ann", files, VOCABULARY)
     assert len(read(name)) == len(read(name)) == 3 and len(checked) == 1
-    assert len(read(name, lengths={"targets": 2})) == 3 and len(checked) == 1
+    assert len(read(name, lengths={"targets": 3})) == 3 and len(checked) == 1
     tfrecords.write(tmp_path / "a.tfrecord", annotated(5))
     assert len(read(name)) == 5 and len(checked) == 2
 
