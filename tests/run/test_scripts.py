@@ -85,7 +85,7 @@ def inference(run, tmp_path_factory):
         patch.setattr(sys, "path", list(sys.path))
         patch.setattr(progress, "Bar", Watched)
         module = "--gin.utils.DatasetConfig.module='my_tasks'"
-        more = ("--checkpoint=3", module, "--gin.COLOUR='red'")
+        more = ("--checkpoint=3", module, "--gin.TOP_K=3")
         logging.getLogger().addHandler(lines)
         try:
             arguments = infer_arguments("model", "out", *more)
@@ -103,7 +103,7 @@ def test_an_inference(inference):
     assert len(rows) == 20 and all("prediction" in row for row in rows)
     assert {what for what, _ in counted} == {"predicting"}
     assert sum(count for _, count in counted) == 20
-    assert any("--gin.COLOUR changes nothing" in line for line in log)
+    assert any("--gin.TOP_K changes nothing" in line for line in log)
 
 
 def test_the_written_configuration_replays_with_the_same_name(run, inference):
