@@ -157,7 +157,18 @@ def test_decoding(name, options):
         )
         for engine in ENGINES
     )
-    assert_same(got, want)
+    for _, scores in (got, want):
+        np.testing.assert_array_less(-1e-4, np.diff(scores, axis=1))
+    assert_same(by_tokens(*got), by_tokens(*want))
+
+
+def by_tokens(decodes, scores):
+    """In an order that does not hang on the last bit: some are equally probable."""
+    rows = [np.lexsort(row.T[::-1]) for row in np.asarray(decodes)]
+    return [
+        np.stack([x[order] for x, order in zip(np.asarray(array), rows, strict=True)])
+        for array in (decodes, scores)
+    ]
 
 
 def test_axis_rules():
