@@ -28,6 +28,9 @@ $(VENV)/installed: setup.py pyproject.toml requirements.lock
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-compile -r requirements.lock
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps -e .
+	@# Bytecode, once: every worker of the tests would make its own at the same time.
+	@$(BIN)/python -c "import tensorflow_datasets, seqio" 2> /dev/null & \
+	  $(BIN)/python -c "import clu.metrics, orbax.checkpoint, sacrebleu, spacy" & wait
 	touch $@
 
 # Pins every dependency, the test extra's too. Needs uv.

@@ -319,7 +319,7 @@ CORRECTIONS = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=6, deadline=None)
+@settings(max_examples=4, deadline=None)
 @given(st.sampled_from(NINE), st.lists(CORRECTIONS, min_size=1, max_size=25))
 def test_corrections_weigh_by_the_table_and_pack_alike(name, examples):
     rows = convert(examples, CORRECTION_LENGTHS, getattr(fcs, name), pack=False)

@@ -1,5 +1,6 @@
 """The model classes of the method family over a network."""
 
+import functools
 import inspect
 import warnings
 
@@ -32,13 +33,14 @@ def states():
 
 
 def logits_of(model, params, batch):
-    return model.module.apply(
-        {"params": params},
-        batch["encoder_input_tokens"],
-        batch["decoder_input_tokens"],
-        batch["decoder_target_tokens"],
-        enable_dropout=False,
-    )
+    names = ("encoder_input", "decoder_input", "decoder_target")
+    return _apply(model.module)(params, *(batch[f"{name}_tokens"] for name in names))
+
+
+@functools.cache
+def _apply(module):
+    """Compiled as one program: its operations by themselves take longer to compile."""
+    return jax.jit(lambda p, *x: module.apply({"params": p}, *x, enable_dropout=False))
 
 
 def test_loss_is_the_targeted_loss_of_the_two_networks(states):
@@ -46,7 +48,7 @@ def test_loss_is_the_targeted_loss_of_the_two_networks(states):
     batch = tiny.make_batch()
     options = dict(alpha=2.0, z_loss=0.01)
     model = tiny.make_model(**options)
-    loss, metrics = model.eval_fn(params, batch, frozen)
+    loss, metrics = jax.jit(model.eval_fn)(params, batch, frozen)
     both = [logits_of(model, tree, batch) for tree in (params, frozen)]
     targets = jnp.asarray(batch["decoder_target_tokens"])
     annotation = losses.read_annotation(targets, batch["decoder_loss_weights"])
@@ -248,7 +250,7 @@ def test_greedy_generation_is_the_argmax_of_each_step(states):
     model._decode_fn = lambda **kwargs: tiny.decoding.temperature_sample(
         **kwargs, temperature=0.0
     )
-    actual = np.asarray(model.predict_batch(params, batch))
+    actual = np.asarray(jax.jit(model.predict_batch)(params, batch))
     expected = np.zeros((tiny.BATCH, length), np.int32)
     ended = np.zeros(tiny.BATCH, bool)
     for t in range(length):

@@ -82,18 +82,12 @@ def check_same(run, whole, model, when):
     assert [p.read_bytes() for p in ours] == [p.read_bytes() for p in theirs] != []
 
 
-def test_killed_while_fine_tuning(whole, options, tmp_path):
+def test_killed_while_fine_tuning_and_again_while_updating(whole, options, tmp_path):
     run = Run(folder=str(tmp_path / "run"), **options)
-    kill_when(options, tmp_path / "run", "finetuned/checkpoint_4")
-    job.do_stages(run, ["corpus", "finetune"], "{what}")
-    job.generate(run, "finetuned", "before", "train")
-    check_same(run, whole, "finetuned", "before/train")
-
-
-def test_killed_while_updating(whole, before_update, options):
-    run = before_update(job.settings(whole))
-    kill_when(options, pathlib.Path(run.folder), "updated/checkpoint_14")
+    for checkpoint in ("finetuned/checkpoint_4", "updated/checkpoint_14"):
+        kill_when(options, tmp_path / "run", checkpoint)
     job.run_all(run)
+    check_same(run, whole, "finetuned", "before/train")
     check_same(run, whole, "updated", "after/test")
     ours, theirs = (claims.findings(r.path("evaluate")) for r in (run, whole))
     assert ours["scores"] == theirs["scores"]
