@@ -242,6 +242,8 @@ def _check_name(binding: Binding, read: set[str]) -> None:
     label = f"--gin.{name}" if typed else f"{binding.place}: {name}"
     known = sorted({*MACROS, *(read if typed else ())} - {name})
     near = difflib.get_close_matches(plain.upper(), known, n=1, cutoff=0.75)
+    words = {*plain.upper().split("_")}  # SEED for RANDOM_SEED.
+    near += [other for other in known if words <= {*other.split("_")}]
     if name not in MACROS and (near or typed):
         hint = f"; did you mean {near[0]}?" if near else ""
         raise UserError(f"{label}: no gin file has this macro{hint}")

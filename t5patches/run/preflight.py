@@ -49,9 +49,11 @@ def check(script: str, arguments: dict[str, Any]) -> None:
             _check_task(cfg.mixture_or_task_name, cfg.split, cfg.use_cached)
             _check_lengths(cfg)
             _check_model(arguments, cfg)
-    for name in ("train_eval_dataset_cfg", "infer_eval_dataset_cfg"):
-        if cfg := arguments.get(name):
-            _check_task(cfg.mixture_or_task_name)
+    if cfg := arguments.get("train_eval_dataset_cfg"):  # T5X would leave it out.
+        hint = "; without a validation: --gin.train.train_eval_dataset_cfg=None"
+        _check_task(cfg.mixture_or_task_name, cfg.split, hint=hint)
+    if cfg := arguments.get("infer_eval_dataset_cfg"):
+        _check_task(cfg.mixture_or_task_name)
     model = arguments["model"]
     for vocabulary in (model.input_vocabulary, model.output_vocabulary):
         vocabularies.check_special_ids(vocabulary)
@@ -156,16 +158,18 @@ def _check_lengths(cfg: Any) -> None:
         )
 
 
-def _check_task(name: Any, split: str | None = None, cached: bool = False) -> None:
+def _check_task(
+    name: Any, split: str | None = None, cached: bool = False, hint: str = ""
+) -> None:
     """Checks that a task or mixture is there: a registered name, or the task itself."""
     import seqio
 
     known = [*seqio.TaskRegistry.names(), *seqio.MixtureRegistry.names()]
     if isinstance(name, str) and name not in known:
         near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
-        hint = f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
+        meant = f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
         raise UserError(
-            f"no task or mixture is registered as {name!r}{hint}. Import "
+            f"no task or mixture is registered as {name!r}{meant}. Import "
             "the module that registers it in the gin file"
         )
     provider = seqio.maybe_get_mixture_or_task(name)
@@ -178,7 +182,7 @@ def _check_task(name: Any, split: str | None = None, cached: bool = False) -> No
     if split is not None and splits is not None and split not in splits:
         raise UserError(
             f"{getattr(provider, 'name', name)} has no split {split!r}; it has "
-            f"{', '.join(map(repr, sorted(splits)))}"
+            f"{', '.join(map(repr, sorted(splits)))}{hint}"
         )
 
 

@@ -147,6 +147,7 @@ def test_wrong_macros(look, name, macro):
     [
         ("ALPAH = 4.0", "own.gin, line 1: ALPAH: no gin .* did you mean ALPHA"),
         ("alpha = 4.0", "did you mean ALPHA"),
+        ("SEED = 4", "did you mean DATA_SEED"),
         ("A = %B\nB = [%A]", "own.gin, line 1: macros refer to each other: A → B → A"),
         ("ALPHA = %NOPE", "own.gin, line 1: NOPE is not set"),
         ("train/ALPHA = 4.0", "train/ALPHA: no gin .* did you mean ALPHA"),

@@ -14,7 +14,7 @@ import tensorflow as tf
 from t5patches import _engine, progress
 from t5patches.errors import UserError
 from t5patches.run import gin_errors, scripts
-from tests import engine_toy
+from tests import engine_toy, run_toy
 
 ROOT = pathlib.Path(__file__).parents[1]
 GIN = ROOT / "testdata" / "engine"
@@ -238,6 +238,12 @@ def test_mistakes(run, tmp_path, caplog, mistake):
         arguments = infer_arguments(run / "checkpoint_3", tmp_path, *more)
         fails(script, arguments, *messages)
     assert "Path not found" not in caplog.text
+
+
+def test_a_validation_split_that_is_not_there(tmp_path):
+    typed = "--gin.train_eval/utils.DatasetConfig.split='dev'"
+    messages = ("no split 'dev'", "train_eval_dataset_cfg=None")
+    fails("train", run_toy.arguments("finetune", tmp_path, typed), *messages)
 
 
 DYNAMIC = "from __gin__ import dynamic_registration\n"
