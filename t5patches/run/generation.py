@@ -202,7 +202,8 @@ def claim_output(arguments: Mapping[str, Any], bindings: Mapping[str, str]) -> N
     for task in seqio.get_subtasks(provider):
         name = f"{task.name}-{arguments['mode']}"
         digest = getattr(task.source, "digest", None)
-        data = {} if digest is None else {"data": digest(cfg.split)}
+        # The files of a cached task may be gone.
+        data = {} if digest is None or cfg.use_cached else {"data": digest(cfg.split)}
         record = f"{name}.settings.json"
         claims.claim(
             folder,

@@ -186,14 +186,19 @@ def _value(text: str) -> Any:
 
 
 def _digests(cfg: Any) -> Iterator[tuple[str, str | None]]:
-    """Yields the name of each task of a data set, and the digest of its files."""
+    """Yields the name of each task of a data set, and the digest of its files.
+
+    A cached task has none: its files may be gone.
+    """
     import seqio
 
     provider = seqio.maybe_get_mixture_or_task(cfg.mixture_or_task_name)
     for task in seqio.get_subtasks(provider):
         if cfg.split in task.splits:
             source, digest = task.source, None
-            if isinstance(source, seqio.FileDataSource):
+            if cfg.use_cached:
+                pass
+            elif isinstance(source, seqio.FileDataSource):
                 digest = claims.file_digest(source.list_shards(cfg.split))
             elif hasattr(source, "digest"):
                 digest = source.digest(cfg.split)

@@ -211,3 +211,10 @@ def test_a_run_does_not_write_among_what_it_starts_from(check, source, place, li
             check(binding, folder=folder / place)
     check(folder=folder / "updated")
     check(folder=pathlib.Path(f"{folder}_updated"))
+
+
+def test_the_files_of_a_cached_task_may_be_gone(check, tmp_path):
+    (tmp_path / "train.jsonl").unlink()
+    check("USE_CACHED_TASKS = True")()
+    with pytest.raises(UserError, match="no such file"):
+        check()
