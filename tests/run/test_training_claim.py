@@ -173,7 +173,9 @@ def test_the_contents_of_a_tasks_files_count(tmp_path):
         (tmp_path / name).write_bytes(content)
         files = {"train": str(tmp_path / name)}
         task = tasks.annotated_task("claimed", files, small_vocabulary())
-        cfg = types.SimpleNamespace(mixture_or_task_name=task, split="train")
+        cfg = types.SimpleNamespace(
+            mixture_or_task_name=task, split="train", use_cached=False
+        )
         found += dict(training_claim._digests(cfg)).values()
     assert found[0] == found[1] != found[2] and None not in found
 
@@ -213,8 +215,8 @@ def test_a_run_does_not_write_among_what_it_starts_from(check, source, place, li
     check(folder=pathlib.Path(f"{folder}_updated"))
 
 
-def test_the_files_of_a_cached_task_may_be_gone(check, tmp_path):
-    (tmp_path / "train.jsonl").unlink()
-    check("USE_CACHED_TASKS = True")()
-    with pytest.raises(UserError, match="no such file"):
-        check()
+def test_the_files_of_a_cached_task_may_be_gone(check):
+    gone = "FILES = {'train': 'gone.jsonl', 'validation': 'gone.jsonl'}"
+    check(gone, "USE_CACHED_TASKS = True")()
+    with pytest.raises(UserError, match="gone.jsonl: no such file"):
+        check(gone)
