@@ -147,9 +147,11 @@ def do_stage(
 
 def total_costs(records: list[Record]) -> dict[str, float]:
     """Returns what stages took together, for the results."""
-    costs = {key: [record[key] for record in records] for key in _COSTS}
-    most = max(costs.pop("peak_memory_gb"))
-    return {**{key: sum(costs[key]) for key in costs}, "peak_memory_gb": most}
+    return {
+        "seconds": sum(record["seconds"] for record in records),
+        "cpu_seconds": sum(record["cpu_seconds"] for record in records),
+        "peak_memory_gb": max(record["peak_memory_gb"] for record in records),
+    }
 
 
 def _peak_memory_gb() -> float:

@@ -205,11 +205,6 @@ def _check_model(arguments: Mapping[str, Any], cfg: Any) -> None:
     trainer_cls = arguments.get("trainer_cls")
     task = seqio.get_mixture_or_task(cfg.mixture_or_task_name)
     read = getattr(model.FEATURE_CONVERTER_CLS, "TASK_FEATURES", ["target_annotations"])
-    for name in cfg.task_feature_lengths.keys() - {*task.output_features, "id"}:
-        raise UserError(
-            f"TASK_FEATURE_LENGTHS: task {task.name} has no {name!r}; it has "
-            f"{', '.join(task.output_features)}"
-        )
     if (
         inspect.isclass(trainer_cls)
         and "target_annotations" in task.output_features

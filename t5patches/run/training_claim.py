@@ -47,9 +47,8 @@ _FILES = {"FILES", "XSUM_FILES", "COMMENTS_FILES", "SPANS_FILES"} | {
     f"{name}_task.files"
     for name in ("annotated", "text", "xsum", "civil_comments", "civil_comments_spans")
 }
-_RUN = (
-    "run"  # In `settings.until_<step>.json`: what its last checkpoint is sealed with.
-)
+# In `settings.until_<step>.json`: what its last checkpoint is sealed with.
+_RUN = "run"
 # They draw dropout's masks in another order.
 _MICROBATCHES = {
     "NUM_MICROBATCHES",
@@ -109,13 +108,10 @@ def check(
     settings = _settings(arguments, bindings, before)
     changes = claims.differences(before, settings) if before else ""
     if steps and not changes:
-        run, known = _run_of(steps, folder), [claims.fingerprint(before or settings)]
+        known = {None, claims.fingerprint(before or settings)}
         until = folder.glob("settings.until_*.json")
-        if run not in (
-            None,
-            *known,
-            *(json_files.read_json(p).get(_RUN) for p in until),
-        ):
+        known |= {json_files.read_json(path).get(_RUN) for path in until}
+        if _run_of(steps, folder) not in known:
             changes = f"checkpoint_{steps[-1]} is of a run with others than on record"
     if changes and not branch:
         raise UserError(
