@@ -27,6 +27,7 @@ _Example = Mapping[str, tf.Tensor]
 _Lengths = Mapping[str, int]
 
 NEGATIVE_TOKEN_IDS = "negative_token_ids"
+UNWANTED_SETS = "unwanted_sets"
 # What says, on each side, which positions have a token.
 _TOKENS = {"encoder": "encoder_input_tokens", "decoder": "decoder_target_tokens"}
 
@@ -169,12 +170,16 @@ class TargetAnnotationsFeatureConverter(_Converter):
     none), and the feature of that name goes along, packed or not. For the second
     example [[60, 55], [0, 0]] becomes, without packing, [[60, 55]] and seven [0, 0].
 
-    Annotations and negative token ids are as long as the targets, so that their length
-    need not be given; if it is, it must be that of the targets.
+    Or a task names sets: `unwanted_sets`, int32 [length of targets], has for each
+    position a row of the model's table of sets (0 is the empty one), and goes along.
+
+    Annotations, negative token ids and sets are as long as the targets, so that their
+    length need not be given; if it is, it must be that of the targets.
     """
 
     TASK_FEATURES = _specs("inputs", "targets", "target_annotations")
-    _columns: Sequence[str] = ()  # Negative token ids, one feature for each of the k.
+    # Sets, and negative token ids, one feature for each of the k.
+    _columns: Sequence[str] = ()
 
     def __call__(
         self, ds: tf.data.Dataset, task_feature_lengths: _Lengths
@@ -186,8 +191,8 @@ class TargetAnnotationsFeatureConverter(_Converter):
             targets, or features are missing.
         """
         lengths = dict(task_feature_lengths)
-        names = ["target_annotations"]
-        names += [NEGATIVE_TOKEN_IDS] * (NEGATIVE_TOKEN_IDS in ds.element_spec)
+        more = [n for n in (UNWANTED_SETS, NEGATIVE_TOKEN_IDS) if n in ds.element_spec]
+        names = ["target_annotations", *more]
         for name in names if "targets" in lengths else ():
             length = lengths.setdefault(name, lengths["targets"])
             if length != lengths["targets"]:
@@ -199,12 +204,22 @@ class TargetAnnotationsFeatureConverter(_Converter):
             # What has no length of its own was not trimmed with the targets.
             trim = name not in task_feature_lengths
             ds = ds.map(_matched(name, trim), num_parallel_calls=tf.data.AUTOTUNE)
-        if NEGATIVE_TOKEN_IDS not in names:
-            return super().__call__(ds, lengths)
-        return self._with_negative_token_ids(ds, lengths)
+        if UNWANTED_SETS in more:
+            return self._with(UNWANTED_SETS)._convert(ds, lengths)
+        return self._convert(ds, lengths)
 
-    def _with_negative_token_ids(self, ds, lengths):
+    def _with(self, *columns):
+        """Returns a converter of further features [length]."""
+        inner = copy.copy(self)
+        inner.TASK_FEATURES = {**self.TASK_FEATURES, **_specs(*columns)}
+        inner.MODEL_FEATURES = {**self.MODEL_FEATURES, **_specs(*columns)}
+        inner._columns = [*self._columns, *columns]
+        return inner
+
+    def _convert(self, ds, lengths):
         """Converts [length, k] as k features [length], since SeqIO packs no other."""
+        if NEGATIVE_TOKEN_IDS not in ds.element_spec:
+            return seqio.FeatureConverter.__call__(self, ds, lengths)
         shape = ds.element_spec[NEGATIVE_TOKEN_IDS].shape
         if shape.rank != 2 or shape[1] is None:
             raise ValueError(
@@ -222,13 +237,9 @@ class TargetAnnotationsFeatureConverter(_Converter):
             return {**features, NEGATIVE_TOKEN_IDS: ids}
 
         length = lengths.pop(NEGATIVE_TOKEN_IDS)
-        inner = copy.copy(self)
-        inner.TASK_FEATURES = {**self.TASK_FEATURES, **_specs(*columns)}
-        inner.MODEL_FEATURES = {**self.MODEL_FEATURES, **_specs(*columns)}
-        inner._columns = columns
         ds = ds.map(split, num_parallel_calls=tf.data.AUTOTUNE)
         lengths |= dict.fromkeys(columns, length)
-        ds = seqio.FeatureConverter.__call__(inner, ds, lengths)
+        ds = seqio.FeatureConverter.__call__(self._with(*columns), ds, lengths)
         return ds.map(join, num_parallel_calls=tf.data.AUTOTUNE)
 
     def _features(self, example: _Example) -> dict[str, tf.Tensor]:
@@ -246,8 +257,9 @@ class TargetAnnotationsFeatureConverter(_Converter):
     ) -> dict[str, int]:
         """Returns the length of each model feature (its first axis)."""
         lengths = super().get_model_feature_lengths(task_feature_lengths)
-        if NEGATIVE_TOKEN_IDS in task_feature_lengths:
-            lengths[NEGATIVE_TOKEN_IDS] = lengths["decoder_target_tokens"]
+        for name in (NEGATIVE_TOKEN_IDS, UNWANTED_SETS):
+            if name in task_feature_lengths:
+                lengths[name] = lengths["decoder_target_tokens"]
         return lengths
 
 

@@ -102,6 +102,48 @@ def _is_any(ids: Array, shape: tuple[int, ...]) -> Array:
     return functools.reduce(jnp.logical_or, found)
 
 
+class Unwanted(NamedTuple):
+    """The unwanted tokens of every position.
+
+    Attributes:
+      ids: int32 [..., n], in any order; `NO_TOKEN` for none.
+      bits: further ones, uint32 [..., vocab / 32], of which bit i of word j is token
+        32 j + i; or None. However many they are, a logit looks at one bit.
+    """
+
+    ids: Array
+    bits: Array | None = None
+
+    def mask(self, shape: tuple[int, ...]) -> Array:
+        """Bool of `shape`, [..., vocab]; XLA computes it where it is used."""
+        found = _is_any(self.ids, shape)
+        if self.bits is None:
+            return found
+        each = jnp.right_shift(self.bits[..., None], jnp.arange(32, dtype=jnp.uint32))
+        each = each.reshape(*self.bits.shape[:-1], -1)[..., : shape[-1]]
+        missing = shape[-1] - each.shape[-1]  # Rows of the embedding without a token.
+        each = jnp.pad(each, [(0, 0)] * (each.ndim - 1) + [(0, missing)])
+        return found | (each & 1).astype(bool)
+
+    def count(self) -> Array:
+        """How many there are, int32 [...]."""
+        single = _first_of_each(self.ids)
+        if self.bits is None:
+            return jnp.sum(single, axis=-1)
+        ids = jnp.maximum(self.ids, 0)
+        words = jnp.take_along_axis(self.bits, ids // 32, axis=-1, mode="clip")
+        known = jnp.right_shift(words, (ids % 32).astype(jnp.uint32)) & 1
+        several = jnp.sum(jax.lax.population_count(self.bits), axis=-1)
+        return several.astype(jnp.int32) + jnp.sum(single & (known == 0), axis=-1)
+
+    def log_mass(self, logits: Array, total: _LogSum) -> Array:
+        """Computes the log-probability of all of them together, float32 [...]."""
+        if self.bits is None:
+            return _log_mass(logits, total, self.ids)
+        log_p = total.normalize(logits.astype(jnp.float32))
+        return jnp.log(jnp.sum(jnp.exp(log_p), axis=-1, where=self.mask(logits.shape)))
+
+
 def _first_of_each(ids: Array) -> Array:
     """Bool [..., n]: a token, and not a repetition of one before it."""
     same = ids[..., :, None] == ids[..., None, :]
@@ -132,9 +174,9 @@ class TokenTerms(NamedTuple):
     log_z: Array
 
 
-def _log_sum_of_others(logits: Array, unwanted_ids: Array) -> _LogSum:
-    unwanted = _is_any(unwanted_ids, logits.shape)
-    return _LogSum.of(jnp.where(unwanted, -jnp.inf, logits.astype(jnp.float32)))
+def _log_sum_of_others(logits: Array, unwanted: Unwanted) -> _LogSum:
+    mask = unwanted.mask(logits.shape)
+    return _LogSum.of(jnp.where(mask, -jnp.inf, logits.astype(jnp.float32)))
 
 
 class _Split(NamedTuple):
@@ -151,9 +193,9 @@ class _Split(NamedTuple):
     log_others: Array
 
     @classmethod
-    def of(cls, logits: Array, total: _LogSum, unwanted_ids: Array) -> _Split:
-        others = _log_sum_of_others(logits, unwanted_ids)
-        log_unwanted = _log_mass(logits, total, unwanted_ids)
+    def of(cls, logits: Array, total: _LogSum, unwanted: Unwanted) -> _Split:
+        others = _log_sum_of_others(logits, unwanted)
+        log_unwanted = unwanted.log_mass(logits, total)
         small = jnp.log1p(-jnp.exp(log_unwanted))
         large = others.largest - total.largest + (others.log_total - total.log_total)
         log_others = jnp.where(log_unwanted < jnp.log(0.5), small, large)
@@ -184,14 +226,14 @@ class _View(NamedTuple):
     logits: Array
     frozen_logits: Array | None
     targets: Array
-    unwanted_ids: Array
+    all_unwanted: Unwanted
     sums: _Sums
     epsilon: float
     threshold: float
 
     @property
     def unwanted(self) -> Array:
-        return _is_any(self.unwanted_ids, self.logits.shape)
+        return self.all_unwanted.mask(self.logits.shape)
 
     @property
     def split(self) -> _Split:
@@ -216,8 +258,7 @@ class _View(NamedTuple):
         """
         log_new = self.log_p_new_unmasked
         if epsilon:
-            count = jnp.sum(_first_of_each(self.unwanted_ids), axis=-1)
-            log_new += jnp.log1p(-epsilon * count)[..., None]
+            log_new += jnp.log1p(-epsilon * self.all_unwanted.count())[..., None]
         return jnp.where(self.unwanted, jnp.log(jnp.float32(epsilon)), log_new)
 
     def apart(self) -> _View:
@@ -315,8 +356,8 @@ def _terms(
 ) -> TokenTerms:
     """Computes the terms of every token; see `token_terms`.
 
-    A token is unwanted where `unwanted_ids` has an id. Gradients flow from the loss
-    and log Z to `logits` alone; `others` are frozen_logits, targets and unwanted_ids.
+    Gradients flow from the loss and log Z to `logits` alone; `others` are
+    frozen_logits, targets and unwanted.
     """
     return _terms_fwd(method, epsilon, threshold, logits, *others)[0]
 
@@ -331,18 +372,16 @@ def _values(terms: tuple[_Term, _Term], view: _View, negative: Array) -> Array:
     return jnp.where(negative, *values)
 
 
-def _terms_fwd(
-    method, epsilon, threshold, logits, frozen_logits, targets, unwanted_ids
-):
+def _terms_fwd(method, epsilon, threshold, logits, frozen_logits, targets, unwanted):
     terms = TERMS[method.negative], TERMS[method.positive]
     total = _LogSum.of(logits.astype(jnp.float32))
     if frozen_logits is None:
-        sums = _Sums(total, None, _Split.of(logits, total, unwanted_ids))
+        sums = _Sums(total, None, _Split.of(logits, total, unwanted))
     else:
-        sums = _Sums(total, _log_sum_of_others(frozen_logits, unwanted_ids), None)
-    given = logits, frozen_logits, targets, unwanted_ids
+        sums = _Sums(total, _log_sum_of_others(frozen_logits, unwanted), None)
+    given = logits, frozen_logits, targets, unwanted
     view = _View(*given, sums, epsilon, threshold).apart()
-    negative = _has_unwanted(unwanted_ids)
+    negative = _has_unwanted(unwanted.ids)
     loss = _values(terms, view, negative)
     divergence = loss
     forward = [kind == "forward_kl" for kind in (method.negative, method.positive)]
@@ -352,7 +391,7 @@ def _terms_fwd(
         divergence = loss - jnp.where(forward, _entropy(view), 0)
     total = view.sums.total
     result = TokenTerms(loss, divergence, total.largest + total.log_total)
-    arrays = view.logits, view.frozen_logits, targets, unwanted_ids, view.sums
+    arrays = view.logits, view.frozen_logits, targets, unwanted, view.sums
     return result, (arrays, negative, loss)
 
 
@@ -380,22 +419,26 @@ class Annotation(NamedTuple):
     """What a batch says of every position: the tokens unwanted there, and its weight.
 
     Attributes:
-      unwanted_ids: int32 [batch, length, n], in any order; `NO_TOKEN` for none. A
-        position with any is an unwanted position.
+      tokens: the unwanted ones, [batch, length, ...]. A position with any `ids` is an
+        unwanted position; `bits` only say what else p_new leaves out there, and at the
+        other positions.
       magnitude: float32 [batch, length], what the position counts; 0 at padding.
     """
 
-    unwanted_ids: Array
+    tokens: Unwanted
     magnitude: Array
 
     @property
     def unwanted(self) -> Array:
         """Bool [batch, length]: where alpha counts."""
-        return _has_unwanted(self.unwanted_ids)
+        return _has_unwanted(self.tokens.ids)
 
 
 def read_annotation(
-    targets: Array, weights: Array, negative_token_ids: Array | None = None
+    targets: Array,
+    weights: Array,
+    negative_token_ids: Array | None = None,
+    unwanted_bits: Array | None = None,
 ) -> Annotation:
     """Takes the signs off the weights of a batch.
 
@@ -405,6 +448,7 @@ def read_annotation(
         padding (0), its magnitude weighs the token.
       negative_token_ids: [batch, length, k] integer, further unwanted tokens of a
         position whatever the sign of its weight; 0 for none.
+      unwanted_bits: [batch, length, vocab / 32] uint32, see `Unwanted`.
 
     Returns:
       An `Annotation` with 1 + k unwanted ids at each position.
@@ -430,7 +474,10 @@ def read_annotation(
         given = (negative_token_ids != 0) & (weights != 0)[..., None]
         more = jnp.where(given, negative_token_ids, NO_TOKEN)
         ids = jnp.concatenate([ids, more], axis=-1)
-    return Annotation(ids.astype(jnp.int32), jnp.abs(weights).astype(jnp.float32))
+    if unwanted_bits is not None:
+        unwanted_bits = jnp.where((weights != 0)[..., None], unwanted_bits, 0)
+    tokens = Unwanted(ids.astype(jnp.int32), unwanted_bits)
+    return Annotation(tokens, jnp.abs(weights).astype(jnp.float32))
 
 
 def token_terms(
@@ -438,7 +485,7 @@ def token_terms(
     logits: Array,
     frozen_logits: Array | None,
     targets: Array,
-    unwanted_ids: Array,
+    unwanted: Unwanted,
     *,
     epsilon: float = EPSILON,
     threshold: float = THRESHOLD,
@@ -457,7 +504,7 @@ def token_terms(
       frozen_logits: [batch, length, vocab] float, the frozen original model's; None
         for a method without one.
       targets: [batch, length] integer token ids.
-      unwanted_ids: int32 [batch, length, n], see `Annotation`.
+      unwanted: see `Annotation`.
       epsilon: floor of p_new's probability at each unwanted token in a reverse KL.
       threshold: NL's log-probability below which an unwanted token is left alone.
 
@@ -488,7 +535,7 @@ def token_terms(
             f"epsilon = {epsilon}: the reverse KL needs a probability above 0 and"
             " below 1 for the unwanted tokens of p_new"
         )
-    arrays = logits, frozen_logits, targets.astype(jnp.int32), unwanted_ids
+    arrays = logits, frozen_logits, targets.astype(jnp.int32), unwanted
     return _terms(method, epsilon, threshold, *arrays)
 
 
@@ -526,7 +573,7 @@ def targeted_loss(
       scalars, each weighed by the magnitudes:
         z_loss: the z-loss part of the loss (normalised as the loss is).
         unwanted/loss: D_neg at unwanted tokens, without alpha.
-        unwanted/probability: p_m of the unwanted tokens.
+        unwanted/probability: p_m of the unwanted tokens, at unwanted positions.
         other/loss: D_pos at other tokens.
         other/kl: if D_pos is a KL divergence, that divergence at other tokens.
 
@@ -536,9 +583,9 @@ def targeted_loss(
     References:
       arXiv 2406.13660, section 4; z-loss as in T5X's cross_entropy_with_logits.
     """
-    ids, magnitude = annotation
+    tokens, magnitude = annotation
     options = {"epsilon": epsilon, "threshold": threshold}
-    terms = token_terms(method, logits, frozen_logits, targets, ids, **options)
+    terms = token_terms(method, logits, frozen_logits, targets, tokens, **options)
     unwanted = jnp.where(annotation.unwanted, magnitude, 0)
     other = jnp.where(annotation.unwanted, 0, magnitude)
     count = jnp.sum(unwanted), jnp.sum(other)
@@ -547,7 +594,7 @@ def targeted_loss(
     if loss_normalizing_factor is not None:
         loss, regulariser = (x / loss_normalizing_factor for x in (loss, regulariser))
     total = _LogSum(terms.log_z, jnp.zeros_like(terms.log_z))
-    probability = jnp.exp(_log_mass(logits, total, ids))
+    probability = jnp.exp(tokens.log_mass(logits, total))
     parts = {
         "z_loss": (regulariser, count[0] + count[1]),
         "unwanted/loss": (jnp.sum(unwanted * terms.loss), count[0]),

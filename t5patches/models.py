@@ -22,6 +22,7 @@ from t5x import losses as t5x_losses
 from t5x import models as t5x_models
 
 from t5patches import feature_converters, losses, upstream_values
+from t5patches.interchange import unwanted_sets as sets_files
 
 PyTree = Any
 Batch = Mapping[str, jax.Array]
@@ -43,7 +44,8 @@ class NegativeTrainingTransformer(t5x_models.BaseTransformerModel):
     Batches are those of a T5X model except that `decoder_loss_weights` carries the
     annotation: −1 at unwanted tokens, 1 at others, 0 at padding. Optionally,
     `negative_token_ids`, int32 [batch, length, k], has further unwanted tokens of
-    each position (0 for none).
+    each position (0 for none), and `unwanted_sets`, int32 [batch, length], the row of a
+    table of sets, which p_new leaves out at fine positions, too.
 
     Attributes:
       METHOD: the row of `losses.METHODS` that the class stands for.
@@ -59,6 +61,7 @@ class NegativeTrainingTransformer(t5x_models.BaseTransformerModel):
     alpha: float = 1e4
     epsilon: float = losses.EPSILON
     upstream_values: bool = False
+    _unwanted_sets = None
     _z_loss: float = 0.0
     _label_smoothing: float = 0.0
     _loss_normalizing_factor = None
@@ -69,6 +72,7 @@ class NegativeTrainingTransformer(t5x_models.BaseTransformerModel):
         alpha: float = 1e4,
         epsilon: float = losses.EPSILON,
         upstream_values: bool = False,
+        unwanted_sets: str | None = None,
         **kwargs: Any,
     ):
         """Makes a model.
@@ -80,7 +84,10 @@ class NegativeTrainingTransformer(t5x_models.BaseTransformerModel):
           epsilon: see `losses.token_terms`; only reverse KLs use it.
           upstream_values: whether losses and scores are the numbers of
             google/t5patches where ours differ: see docs/methods.md. There is then
-            no z-loss and no normalisation, and `negative_token_ids` is refused.
+            no z-loss and no normalisation, and `negative_token_ids` and
+            `unwanted_sets` are refused.
+          unwanted_sets: the file with the table of the batch's `unwanted_sets`
+            (`interchange.unwanted_sets`).
           **kwargs: T5X's own (module, input_vocabulary, output_vocabulary,
             optimizer_def, decode_fn, z_loss, loss_normalizing_factor, ...).
 
@@ -95,6 +102,7 @@ class NegativeTrainingTransformer(t5x_models.BaseTransformerModel):
         self.alpha = alpha
         self.epsilon = epsilon
         self.upstream_values = upstream_values
+        self._unwanted_sets = unwanted_sets and sets_files.read(unwanted_sets)
         if self._label_smoothing:
             raise ValueError(
                 f"label_smoothing = {self._label_smoothing}: the targeted losses have"
@@ -197,14 +205,20 @@ class NegativeTrainingTransformer(t5x_models.BaseTransformerModel):
         """Returns the target ids of a batch and what it says of them."""
         # T5X takes targets in any dtype.
         targets = jnp.asarray(batch["decoder_target_tokens"]).astype(jnp.int32)
-        ids = batch.get("negative_token_ids")
-        if self.upstream_values and ids is not None:
+        ids, rows = batch.get("negative_token_ids"), batch.get("unwanted_sets")
+        if self.upstream_values and (ids is not None or rows is not None):
             raise ValueError(
-                "upstream_values = True: google/t5patches has no negative_token_ids;"
-                " leave the feature or upstream_values out"
+                "upstream_values = True: google/t5patches has no negative_token_ids and"
+                " no unwanted_sets; leave the feature or upstream_values out"
             )
+        if rows is not None and self._unwanted_sets is None:
+            raise ValueError(
+                "the batch names unwanted_sets, and the model has no table of them; its"
+                " argument unwanted_sets is the file that `t5patches annotate` writes"
+            )
+        bits = None if rows is None else jnp.asarray(self._unwanted_sets)[rows]
         weights = batch["decoder_loss_weights"]
-        return targets, losses.read_annotation(targets, weights, ids)
+        return targets, losses.read_annotation(targets, weights, ids, bits)
 
     def _token_losses(self, logits, frozen_logits, targets, annotation) -> jax.Array:
         """Returns each token's loss, alpha and weight included, [batch, length]."""
@@ -215,7 +229,7 @@ class NegativeTrainingTransformer(t5x_models.BaseTransformerModel):
             weights = jnp.where(annotation.unwanted, -1, 1) * annotation.magnitude
             return upstream_values.token_losses(*arrays, weights, self.alpha)
         options = {"epsilon": self.epsilon, "threshold": self.EPSILON}
-        terms = losses.token_terms(*arrays, annotation.unwanted_ids, **options)
+        terms = losses.token_terms(*arrays, annotation.tokens, **options)
         alpha = jnp.where(annotation.unwanted, self.alpha, 1.0)
         return alpha * annotation.magnitude * terms.loss
 

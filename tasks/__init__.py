@@ -14,7 +14,13 @@ task's name is expected::
 `t5patches.tasks.public` registers the public data sets by name when it is imported.
 """
 
-from .annotated import annotated_task, corrective_task, filtered_task, negative_task
+from .annotated import (
+    annotated_task,
+    corrective_task,
+    filtered_task,
+    find_unwanted_sets,
+    negative_task,
+)
 from .comments import civil_comments_spans_task, civil_comments_task
 from .texts import text_task, xsum_task
 
@@ -24,6 +30,7 @@ __all__ = [
     "civil_comments_task",
     "corrective_task",
     "filtered_task",
+    "find_unwanted_sets",
     "negative_task",
     "text_task",
     "xsum_task",

@@ -24,10 +24,11 @@ from etils import epath
 
 from t5patches.errors import UserError
 from t5patches.interchange import json_files
+from t5patches.interchange import unwanted_sets as sets_files
 
 from .annotated_records import AnnotatedRecords
 from .registry import SHUFFLE_BUFFER_SIZE, plain, register
-from .sources import Files
+from .sources import Files, split_files
 
 MARKS = seqio.Feature(seqio.PassThroughVocabulary(2), add_eos=False)
 
@@ -43,6 +44,7 @@ def annotated_task(
     shuffle_buffer_size: int = SHUFFLE_BUFFER_SIZE,
     negative_token_ids: int = 0,
     allow_nothing_unwanted: bool = False,
+    unwanted_sets: str | None = None,
     kind: str = "annotated",
 ) -> str:
     """Registers annotated generations (TFRecords) as a task; returns its name.
@@ -64,6 +66,8 @@ def annotated_task(
         [length, k].
       allow_nothing_unwanted: for the kinds `annotated` and `negative`: whether a split
         'train' in which nothing is unwanted is read, or refused.
+      unwanted_sets: the table of sets that stands beside the records, or None. A task
+        of the kind `annotated` has its rows as `unwanted_sets`, int32 [length].
       kind: what the task makes of the records, see above; the other kinds are also
         functions of their own.
 
@@ -86,7 +90,14 @@ def annotated_task(
             features["negative_token_ids"] = seqio.Feature(
                 output_vocabulary, add_eos=False, rank=2
             )
-    source = AnnotatedRecords(files, more)
+    sets = 0
+    if kind == "annotated" and unwanted_sets:
+        sets = len(sets_files.read(unwanted_sets))
+        preprocessors.append(_fill_unwanted_sets)
+        features["unwanted_sets"] = seqio.Feature(
+            seqio.PassThroughVocabulary(sets), add_eos=False
+        )
+    source = AnnotatedRecords(files, more, sets)
 
     def check(split: str, lengths: Mapping[str, int]) -> None:
         length = lengths.get("targets")
@@ -113,7 +124,7 @@ def annotated_task(
     return register(
         name,
         (kind, files, vocabulary, output_vocabulary, shuffle_buffer_size)
-        + (negative_token_ids, allow_nothing_unwanted),
+        + (negative_token_ids, allow_nothing_unwanted, unwanted_sets),
         check,
         source=source,
         preprocessors=[
@@ -216,6 +227,28 @@ def _fill_negative_token_ids(example: _Example) -> dict[str, tf.Tensor]:
     ids = example["negative_token_ids"]
     missing = tf.size(example["targets"]) - tf.shape(ids)[0]
     return {**example, "negative_token_ids": tf.pad(ids, [[0, missing], [0, 0]])}
+
+
+@seqio.map_over_dataset
+def _fill_unwanted_sets(example: _Example) -> dict[str, tf.Tensor]:
+    """A record without any has the empty set at each position."""
+    rows = example["unwanted_sets"]
+    missing = tf.size(example["targets"]) - tf.size(rows)
+    return {**example, "unwanted_sets": tf.pad(rows, [[0, missing]])}
+
+
+def find_unwanted_sets(files: Files) -> str | None:
+    """Returns the table of sets that stands beside annotated records, if one does.
+
+    Args:
+      files: by split, as `annotated_task` takes them.
+
+    Raises:
+      UserError: the folders have different tables.
+    """
+    files = plain(files)
+    paths = [path for split in files for path in split_files(files, split, ".tfrecord")]
+    return sets_files.find(paths)
 
 
 def _only_clean(dataset: tf.data.Dataset) -> tf.data.Dataset:

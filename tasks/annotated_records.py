@@ -14,7 +14,7 @@ from etils import epath
 from google.protobuf.message import DecodeError
 
 from t5patches.errors import UserError
-from t5patches.interchange import records
+from t5patches.interchange import records, unwanted_sets
 
 from .sources import Files, split_files
 
@@ -32,18 +32,22 @@ class AnnotatedRecords(seqio.TFExampleDataSource):
       files: by split, as `shards.expand` takes them.
       more: features to read beside the usual three, which a record may be without, and
         how many ids of them each target has (None: any number), each a row of its own.
+      sets: how many rows the table has to which the feature `unwanted_sets` refers; 0
+        if it is not read.
     """
 
-    def __init__(self, files: Files, more: dict[str, int | None]):
+    def __init__(self, files: Files, more: dict[str, int | None], sets: int = 0):
         description = {
             name: tf.io.FixedLenSequenceFeature(
                 [k] if k else [], tf.int64, allow_missing=True
             )
-            for name, k in (dict.fromkeys(FEATURES) | more).items()
+            for name, k in (
+                dict.fromkeys((*FEATURES, *[unwanted_sets.FEATURE][: sets > 0])) | more
+            ).items()
         }
         super().__init__(files, feature_description=description)
         self._files = files
-        self._more = more
+        self._more, self._sets = more, sets
         self._checked: dict[str, tuple[Any, tuple[int, list[int]]]] = {}
 
     def list_shards(self, split: str) -> list[str]:
@@ -73,6 +77,7 @@ class AnnotatedRecords(seqio.TFExampleDataSource):
         rules: dict[str, Rule] = {name: (ids, None) for name in FEATURES}
         rules |= {MARKS: (range(2), 1), records.VOCABULARY: (same, None)}
         rules |= {name: (ids, k) for name, k in self._more.items()}
+        rules |= {unwanted_sets.FEATURE: (range(self._sets), 1)} if self._sets else {}
         names = {getattr(v, "sentencepiece_model_file", str(v)) for v in vocabularies}
         hint = f"not {' and '.join(sorted(names))}"
         for path in paths:
@@ -173,6 +178,11 @@ def _check_record(raw: bytes, where: str, rules: Mapping[str, Rule], hint: str) 
         ids = features[name].int64_list.value
         for wrong in [i for i in ids if i not in allowed][:1]:
             what = f"has {wrong}, which is not in [0, {allowed.stop})"
+            if name == unwanted_sets.FEATURE:
+                raise UserError(
+                    f"{where}, feature {name!r}, {what}: the rows of the table beside "
+                    "it; they are not of one annotation"
+                )
             if name == records.VOCABULARY:
                 what = "is another's than the task's"
             raise UserError(

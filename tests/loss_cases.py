@@ -15,7 +15,7 @@ STATIC = ("epsilon", "threshold")
 METHODS = tuple(loss_reference.TABLE)
 
 
-def make_batch(seed, batch=2, length=5, vocab=11, scale=3.0, ids=0):
+def make_batch(seed, batch=2, length=5, vocab=11, scale=3.0, ids=0, sets=0.0):
     """Random logits, targets and annotation.
 
     Args:
@@ -25,11 +25,13 @@ def make_batch(seed, batch=2, length=5, vocab=11, scale=3.0, ids=0):
       vocab: tokens.
       scale: standard deviation of the logits.
       ids: k of `negative_token_ids`, about half of which are 0.
+      sets: the share of the tokens that are in the position's set.
 
     Returns:
       logits, frozen: float32 [batch, length, vocab]; targets: int32 [batch, length];
       weights: int32 [batch, length] of −1, 0 and 1; negative_token_ids: int32
-      [batch, length, k], or None without `ids`.
+      [batch, length, k], or None without `ids`; unwanted_sets: bool [batch, length,
+      vocab], or None without `sets`. The last token is always fine.
     """
     rng = np.random.default_rng(seed)
     shape = batch, length
@@ -43,7 +45,23 @@ def make_batch(seed, batch=2, length=5, vocab=11, scale=3.0, ids=0):
         targets=targets,
         weights=weights,
         negative_token_ids=drawn.astype(np.int32) if ids else None,
+        unwanted_sets=_fine_at_last(rng.random((*shape, vocab)) < sets)
+        if sets
+        else None,
     )
+
+
+def _fine_at_last(sets):
+    sets[..., -1] = False
+    return sets
+
+
+def bits(sets):
+    """bool [..., vocab] as the losses take it: uint32 [..., vocab / 32]."""
+    if sets is None:
+        return None
+    padded = np.pad(sets, [(0, 0)] * (sets.ndim - 1) + [(0, -sets.shape[-1] % 32)])
+    return np.packbits(padded, axis=-1, bitorder="little").view("<u4")
 
 
 def value_and_grad(name, batch, dtype=jnp.float32, **options):
@@ -61,17 +79,16 @@ def value_and_grad(name, batch, dtype=jnp.float32, **options):
     frozen = jnp.asarray(batch.frozen, dtype) if losses.METHODS[name].frozen else None
     # Compiled once for all values of the others.
     static = {key: options.pop(key) for key in STATIC if key in options}
-    given = batch.targets, batch.weights, batch.negative_token_ids
-    arrays = jnp.asarray(batch.logits, dtype), frozen, *given
+    arrays = jnp.asarray(batch.logits, dtype), frozen, *_given(batch)
     value, gradient = _value_and_grad(name, tuple(static.items()), options, *arrays)
     assert value.dtype == jnp.float32 and gradient.dtype == dtype
     return float(value), np.asarray(gradient, np.float64)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
-def _value_and_grad(name, static, options, logits, frozen, targets, weights, ids):
+def _value_and_grad(name, static, options, logits, frozen, targets, *given):
     def loss(logits):
-        annotation = losses.read_annotation(targets, weights, ids)
+        annotation = losses.read_annotation(targets, *given)
         arrays = logits, frozen, targets, annotation
         method = losses.METHODS[name]
         return losses.targeted_loss(method, *arrays, **dict(static), **options)[0]
@@ -82,22 +99,26 @@ def _value_and_grad(name, static, options, logits, frozen, targets, weights, ids
 def token_terms(name, batch, **options):
     """`losses.token_terms` of a batch, float32."""
     arrays = batch.logits, batch.frozen, batch.targets
-    arrays = (*jax.tree.map(jnp.asarray, arrays), annotation(batch).unwanted_ids)
+    arrays = (*jax.tree.map(jnp.asarray, arrays), annotation(batch).tokens)
     return losses.token_terms(losses.METHODS[name], *arrays, **options)
 
 
 def annotation(batch):
     """`losses.read_annotation` of a batch."""
-    given = batch.targets, batch.weights, batch.negative_token_ids
-    return losses.read_annotation(*jax.tree.map(jnp.asarray, given))
+    return losses.read_annotation(*jax.tree.map(jnp.asarray, _given(batch)))
+
+
+def _given(batch):
+    sets = bits(getattr(batch, "unwanted_sets", None))
+    return batch.targets, batch.weights, batch.negative_token_ids, sets
 
 
 def log_p_new(frozen, unwanted_ids, epsilon):
     """log p_new as the terms compute it, float32 [..., vocab]."""
-    unwanted = losses._is_any(unwanted_ids, frozen.shape)
-    target = losses._LogSum.of(jnp.where(unwanted, -jnp.inf, frozen))
+    unwanted = losses.Unwanted(unwanted_ids)
+    target = losses._log_sum_of_others(frozen, unwanted)
     sums = losses._Sums(total=target, target=target, split=None)
-    view = losses._View(frozen, frozen, None, unwanted_ids, sums, epsilon, 0.0)
+    view = losses._View(frozen, frozen, None, unwanted, sums, epsilon, 0.0)
     return view.log_p_new(epsilon)
 
 
@@ -105,8 +126,9 @@ def reference(name, batch, logits=None, **options):
     """The loss and its gradient by `loss_reference`, float64."""
     logits = batch.logits if logits is None else logits
     arrays = logits, batch.frozen, batch.targets, batch.weights
-    ids = batch.negative_token_ids
-    return loss_reference.loss(name, *arrays, negative_token_ids=ids, **options)
+    options["negative_token_ids"] = batch.negative_token_ids
+    options["unwanted_sets"] = getattr(batch, "unwanted_sets", None)
+    return loss_reference.loss(name, *arrays, **options)
 
 
 def assert_equals_reference(

@@ -118,6 +118,7 @@ def token_losses(
     epsilon=1e-6,
     threshold=-10.3,
     negative_token_ids=None,
+    unwanted_sets=None,
 ):
     """{(batch, position): (loss, gradient, log Z, whether unwanted)}, no padding."""
     logits = np.asarray(logits, np.float64)
@@ -128,11 +129,13 @@ def token_losses(
             continue
         ids = () if negative_token_ids is None else negative_token_ids[index]
         unwanted = unwanted_tokens(targets[index], weights[index], ids)
-        kind = negative if unwanted else positive
+        kind, is_unwanted = negative if unwanted else positive, bool(unwanted)
+        if unwanted_sets is not None:  # bool [batch, length, vocab]
+            unwanted = sorted({*unwanted, *np.flatnonzero(unwanted_sets[index])})
         row = None if frozen is None else frozen[index]
         z, target = logits[index], targets[index]
         value, gradient = term(kind, z, row, target, unwanted, epsilon, threshold)
-        result[index] = value, gradient, log_sum_exp(z), bool(unwanted)
+        result[index] = value, gradient, log_sum_exp(z), is_unwanted
     return result
 
 

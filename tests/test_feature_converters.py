@@ -198,6 +198,23 @@ def test_negative_token_ids_go_along(decoder_only):
     assert [packed] == convert(cls=cls, pack=True)
 
 
+@pytest.mark.parametrize("decoder_only", [False, True])
+def test_rows_of_sets_go_along(decoder_only):
+    cls = DECODER_ONLY if decoder_only else fcs.TargetAnnotationsFeatureConverter
+    rows = [[1, 0, 7, 2], [0, 3]]
+    examples = [{**e, "unwanted_sets": r} for e, r in zip(EXAMPLES, rows, strict=True)]
+    before = [[0] * len(e["inputs"]) if decoder_only else [] for e in EXAMPLES]
+    rows = [b + r for b, r in zip(before, rows, strict=True)]
+    length = 14 if decoder_only else 8
+    padded = lambda row: row + [0] * (length - len(row))
+    converted = convert(examples, cls=cls, pack=False)
+    assert [row.pop("unwanted_sets") for row in converted] == [padded(x) for x in rows]
+    assert converted == convert(cls=cls, pack=False)
+    (packed,) = convert(examples, cls=cls, pack=True)
+    assert packed.pop("unwanted_sets") == padded(rows[0] + rows[1])
+    assert [packed] == convert(cls=cls, pack=True)
+
+
 def test_lengths_of_negative_token_ids():
     with_length = {**LENGTHS, "negative_token_ids": 8}
     assert convert(WITH_IDS, with_length) == convert(WITH_IDS)

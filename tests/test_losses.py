@@ -58,10 +58,10 @@ def test_the_table_is_the_papers():
     alpha=st.sampled_from([0.0, 0.3, 1e4]),
     z_loss=st.sampled_from([0.0, 0.1]),
     scale=st.sampled_from([0.1, 3.0, 30.0]),
-    ids=st.sampled_from([0, 3]),
+    more=st.sampled_from([{}, {"ids": 3}, {"sets": 0.3}, {"ids": 2, "sets": 0.3}]),
 )
-def test_loss_equals_the_float64_reference(name, seed, alpha, z_loss, scale, ids):
-    batch = make_batch(seed, scale=scale, ids=ids)
+def test_loss_equals_the_float64_reference(name, seed, alpha, z_loss, scale, more):
+    batch = make_batch(seed, scale=scale, **more)
     options = dict(alpha=alpha, z_loss=z_loss)
     value, _ = value_and_grad(name, batch, **options)
     expected, _ = loss_cases.reference(name, batch, **options)
@@ -71,13 +71,14 @@ def test_loss_equals_the_float64_reference(name, seed, alpha, z_loss, scale, ids
 
 
 @pytest.mark.parametrize("name", METHODS)
-@pytest.mark.parametrize("ids", [0, 2])
-def test_terms_of_every_token_equal_the_float64_reference(name, ids):
-    batch = make_batch(4, length=20, vocab=40, ids=ids)
+@pytest.mark.parametrize("more", [{}, {"ids": 2}, {"ids": 2, "sets": 0.4}])
+def test_terms_of_every_token_equal_the_float64_reference(name, more):
+    batch = make_batch(4, length=20, vocab=40, **more)
     options = dict(epsilon=1e-4, threshold=-3.0)
     terms = loss_cases.token_terms(name, batch, **options)
     arrays = batch.logits, batch.frozen, batch.targets, batch.weights
     options["negative_token_ids"] = batch.negative_token_ids
+    options["unwanted_sets"] = batch.unwanted_sets
     expected = loss_reference.token_losses(name, *arrays, **options)
     assert len(expected) == np.count_nonzero(batch.weights)
     for index, (loss, _, log_z, _) in expected.items():
@@ -88,9 +89,9 @@ def test_terms_of_every_token_equal_the_float64_reference(name, ids):
 
 
 @pytest.mark.parametrize("name", METHODS)
-@pytest.mark.parametrize("ids", [0, 2])
-def test_gradient_equals_finite_differences_in_float64(name, ids):
-    batch = make_batch(1, batch=2, length=4, vocab=6, ids=ids)
+@pytest.mark.parametrize("more", [{}, {"ids": 2}, {"sets": 0.4}])
+def test_gradient_equals_finite_differences_in_float64(name, more):
+    batch = make_batch(1, batch=2, length=4, vocab=6, **more)
     options = dict(alpha=2.5, z_loss=0.01, epsilon=1e-3, loss_normalizing_factor=3.0)
     _, gradient = value_and_grad(name, batch, **options)
     expected = loss_reference.finite_differences(
@@ -105,7 +106,7 @@ def test_gradient_equals_finite_differences_in_float64(name, ids):
 @pytest.mark.parametrize("name", METHODS)
 @pytest.mark.parametrize("scale", [0.3, 3.0, 30.0])
 def test_gradient_equals_the_float64_reference(name, scale):
-    batch = make_batch(2, length=6, vocab=500, scale=scale, ids=3)
+    batch = make_batch(2, length=6, vocab=500, scale=scale, ids=3, sets=0.05)
     # A reverse KL's is p · (log p − log q − KL): a difference of numbers of KL's size,
     # here up to 10 times the logits' scale.
     noise = 7e-6 * scale if "reverse_kl" in loss_reference.TABLE[name] else 0.0

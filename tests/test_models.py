@@ -17,6 +17,7 @@ from t5x import decoding
 from t5x import models as t5x_models
 
 from t5patches import decoder_only, losses, models
+from t5patches.interchange import unwanted_sets
 
 METHODS = tuple(losses.METHODS)
 
@@ -124,19 +125,25 @@ def reference_arguments(name, model, params, frozen, batch):
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_every_class_is_its_row_of_the_table(states, name):
-    """The loss of the reference, with alpha, z-loss and ids of the batch."""
+def test_every_class_is_its_row_of_the_table(states, name, tmp_path):
+    """The loss of the reference, with alpha, z-loss, ids and sets of the batch."""
     params, frozen = states
     batch = tiny.make_batch()
     ids = np.random.default_rng(1).integers(0, 3, (tiny.BATCH, tiny.TARGETS, 2))
     batch["negative_token_ids"] = ids.astype(np.int32)
+    unwanted_sets.write(tmp_path, np.array([[0], [0b1100100], [1]], np.uint32))
+    rows = np.random.default_rng(2).integers(0, 3, (tiny.BATCH, tiny.TARGETS))
+    batch["unwanted_sets"] = rows.astype(np.int32)
+    sets = (rows == 1)[..., None] & np.isin(np.arange(tiny.VOCAB_SIZE), [2, 5, 6])
+    sets[rows == 2, 0] = True
     options = dict(alpha=3.0, epsilon=1e-4)
+    options["unwanted_sets"] = str(tmp_path / unwanted_sets.FILE)
     model = tiny.make_model(model_class(name), z_loss=0.01, **options)
     assert model.METHOD.name == name
     loss, metrics = loss_of(model, params, batch, frozen)
     expected, _ = loss_reference.loss(
         *reference_arguments(name, model, params, frozen, batch),
-        **options,
+        **(options | {"unwanted_sets": sets}),
         z_loss=0.01,
         negative_token_ids=ids,
     )
@@ -166,6 +173,9 @@ def test_upstream_values_are_upstreams_numbers(states, name):
     np.testing.assert_allclose(-scores, expected.sum(-1), rtol=1e-5, atol=1e-5)
     tokens = extra["decoder"]["token_scores"][0]
     np.testing.assert_allclose(tokens, expected, rtol=1e-5, atol=1e-5)
+    rows = np.zeros((tiny.BATCH, tiny.TARGETS), np.int32)
+    with pytest.raises(ValueError, match="the model has no table"):
+        loss_of(tiny.make_model(), params, {**batch, "unwanted_sets": rows}, frozen)
     batch["negative_token_ids"] = np.zeros((tiny.BATCH, tiny.TARGETS, 1), np.int32)
     with pytest.raises(ValueError, match="no negative_token_ids"):
         loss_of(model, params, batch, frozen)

@@ -2,7 +2,9 @@
 
 import gzip
 import json
+import shutil
 
+import numpy as np
 import pytest
 import seqio
 from sentencepiece import sentencepiece_model_pb2
@@ -11,7 +13,7 @@ from small_vocabulary import small_vocabulary
 from t5patches import tasks
 from t5patches.errors import UserError
 from t5patches.feature_converters import TargetAnnotationsFeatureConverter
-from t5patches.interchange import json_files, records, shards, tfrecords
+from t5patches.interchange import json_files, records, shards, tfrecords, unwanted_sets
 from t5patches.tasks import annotated_records
 
 VOCABULARY = small_vocabulary()
@@ -184,6 +186,36 @@ def test_several_unwanted_tokens_at_a_position(tmp_path):
     converter = TargetAnnotationsFeatureConverter(pack=False)
     (batch, _) = seqio.get_dataset(name, LENGTHS, converter, shuffle=False)
     assert batch["negative_token_ids"].numpy().tolist() == [*pairs, [0, 0], [0, 0]]
+
+
+def test_sets_of_unwanted_tokens(tmp_path):
+    """From the table beside the records to the batch; a record may have none."""
+    examples = annotated(2)
+    path = shards.shard_path(tmp_path / "a", 0, 1, ".tfrecord")
+    files = {"train": str(tmp_path / "a")}
+    tfrecords.write(path, [{**examples[0], "unwanted_sets": [1, 0, 2, 1]}, examples[1]])
+    assert tasks.find_unwanted_sets(files) is None
+    unwanted_sets.write(tmp_path, np.array([[0], [6], [1]], np.uint32))
+    table = tasks.find_unwanted_sets(files)
+    name = tasks.annotated_task("t_sets", files, VOCABULARY, unwanted_sets=table)
+    found = [row["unwanted_sets"].tolist() for row in read(name)]
+    assert found == [[1, 0, 2, 1], [0] * 4]
+    tfrecords.write(path, [{**examples[0], "unwanted_sets": [1, 0, 3, 1]}])
+    with pytest.raises(UserError, match="'unwanted_sets', has 3, which is not in"):
+        read(name)
+    other = tmp_path / "other"
+    shutil.copytree(tmp_path, other, ignore=shutil.ignore_patterns("other"))
+    both = {**files, "validation": str(other / "a")}
+    assert tasks.find_unwanted_sets(both) == table
+    unwanted_sets.write(other, np.array([[0], [7]], np.uint32))
+    with pytest.raises(UserError, match="must be the same"):
+        tasks.find_unwanted_sets(both)
+    (other / unwanted_sets.FILE).unlink()
+    with pytest.raises(UserError, match="unwanted_sets.npz is missing"):
+        tasks.find_unwanted_sets(both)
+    (other / unwanted_sets.FILE).write_bytes(b"no table")
+    with pytest.raises(UserError, match="no table of unwanted sets"):
+        unwanted_sets.read(other / unwanted_sets.FILE)
 
 
 def test_the_order_of_annotated_shards_is_fixed_by_the_seed(tmp_path):

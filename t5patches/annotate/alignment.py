@@ -108,6 +108,47 @@ def _is_byte_level(vocabulary: Any) -> bool:
     )
 
 
+class Pieces:
+    """What each id of a vocabulary stands for, in the middle of a text.
+
+    Attributes:
+      texts: of each id; "" for those that stand for nothing, or for a byte that is no
+        character.
+      byte_ids: the ids that are bytes, by the byte.
+      replacement: what a byte that is of no character is read as.
+    """
+
+    def __init__(self, vocabulary: Any):
+        """Reads a `seqio.SentencePieceVocabulary` or `seqio.ByteVocabulary`."""
+        if _is_byte_level(vocabulary):
+            self.byte_ids = {byte: byte + 3 for byte in range(256)}
+            self.texts = [""] * vocabulary.vocab_size
+            self.replacement = self._unknown = ""
+        else:
+            pieces, ids = vocabulary.tokenizer, range(vocabulary.vocab_size)
+            # Spaces are left out at the beginning of a text: there stands another id.
+            start = next(i for i in ids if not pieces.is_control(i))
+            self.texts = _sentencepiece_surfaces([start, *ids], pieces)[0][1:]
+            self.byte_ids = {
+                int(pieces.id_to_piece(i)[1:-1], 16): i
+                for i in ids
+                if pieces.is_byte(i)
+            }
+            self.replacement = "\ufffd"
+            self._unknown = self.texts[pieces.unk_id()]
+        for byte, token in self.byte_ids.items():
+            self.texts[token] = chr(byte) if byte < 128 else ""
+        self._bytes = {token: byte for byte, token in self.byte_ids.items()}
+
+    def byte_of(self, token: int) -> int | None:
+        """Returns the byte that an id is, or None."""
+        return self._bytes.get(token)
+
+    def text(self, token: int) -> str:
+        """Returns what an id stands for; those beyond the vocabulary are unknown."""
+        return self.texts[token] if token < len(self.texts) else self._unknown
+
+
 # Both functions below return the text of each id (a character of several bytes is the
 # text of its last byte) and a map from a character's other bytes to its last.
 _Surfaces = tuple[list[str], dict[int, int]]

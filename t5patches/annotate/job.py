@@ -18,14 +18,22 @@ from t5patches.annotate.alignment import align
 from t5patches.annotate.annotator import Annotator, Found, settings_of
 from t5patches.annotate.statistics import FINDINGS, SKIPPED, Statistics
 from t5patches.errors import UserError
-from t5patches.interchange import claims, json_files, records, shards, tables, tfrecords
+from t5patches.interchange import (
+    claims,
+    json_files,
+    records,
+    shards,
+    tables,
+    tfrecords,
+    unwanted_sets,
+)
 from t5patches.interchange.records import AnnotatedPrediction, Annotation, Prediction
 
 NAME = "annotated"
 STATISTICS = "stats.json"
 # Raised by one whenever the same spans come to mark other ids or are written in another
 # form, so that nothing that an earlier version made is taken for done.
-RULES = 1
+RULES = 2
 
 
 def annotate_files(
@@ -41,7 +49,8 @@ def annotate_files(
 
     Writes `annotated-00000-of-00016.jsonl` (annotated predictions), `.tfrecord` (what
     training reads) and `.done.json` (the mark that it is done) of each shard,
-    `stats.json` of all, and, if something was skipped, `skipped.txt`. A call with the
+    `unwanted_sets.npz` (what else is unwanted at each position, if the annotator can
+    tell), `stats.json` of all, and `skipped.txt` if something was. A call with the
     same settings skips the shards that are done, unless their predictions have changed,
     as when a wrong line was put right; with other settings it refuses. It also refuses
     to replace what was made completely, with nothing skipped, from other predictions.
@@ -103,6 +112,8 @@ class Job:
             self.predictions,
             on_error=self._missing.append if self._skips else shards.raise_error,
         )
+        make = getattr(self.annotator, "unwanted_sets", None)
+        self._sets = make and make(self.vocabulary)
         # What the results of all depend on, as the folder's `settings.json`.
         self._claimed = {
             "step": "annotate",
@@ -112,6 +123,7 @@ class Job:
             "only_annotated": self.only_annotated,
             "feature_lengths": dict(self.feature_lengths),
             "files": len(self.paths),
+            **({unwanted_sets.FEATURE: True} if self._sets else {}),
         }
         self._repeated: list[dict[int, UserError]] = []  # Lines of each file.
         self._sources = self._find_sources()
@@ -263,6 +275,8 @@ class Job:
                 statistics.count(row, made.get("inputs", []), where)
                 if kept:
                     lines.write(json_files.json_line(row))
+                    if self._sets:
+                        made[unwanted_sets.FEATURE] = self._sets.of(made["targets"])
                     yield {**made, records.VOCABULARY: [mark]}
 
         mark = records.vocabulary_mark(self.vocabulary)
@@ -303,6 +317,8 @@ class Job:
                     epath.Path(path).unlink(missing_ok=True)
             wrong, first = report["skipped"], totals.skipped[0]
             raise UserError(f"no line is right (wrong: {wrong}); the first: {first}")
+        if self._sets:
+            unwanted_sets.write(self._folder, self._sets.bits())
         json_files.write_json(epath.Path(self._folder) / STATISTICS, report)
         for warning in totals.warnings():
             logging.warning("%s", warning)

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import functools
-import itertools
 import os
 import re
 import unicodedata
 from collections.abc import Iterable
 from typing import Any
 
+from t5patches.annotate import unwanted_sets
 from t5patches.annotate.alignment import Span
-from t5patches.annotate.words import APOSTROPHES
+from t5patches.annotate.letters import ALIKE, literal, word_class
 from t5patches.errors import UserError
 from t5patches.interchange import claims, json_files
 
 # Raised by one whenever the same phrases come to mark other words.
 RULES = 1
-# Apostrophes are alike, and so are hyphens; the usual one comes first.
-_ALIKE = (APOSTROPHES, "-‐‑")
 
 
 class PhraseAnnotator:
@@ -36,23 +33,32 @@ class PhraseAnnotator:
     for a text hardly depends on how many phrases there are.
     """
 
-    def __init__(self, phrases: Iterable[str]):
-        """Compiles `phrases`; at least one must have a character that is no space."""
+    def __init__(self, phrases: Iterable[str], word_end: str = "piece"):
+        """Compiles `phrases`; at least one must have a character that is no space.
+
+        Args:
+          phrases: the list.
+          word_end: which of the ids that could come next are unwanted; see
+            `unwanted_sets.PhraseSets`.
+        """
+        self._word_end = word_end
         self._labels: dict[str, str] = {}
+        self._forms: set[str] = set()
         root: _Trie = {}
         for phrase in phrases:
             key = _normalise(phrase)
             if not key:
                 continue
             self._labels.setdefault(key, " ".join(phrase.split()))
-            for form in _forms(phrase):
+            for form in _forms(phrase) - self._forms:
+                self._forms.add(form)
                 node = root
                 for character in form:
                     node = node.setdefault(character, {})
                 node[""] = {}
         if not root:
             raise ValueError("no phrases")
-        word = rf"[\w{_marks()}]"
+        word = word_class()
         # The look-ahead consumes nothing, so that matches which overlap are found.
         self._pattern = re.compile(
             rf"(?<!{word})(?=({_pattern(root)})(?!{word}))", re.IGNORECASE
@@ -67,7 +73,14 @@ class PhraseAnnotator:
     def settings(self) -> dict[str, Any]:
         """What tells this list of phrases from others, whatever its comments."""
         digest = claims.fingerprint({"phrases": self.phrases})
-        return {"annotator": "phrases", "phrases": digest, "rules": RULES}
+        made = {"annotator": "phrases", "phrases": digest, "rules": RULES}
+        return (
+            made if self._word_end == "piece" else {**made, "word_end": self._word_end}
+        )
+
+    def unwanted_sets(self, vocabulary: Any) -> unwanted_sets.PhraseSets:
+        """Returns what is unwanted after each prefix, said or not."""
+        return unwanted_sets.PhraseSets(sorted(self._forms), vocabulary, self._word_end)
 
     def __call__(self, text: str, inputs: str = "") -> list[Span]:
         """Returns the unwanted spans of `text`; `inputs` does not matter here."""
@@ -111,7 +124,7 @@ def _forms(phrase: str) -> set[str]:
 
 def _plain(text: str) -> str:
     text = " ".join(text.split())
-    for alike in _ALIKE:
+    for alike in ALIKE:
         text = re.sub(f"[{alike}]", alike[0], text)
     return text
 
@@ -122,9 +135,9 @@ def _pattern(node: _Trie) -> str:
     # A loop along a chain, recursion at forks: phrases may be long.
     while len(node) == 1 and "" not in node:
         character, node = next(iter(node.items()))
-        chain += _literal(character)
+        chain += literal(character)
     branches = [
-        _literal(character) + _pattern(child)
+        literal(character) + _pattern(child)
         for character, child in sorted(node.items())
         if character
     ]
@@ -132,34 +145,6 @@ def _pattern(node: _Trie) -> str:
         return chain
     # Greedy where a phrase ends: a longer one goes before it.
     return f"{chain}(?:{'|'.join(branches)}){'?' if '' in node else ''}"
-
-
-def _literal(character: str) -> str:
-    if character == " ":
-        return r"\s+"
-    for alike in _ALIKE:
-        if character in alike:
-            return f"[{alike}]"
-    return re.escape(character)
-
-
-@functools.cache
-def _marks() -> str:
-    """Combining marks as ranges for a character class: `\\w` does not hold them.
-
-    Without them 'cafe' would match the first letters of a decomposed 'café', and words
-    of Indic scripts would end at each vowel sign. Variation selectors, which follow
-    emoji, are left out: a word may begin after one.
-    """
-    points = [
-        point
-        for point in range(0x300, 0x20000)
-        if not 0xFE00 <= point < 0xFE10 and unicodedata.category(chr(point))[0] == "M"
-    ]
-    # Neighbours have the same distance to their places in the list.
-    runs = itertools.groupby(enumerate(points), lambda pair: pair[1] - pair[0])
-    ranges = [[point for _, point in run] for _, run in runs]
-    return "".join(f"{chr(run[0])}-{chr(run[-1])}" for run in ranges)
 
 
 def read_phrases(path: str | os.PathLike) -> list[str]:
@@ -185,6 +170,6 @@ def read_phrases(path: str | os.PathLike) -> list[str]:
     return phrases
 
 
-def load(path: str | os.PathLike) -> PhraseAnnotator:
+def load(path: str | os.PathLike, word_end: str = "piece") -> PhraseAnnotator:
     """Returns the annotator of a phrase file (`read_phrases`)."""
-    return PhraseAnnotator(read_phrases(path))
+    return PhraseAnnotator(read_phrases(path), word_end)

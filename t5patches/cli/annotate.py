@@ -28,6 +28,8 @@ reads   predictions (JSON lines, also gzipped, with inputs, prediction, target_t
 writes  to the output folder, a shard for each file of predictions:
         annotated-00000-of-00001.jsonl     annotated predictions
         annotated-00000-of-00001.tfrecord  the same for training
+        unwanted_sets.npz                  (phrases) what else would be unwanted at
+                                           each position: training leaves it out, too
         stats.json                         how much is unwanted, by label, and what
                                            the feature lengths would cut off
         skipped.txt                        what --on-error skip left out
@@ -114,7 +116,13 @@ def _add_shared(add: Add) -> None:
 
 def _phrases(add: Add) -> Make:
     add("--phrases", "FILE", "text file, a phrase per line, # for comments, \\# for #")
-    return lambda args: phrases.load(args.phrases)
+    text = (
+        "which ids that were not said are unwanted, too (default: %(default)s): the "
+        "'piece' that completes a phrase, or the 'next' one, which ends its word, so "
+        "that longer words stay possible"
+    )
+    add("--word-end", None, text, choices=["piece", "next"], default="piece")
+    return lambda args: phrases.load(args.phrases, args.word_end)
 
 
 def _entities(add: Add) -> Make:

@@ -16,7 +16,7 @@ from small_vocabulary import small_vocabulary
 from t5patches import annotate
 from t5patches.annotate import custom, job, phrases, workers
 from t5patches.errors import UserError
-from t5patches.interchange import json_files, records, shards, tfrecords
+from t5patches.interchange import json_files, records, shards, tfrecords, unwanted_sets
 
 VOCABULARY = small_vocabulary()
 ANNOTATOR = annotate.PhraseAnnotator(["stupid", "silly old fool"])
@@ -91,9 +91,16 @@ def test_tfrecords_hold_the_same_examples(predictions, tmp_path):
     examples = examples_of(out)
     assert [row["id"] for row in rows] == ["0", "2"]
     mark = {records.VOCABULARY: [records.vocabulary_mark(VOCABULARY)]}
-    assert examples == [
-        records.training_features(row, VOCABULARY) | mark for row in rows
-    ]
+    table = unwanted_sets.read(out / unwanted_sets.FILE)
+    for row, example in zip(rows, examples, strict=True):
+        sets = example.pop(unwanted_sets.FEATURE)
+        assert example == records.training_features(row, VOCABULARY) | mark
+        last = max(
+            i for i, marked in enumerate(example["target_annotations"]) if marked
+        )
+        token = example["targets"][last]
+        assert table[sets[last], token // 32] >> (token % 32) & 1
+        assert len(sets) == len(example["targets"]) and not table[0].any()
     first = examples[0]
     assert first["inputs"] == [*VOCABULARY.encode("talk"), 1]
     assert first["targets"][-1] == 1 and first["target_annotations"][-1] == 0
@@ -117,10 +124,10 @@ def test_other_settings_are_refused(predictions, tmp_path, monkeypatch):
     for change in ({"settings": {"phrases": "b"}}, {"only_annotated": True}):
         with pytest.raises(UserError, match="made with other settings"):
             run(predictions, out, **change)
-    for owner, changed in ((phrases, "rules"), (job, "job_rules")):
+    for owner, changed in ((phrases, "rules was 1"), (job, "job_rules was 2")):
         with monkeypatch.context() as patch:
             patch.setattr(owner, "RULES", 99)
-            with pytest.raises(UserError, match=rf"\({changed} was 1, now 99\)"):
+            with pytest.raises(UserError, match=rf"\({changed}, now 99\)"):
                 run(predictions, out)
 
 
