@@ -12,7 +12,6 @@ begun and whether a word may begin; each state has a row, the set of its ids.
 from __future__ import annotations
 
 import functools
-import itertools
 import re
 import sys
 from collections.abc import Iterator, Sequence
@@ -26,6 +25,7 @@ from t5patches.annotate.letters import literal, word_class
 _Nodes = frozenset[int]  # Of the trie of phrases; 0 is its root.
 _Trie = dict[str, Any]
 _NONE: _Nodes = frozenset()
+_EVERYTHING = "".join(map(chr, (*range(0xD800), *range(0xE000, sys.maxunicode + 1))))
 # The classes of characters that no phrase has; those of phrases come after them.
 _OTHER, _WORD = range(2)
 
@@ -113,6 +113,29 @@ class PhraseSets:
             for token in ids:
                 table[row, token // 32] |= np.uint32(1 << token % 32)
         return table
+
+    def tables(self) -> Tables:
+        """Returns the automaton as arrays, for decoding."""
+        texts, phrases = self._pieces.texts, self._phrases
+        stays = len(phrases.words)  # A class that leaves the state as it is.
+        classes = np.full((len(texts), max(map(len, texts))), stays, np.int32)
+        for token, text in enumerate(texts):
+            classes[token, : len(text)] = [*map(phrases.class_of, text)]
+        wide = {t: b for b, t in self._pieces.byte_ids.items() if b >= 128}
+        values = np.zeros(len(texts), np.int32)
+        values[[*wide]] = [*wide.values()]
+        begun = [(q, *_point(b), row) for (q, b), row in self._begun.items()]
+        broken = self._pieces.replacement
+        return Tables(
+            next=np.c_[np.array(self._next, np.int32), np.arange(len(self._next))],
+            classes=classes,
+            rows=np.array(self._rows, np.int32),
+            bits=self.bits(),
+            bytes=values,
+            points=phrases.points() if wide else np.zeros(1, np.int32),
+            begun=np.array([(-1, 0, 0, 0), *begun], np.int32),
+            broken=np.int32(phrases.class_of(broken) if broken else stays),
+        )
 
     # ---- The automaton ----
 
@@ -226,6 +249,42 @@ class PhraseSets:
         return state
 
 
+class Tables(NamedTuple):
+    """The automaton as arrays, int32 but for `bits`.
+
+    Attributes:
+      next: [states, classes + 1], the state after a character; the last class is that
+        of no character.
+      classes: [ids, characters], the classes of an id's characters, then of none.
+      rows: [states], the row of each state's set.
+      bits: uint32 [rows, ids / 32], see `interchange.unwanted_sets`.
+      bytes: [ids], the byte that an id is, if it is of a wider character; else 0.
+      points: [code points], their classes; of one entry where no id is a byte.
+      begun: [n, 4], state, the bits so far and the missing bytes of a character that
+        has begun, and the row that holds there.
+      broken: [], the class of a byte that is of no character.
+    """
+
+    next: np.ndarray
+    classes: np.ndarray
+    rows: np.ndarray
+    bits: np.ndarray
+    bytes: np.ndarray
+    points: np.ndarray
+    begun: np.ndarray
+    broken: np.int32
+
+
+def _point(begun: bytes) -> tuple[int, int]:
+    """Returns the bits of bytes that begin a character, and how many it misses."""
+    lead, *more = begun
+    width = 8 - (lead ^ 0xFF).bit_length()  # As many as ones in front.
+    point = lead & (0x3F >> (width - 1))
+    for byte in more:
+        point = point << 6 | byte & 0x3F
+    return point, width - len(begun)
+
+
 class _State(NamedTuple):
     """Where phrases are that have begun, and whether a word is going on."""
 
@@ -257,11 +316,9 @@ class _Phrases:
             self._add(form)
         self._is_word = re.compile(word_class())
         self._literals: list[frozenset[str]] = [frozenset()] * 2  # Of each class.
-        points = itertools.chain(range(0xD800), range(0xE000, sys.maxunicode + 1))
-        everything = "".join(map(chr, points))
         self._matching = {
             x: frozenset(
-                re.findall(literal(x)[: 2 if x == " " else None], everything, re.I)
+                re.findall(literal(x)[: 2 if x == " " else None], _EVERYTHING, re.I)
             )
             for x in sorted({x for children in self._children for x in children})
         }
@@ -303,6 +360,16 @@ class _Phrases:
             if " " in literals and node in self._spaces:
                 found.add(node)
         return frozenset(found)
+
+    def points(self) -> np.ndarray:
+        """Returns the class of each code point, int32."""
+        found = np.full(sys.maxunicode + 1, _OTHER, np.int32)
+        for match in re.finditer(f"{word_class()}+", _EVERYTHING):
+            points = [ord(match[0][0]), ord(match[0][-1])]
+            found[points[0] : points[1] + 1] = _WORD
+        for character, kind in self.characters.items():
+            found[ord(character)] = kind
+        return found
 
     def letters(self, nodes: _Nodes) -> set[str]:
         """Returns the characters that lead on from any of the nodes."""
