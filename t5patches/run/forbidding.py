@@ -116,8 +116,10 @@ def _read(tables: unwanted_sets.Tables, seen: _Seen, token: Array) -> _Seen:
     read = (byte > 0) | (classes[:, 0] < tables.next.shape[1] - 1)
     lost = ((missing > 0) & read & ~goes_on) | ((byte > 0) & ~goes_on & (begins == 0))
     state = jnp.where(lost, tables.next[state, tables.broken], state)
-    for place in range(classes.shape[1]):
-        state = tables.next[state, classes[:, place]]
+    # A loop: XLA would fuse a chain of lookups, each a part of the next several times.
+    state = lax.fori_loop(
+        0, classes.shape[1], lambda i, state: tables.next[state, classes[:, i]], state
+    )
     # A leading byte has its own bits below those that say how many follow.
     bits = jnp.where(goes_on, byte & 0x3F, byte & jnp.right_shift(0x3F, begins))
     point = jnp.where(
