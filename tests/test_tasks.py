@@ -211,6 +211,8 @@ def test_sets_of_unwanted_tokens(tmp_path):
     with pytest.raises(UserError, match="must be the same"):
         tasks.find_unwanted_sets(both)
     (other / unwanted_sets.FILE).unlink()
+    assert tasks.find_unwanted_sets(both) == table  # By an annotator without sets.
+    json_files.write_json(other / "settings.json", {"unwanted_sets": True})
     with pytest.raises(UserError, match="unwanted_sets.npz is missing"):
         tasks.find_unwanted_sets(both)
     (other / unwanted_sets.FILE).write_bytes(b"no table")

@@ -59,7 +59,7 @@ def find(files: Iterable[str]) -> str | None:
       files: of records, of any number of folders.
 
     Raises:
-      UserError: two folders have different tables, or one has none.
+      UserError: two folders have different tables, or one has lost its own.
     """
     folders = sorted({os.path.dirname(path) for path in files})
     tables = {folder: epath.Path(folder) / FILE for folder in folders}
@@ -67,7 +67,7 @@ def find(files: Iterable[str]) -> str | None:
     for folder, table in tables.items():
         settings = epath.Path(folder) / claims.SETTINGS
         made = settings.exists() and json_files.read_json(settings).get(FEATURE)
-        if not table.exists() and (there or made):
+        if made and not table.exists():
             raise UserError(f"{table} is missing; type the `t5patches annotate` again")
     if len({table.read_bytes() for table in there}) > 1:
         raise UserError(
