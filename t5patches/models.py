@@ -8,7 +8,7 @@ original model's parameters reach the loss as its argument `orig_params`, which
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Literal
 
 import flax.struct
 import gin
@@ -18,6 +18,7 @@ import numpy as np
 import seqio
 from clu import metrics as clu_metrics
 from flax import core as flax_core
+from flax import traverse_util
 from t5x import losses as t5x_losses
 from t5x import models as t5x_models
 
@@ -53,6 +54,7 @@ class NegativeTrainingTransformer(t5x_models.BaseTransformerModel):
       alpha: weight of the loss at unwanted tokens.
       epsilon: floor of the unwanted tokens' probability in a reverse KL.
       upstream_values: whether losses and scores are google/t5patches' numbers.
+      trainable: 'all' parameters, or 'unwanted_rows' of the output layer.
     """
 
     # Class-level values: subclasses may replace __init__.
@@ -61,6 +63,7 @@ class NegativeTrainingTransformer(t5x_models.BaseTransformerModel):
     alpha: float = 1e4
     epsilon: float = losses.EPSILON
     upstream_values: bool = False
+    trainable: Literal["all", "unwanted_rows"] = "all"
     _unwanted_sets = None
     _z_loss: float = 0.0
     _label_smoothing: float = 0.0
@@ -73,6 +76,7 @@ class NegativeTrainingTransformer(t5x_models.BaseTransformerModel):
         epsilon: float = losses.EPSILON,
         upstream_values: bool = False,
         unwanted_sets: str | None = None,
+        trainable: Literal["all", "unwanted_rows"] = "all",
         **kwargs: Any,
     ):
         """Makes a model.
@@ -88,12 +92,16 @@ class NegativeTrainingTransformer(t5x_models.BaseTransformerModel):
             `unwanted_sets` are refused.
           unwanted_sets: the file with the table of the batch's `unwanted_sets`
             (`interchange.unwanted_sets`).
+          trainable: which parameters are trained: 'all', or 'unwanted_rows', those of
+            the output layer (of the embedding, where that is the output layer) for
+            the tokens of `unwanted_sets`. All others stay as they are, bit for bit.
           **kwargs: T5X's own (module, input_vocabulary, output_vocabulary,
             optimizer_def, decode_fn, z_loss, loss_normalizing_factor, ...).
 
         Raises:
           ValueError: for label smoothing, which has no meaning here: targets are
-            distributions already, or tokens of the model's own.
+            distributions already, or tokens of the model's own; for rows without
+            a table that names them.
         """
         super().__init__(
             feature_converter_cls=feature_converter_cls or self.FEATURE_CONVERTER_CLS,
@@ -103,6 +111,17 @@ class NegativeTrainingTransformer(t5x_models.BaseTransformerModel):
         self.epsilon = epsilon
         self.upstream_values = upstream_values
         self._unwanted_sets = unwanted_sets and sets_files.read(unwanted_sets)
+        self.trainable = trainable
+        if trainable not in ("all", "unwanted_rows"):
+            raise ValueError(
+                f"trainable = {trainable!r}: it must be 'all' or 'unwanted_rows'"
+            )
+        if trainable != "all" and self._unwanted_sets is None:
+            raise ValueError(
+                "trainable = 'unwanted_rows' trains the rows of the tokens in a table of"
+                " unwanted_sets, and there is none; `t5patches annotate phrases` writes"
+                " it beside its records. Without one set TRAINABLE = 'all'"
+            )
         if self._label_smoothing:
             raise ValueError(
                 f"label_smoothing = {self._label_smoothing}: the targeted losses have"
@@ -145,6 +164,7 @@ class NegativeTrainingTransformer(t5x_models.BaseTransformerModel):
     def _loss(
         self, params, batch, dropout_rng, orig_params=None
     ) -> tuple[jax.Array, Metrics]:
+        params = self._stop_gradients(params)
         logits = self._compute_logits(params, batch, dropout_rng=dropout_rng)
         frozen_logits = self._frozen_logits(orig_params, batch, dropout_rng)
         targets, annotation = self._annotation(batch)
@@ -179,6 +199,22 @@ class NegativeTrainingTransformer(t5x_models.BaseTransformerModel):
         for name, (total, count) in parts.items():
             metrics[name] = _TokenMean(total=total, count=count)
         return loss, metrics
+
+    def _stop_gradients(self, params: PyTree) -> PyTree:
+        """Returns the parameters, of which only the trainable ones have gradients."""
+        if self.trainable == "all":
+            return params
+        flat = traverse_util.flatten_dict(flax_core.unfreeze(params), sep="/")
+        heads = [name for name in flat if name.endswith("logits_dense/kernel")]
+        axis = 1 if heads else 0
+        (output,) = heads or [n for n in flat if n.endswith("token_embedder/embedding")]
+        tokens = np.bitwise_or.reduce(self._unwanted_sets).view(np.uint8)
+        size = flat[output].shape[axis]
+        rows = np.unpackbits(tokens, bitorder="little")[:size].astype(bool)
+        rows = np.expand_dims(np.pad(rows, (0, size - len(rows))), 1 - axis)
+        stopped = jax.lax.stop_gradient(flat)
+        stopped[output] = jnp.where(rows, flat[output], stopped[output])
+        return traverse_util.unflatten_dict(stopped, sep="/")
 
     def _score(self, params, batch, return_intermediates, orig_params=None):
         mutable = ["intermediates"] if return_intermediates else False

@@ -17,7 +17,7 @@ from etils import epath
 
 from t5patches import losses
 from t5patches.errors import UserError
-from t5patches.interchange import claims, json_files, records
+from t5patches.interchange import claims, json_files, records, unwanted_sets
 from t5patches.quickstart import run_folder, use_cases, vocabulary
 from t5patches.quickstart.run_folder import SPLITS, Record, Run
 
@@ -234,20 +234,22 @@ def _rows_to_annotate(run: Run, method: str, split: str) -> Iterable[Mapping[str
             yield {**row, "corrected": corrected}
 
 
-def update_model(run: Run, method: str, model: str) -> str:
+def update_model(run: Run, method: str, model: str, rows: bool = False) -> str:
     """Updates the fine-tuned model; returns the checkpoint, relative to the folder.
 
     Args:
       run: the run.
       method: one of METHODS.
       model: the new model's folder, in the run folder.
+      rows: whether to train the output layer's rows of unwanted tokens alone.
     """
     kind = BASELINES.get(method, method)
     _script(
         run,
         "train",
         "update",
-        ["models/t5_1_1_tiny.gin", f"methods/{kind}.gin", f"{GIN}/update.gin"],
+        ["models/t5_1_1_tiny.gin", f"methods/{kind}.gin", f"{GIN}/update.gin"]
+        + ["runs/unwanted_rows.gin"] * rows,
         MODEL_DIR=run.path(model),
         INITIAL_CHECKPOINT_PATH=run.checkpoint("finetuned"),
         FILES={s: training_files(run, method, s) for s in ("train", "validation")},
@@ -259,7 +261,9 @@ def update_model(run: Run, method: str, model: str) -> str:
 
 def update(run: Run) -> Record:
     """Updates the fine-tuned model on its own annotated generations."""
-    return {"checkpoint": update_model(run, run.method, "updated")}
+    sets = epath.Path(run.annotated("train")).parent / unwanted_sets.FILE
+    rows = run.method in losses.METHODS and sets.exists()
+    return {"checkpoint": update_model(run, run.method, "updated", rows)}
 
 
 def generate_after(run: Run) -> Record:

@@ -28,8 +28,12 @@ from t5patches.quickstart import grid, job, run_folder, use_cases
 from t5patches.quickstart.run_folder import Record, Run
 
 SPLITS = ("validation", "test")
-# A point is done again from its start: one checkpoint, of the end, is enough.
-_MACROS = {"SAVE_PERIOD": 400, "EVAL_PERIOD": 400, "KEEP_CHECKPOINTS": 1}
+_MACROS = {
+    # A point is done again from its start: one checkpoint, of the end, is enough.
+    **{"SAVE_PERIOD": 400, "EVAL_PERIOD": 400, "KEEP_CHECKPOINTS": 1},
+    # The paper's methods: all parameters, and the tokens that were said.
+    "UNWANTED_SETS": None,
+}
 
 
 def methods_of(text: str) -> list[str]:

@@ -33,6 +33,16 @@ def total_steps(initial_checkpoint_path: str | None, relative_steps: int) -> int
     return first_step(initial_checkpoint_path) + relative_steps
 
 
+def decay_factor(relative_steps: int, last: float) -> float:
+    """What T5X's 'linear_decay' takes off the rate per step, so that `last` is left.
+
+    Args:
+      relative_steps: steps of the run.
+      last: share of the learning rate at its end.
+    """
+    return (1 - last) / relative_steps
+
+
 def get_dataset(
     cfg: utils.DatasetConfig,
     shard_id: int,
