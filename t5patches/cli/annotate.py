@@ -132,8 +132,25 @@ def _entities(add: Add) -> Make:
     text = "entities to consider, e.g. PERSON,GPE,DATE (default: all)"
     add("--labels", "A,B", text, type=names)
     _add_batch_size(add)
+    text = (
+        "of which entities only the words are marked that the input does not have: "
+        "'John' of 'John Smith' where it has 'Mr Smith' (default: %(default)s; without "
+        "a value: names). Numbers and dates are always marked as a whole"
+    )
+    add(
+        "--unsupported-words-only",
+        None,
+        text,
+        nargs="?",
+        action="store",
+        choices=entities.WORDS_ONLY,
+        const="names",
+        default=entities.DEFAULT_WORDS_ONLY,
+    )
     make = entities.EntityAnnotator
-    return lambda args: make(args.pipeline, args.labels, args.batch_size)
+    return lambda args: make(
+        args.pipeline, args.labels, args.batch_size, args.unsupported_words_only
+    )
 
 
 def _toxicity(add: Add) -> Make:

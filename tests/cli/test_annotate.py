@@ -63,6 +63,10 @@ def labels(folder):
         ("phrases --phrases rude.txt", [["doe"], ["doe"]]),
         ("entities --pipeline pipeline", [[], ["PERSON", "PERSON", "GPE"]]),
         ("entities --pipeline pipeline --labels GPE", [[], ["GPE"]]),
+        (
+            "entities --unsupported-words-only --labels GPE --pipeline pipeline",
+            [[], ["GPE"]],
+        ),
         ("entities --pipeline pipeline --labels GPE --only-annotated", [["GPE"]]),
         ("spans --spans spans.csv", [[], ["unwanted", "unwanted"]]),
         ("custom --function mine.py:first", [["first"], ["first"]]),
