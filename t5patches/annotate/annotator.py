@@ -25,8 +25,7 @@ from t5patches.interchange.records import Prediction
 # its row, if that is asked for); and one that says what tells it from others has
 # `settings`, a JSON-able mapping.
 Annotator = Callable[..., Sequence[Span]]
-# Text and inputs, or text, inputs and row.
-Arguments = tuple[str, str] | tuple[str, str, Prediction]
+Arguments = tuple[Any, ...]  # Text and inputs, and the row if that is asked for.
 # What it found in one text, or what went wrong with it.
 Found = list[Span] | UserError
 
