@@ -92,7 +92,7 @@ def annotated_task(
             )
     sets = 0
     if kind == "annotated" and unwanted_sets:
-        sets = len(sets_files.read(unwanted_sets))
+        sets = len(sets_files.read(unwanted_sets, output_vocabulary.vocab_size))
         preprocessors.append(_fill_unwanted_sets)
         features["unwanted_sets"] = seqio.Feature(
             seqio.PassThroughVocabulary(sets), add_eos=False

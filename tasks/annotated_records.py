@@ -61,8 +61,8 @@ class AnnotatedRecords(seqio.TFExampleDataSource):
         Args:
           split: which.
           limit: of the targets that training reads; None: all of them.
-          *vocabularies: of inputs and targets. Ids must be of one of them; records that
-            know the vocabulary that they were made with, of all.
+          *vocabularies: of inputs and, last, of targets. Ids must be of one of them;
+            records that know the vocabulary that they were made with, of all.
 
         Returns:
           How many records have something unwanted within the limit.
@@ -80,11 +80,13 @@ class AnnotatedRecords(seqio.TFExampleDataSource):
         rules |= {unwanted_sets.FEATURE: (range(self._sets), 1)} if self._sets else {}
         names = {getattr(v, "sentencepiece_model_file", str(v)) for v in vocabularies}
         hint = f"not {' and '.join(sorted(names))}"
+        whole = vocabularies[-1].vocab_size - 1  # Padding is never said.
         for path in paths:
             stat = epath.Path(path).stat()
             state = (stat.length, stat.mtime)
             if path not in self._checked or self._checked[path][0] != state:
-                self._checked[path] = (state, _check_file(path, state[0], rules, hint))
+                found = _check_file(path, state[0], rules, hint, whole)
+                self._checked[path] = (state, found)
         found = [self._checked[path][1] for path in paths]
         if not sum(count for count, _ in found):
             raise UserError(f"{', '.join(paths)}: no annotated example in it")
@@ -92,7 +94,7 @@ class AnnotatedRecords(seqio.TFExampleDataSource):
 
 
 def _check_file(
-    path: str, length: int, rules: Mapping[str, Rule], hint: str
+    path: str, length: int, rules: Mapping[str, Rule], hint: str, whole: int
 ) -> tuple[int, list[int]]:
     """Returns how many records a file has, and the first unwanted id of each with any.
 
@@ -108,9 +110,9 @@ def _check_file(
     try:
         for some in dataset.batch(1024).as_numpy_iterator():
             # One by one takes ten times as long.
-            if not _are_right(some, rules):
+            if not _are_right(some, rules, whole):
                 for number, raw in enumerate(some, count):
-                    _check_record(raw, f"{path}: record {number}", rules, hint)
+                    _check_record(raw, f"{path}: record {number}", rules, hint, whole)
             count += len(some)
             size += sum(len(raw) + 16 for raw in some)  # With head and checksums.
             found = tf.io.parse_example(some, {MARKS: tf.io.RaggedFeature(tf.int64)})
@@ -132,8 +134,11 @@ def _check_file(
     return count, unwanted
 
 
-def _are_right(some: Sequence[bytes], rules: Mapping[str, Rule]) -> bool:
+def _are_right(some: Sequence[bytes], rules: Mapping[str, Rule], whole: int) -> bool:
     """Says whether records are surely right; `_check_record` says what is not."""
+    # With the target itself, so many could be all ids that there are.
+    if any(per_target and per_target + 1 >= whole for _, per_target in rules.values()):
+        return False
     feature = tf.io.RaggedFeature(tf.int64, row_splits_dtype=tf.int64)
     try:
         found = tf.io.parse_example(some, dict.fromkeys(rules, feature))
@@ -154,7 +159,9 @@ def _are_right(some: Sequence[bytes], rules: Mapping[str, Rule]) -> bool:
     return True
 
 
-def _check_record(raw: bytes, where: str, rules: Mapping[str, Rule], hint: str) -> None:
+def _check_record(
+    raw: bytes, where: str, rules: Mapping[str, Rule], hint: str, whole: int
+) -> None:
     """Raises a UserError that says what is wrong with a record, if something is."""
     try:
         features = tf.train.Example.FromString(raw).features.feature
@@ -189,10 +196,23 @@ def _check_record(raw: bytes, where: str, rules: Mapping[str, Rule], hint: str) 
                 f"{where}, feature {name!r}, {what}; give the vocabulary that the "
                 f"records were made with, {hint}"
             )
-        targets = len(features["targets"].int64_list.value)
+        own = features["targets"].int64_list.value
+        targets = len(own)
         there = per_target and (ids or name in FEATURES)
         if there and len(ids) != per_target * targets:
             raise UserError(
                 f"{where} has {targets} targets and {len(ids)} {name}; "
                 f"there must be {per_target} per target"
             )
+        if not there or per_target + 1 < whole:
+            continue
+        marks = features[MARKS].int64_list.value
+        for place in range(targets):
+            unwanted = {*ids[place * per_target : (place + 1) * per_target]}
+            unwanted |= {own[place]} if any(marks[place : place + 1]) else set()
+            if len(unwanted - {0}) >= whole:
+                raise UserError(
+                    f"{where}, feature {name!r}, has every id of the vocabulary at "
+                    f"target {place}, so that nothing could be said there; leave out "
+                    "what is not unwanted"
+                )

@@ -188,6 +188,36 @@ def test_several_unwanted_tokens_at_a_position(tmp_path):
     assert batch["negative_token_ids"].numpy().tolist() == [*pairs, [0, 0], [0, 0]]
 
 
+def test_a_position_at_which_everything_is_unwanted(tmp_path):
+    """The target that is marked counts, too; padding does not."""
+    example, files = annotated(2)[1], {"train": str(tmp_path / "a.tfrecord")}
+    size = VOCABULARY.vocab_size
+    others = [i for i in range(1, size) if i != 5]
+    for place, wrong in ((1, False), (2, True)):  # The second of them is marked.
+        ids = [0] * place * len(others) + others + [0] * (3 - place) * len(others)
+        tfrecords.write(
+            files["train"], [example, {**example, "negative_token_ids": ids}]
+        )
+        name = f"t_whole_{place}"
+        tasks.annotated_task(name, files, VOCABULARY, negative_token_ids=len(others))
+        if wrong:
+            message = r"a\.tfrecord: record 1, .*_token_ids', has every id .* target 2"
+            with pytest.raises(UserError, match=message):
+                read(name)
+        else:
+            assert len(read(name)) == 2
+    flags = np.zeros((3, -(-size // 32) * 32), np.uint8)
+    flags[1:, 1:size] = 1
+    flags[1, 1] = 0  # The end of the sequence.
+    packed = np.packbits(flags, axis=1, bitorder="little").view("<u4")
+    table = tmp_path / unwanted_sets.FILE
+    unwanted_sets.write(tmp_path, packed[:2])
+    tasks.annotated_task("t_table", files, VOCABULARY, unwanted_sets=str(table))
+    unwanted_sets.write(tmp_path, packed)
+    with pytest.raises(UserError, match=r"npz: row 2 has every id of the vocabulary"):
+        tasks.annotated_task("t_table", files, VOCABULARY, unwanted_sets=str(table))
+
+
 def test_sets_of_unwanted_tokens(tmp_path):
     """From the table beside the records to the batch; a record may have none."""
     examples = annotated(2)

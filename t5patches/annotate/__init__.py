@@ -3,7 +3,8 @@
 An annotator is a function `annotator(text, inputs) -> [(start, end, label)]`: spans of
 characters of `text`, a model's output for `inputs`. `annotate_files` runs one over
 predictions. Those of the command line are `phrases.PhraseAnnotator`,
-`entities.EntityAnnotator`, `toxicity.ToxicityAnnotator` and `custom.CustomAnnotator`.
+`entities.EntityAnnotator`, `toxicity.ToxicityAnnotator`, `spans.SpanAnnotator` and
+`custom.CustomAnnotator`.
 An annotator says in its `settings` what tells it from others.
 """
 

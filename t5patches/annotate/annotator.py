@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import inspect
 import itertools
 import operator
 import os
@@ -15,12 +16,16 @@ from typing import Any
 from t5patches.annotate.alignment import Span
 from t5patches.errors import UserError, shorten
 from t5patches.interchange.json_files import check_encodes
+from t5patches.interchange.records import Prediction
 
 # annotator(text, inputs) -> [(start, end, label)]: which characters of `text`, a
-# model's output for `inputs`, are unwanted. One that is quicker on many texts at once
-# also has `pipe(pairs of text and inputs)`, which yields the list of each in order; and
-# one that says what tells it from others has `settings`, a JSON-able mapping.
-Annotator = Callable[[str, str], Sequence[Span]]
+# model's output for `inputs`, are unwanted. One that has a parameter `row` gets the
+# whole prediction as that. One that is quicker on many texts at once also has
+# `pipe(pairs of text and inputs)`, which yields the list of each in order (each with
+# its row, if that is asked for); and one that says what tells it from others has
+# `settings`, a JSON-able mapping.
+Annotator = Callable[..., Sequence[Span]]
+Arguments = tuple[Any, ...]  # Text and inputs, and the row if that is asked for.
 # What it found in one text, or what went wrong with it.
 Found = list[Span] | UserError
 
@@ -78,22 +83,38 @@ def settings_of(
     return {**(own or {}), **(more or {})}
 
 
-def annotate_texts(
-    annotator: Annotator, pairs: Sequence[tuple[str, str]]
-) -> list[Found]:
+def arguments(annotator: Annotator) -> Callable[[Prediction], Arguments]:
+    """Returns what makes the arguments that an annotator takes of a prediction."""
+    try:
+        takes_row = "row" in inspect.signature(annotator).parameters
+    except (TypeError, ValueError):  # Some functions written in C.
+        takes_row = False
+    if takes_row:  # A copy, since what a function does to it must not be written.
+        return lambda row: (row["prediction"], row["inputs"], {**row})
+    return lambda row: (row["prediction"], row["inputs"])
+
+
+def call(
+    annotator: Annotator, text: str, inputs: str, row: Prediction | None = None
+) -> Sequence[Span]:
+    """Returns what an annotator finds, by what `arguments` makes."""
+    return annotator(text, inputs) if row is None else annotator(text, inputs, row=row)
+
+
+def annotate_texts(annotator: Annotator, pairs: Sequence[Arguments]) -> list[Found]:
     """Returns for each (text, inputs) its spans, or what went wrong with it.
 
     That is an error of the annotator, or something returned that is no list of spans of
-    the text.
+    the text. An annotator that takes the row needs it beside the two (`arguments`).
     """
-    finds = [functools.partial(annotator, *pair) for pair in pairs]
+    finds = [functools.partial(call, annotator, *pair) for pair in pairs]
     if hasattr(annotator, "pipe") and len(pairs) > 1:
         # One by one, to find where it comes from.
         with contextlib.suppress(UserError), users_code("the annotator raised"):
             several = [*itertools.islice(annotator.pipe(pairs), len(pairs) + 1)]
             if len(several) == len(pairs):
                 finds = [functools.partial(lambda spans: spans, s) for s in several]
-    texts = (text for text, _ in pairs)
+    texts = (text for text, *_ in pairs)
     return [_check(annotator, *each) for each in zip(texts, finds, strict=True)]
 
 

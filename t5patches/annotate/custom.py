@@ -23,6 +23,7 @@ _HINT = "give module:function or file.py:function"
 class CustomAnnotator:
     """Calls a function `(text, inputs) -> [(start, end, label)]` of a module.
 
+    It may also have a parameter `row`, the whole prediction.
     Of a class in place of the function one object is made, without arguments, and
     called; it may load a model. Its `pipe`, if it has one, is used for many texts.
     """
@@ -35,15 +36,16 @@ class CustomAnnotator:
         """
         self.name = name
         self.function = function
+        self.__wrapped__ = function  # So its signature is this one's, too.
         self.file = file
         content = claims.file_digest(file) if file else ""
         self.settings = {"annotator": "custom", "function": name, "content": content}
         if hasattr(function, "pipe"):
             self.pipe = function.pipe
 
-    def __call__(self, text: str, inputs: str) -> Sequence[Span]:
+    def __call__(self, text: str, inputs: str, **row: Any) -> Sequence[Span]:
         """Returns what the function returns."""
-        return self.function(text, inputs)
+        return self.function(text, inputs, **row)
 
     def __reduce__(self):
         return load, (self.name,)

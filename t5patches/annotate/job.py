@@ -150,6 +150,8 @@ class Job:
                 logging.warning("%s: empty, there are no predictions in it", path)
         if not before:
             raise UserError(f"{', '.join(self.paths)}: no predictions to annotate")
+        if check := getattr(self.annotator, "check_ids", None):
+            check(ids, self._missing.append if self._skips else shards.raise_error)
         return sources
 
     def _claim(self) -> None:

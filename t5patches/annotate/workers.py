@@ -15,14 +15,20 @@ from concurrent import futures
 from concurrent.futures import process
 from typing import NamedTuple
 
-from t5patches.annotate.annotator import Annotator, Found, annotate_texts, users_code
+from t5patches.annotate.annotator import (
+    Annotator,
+    Arguments,
+    Found,
+    annotate_texts,
+    arguments,
+    users_code,
+)
 from t5patches.errors import UserError
 from t5patches.interchange.records import Prediction
 
 # Predictions that an annotator gets, or a process is sent, at a time.
 CHUNK = 256
 
-Pair = tuple[str, str]  # Text and inputs.
 Located = tuple[str, Prediction]  # `file:line` and what stands there.
 
 
@@ -30,18 +36,20 @@ class Workers(NamedTuple):
     """Those who run the annotator.
 
     Attributes:
-      start: gives them pairs; returns a function that waits for what is found there.
+      start: gives them predictions; returns a function that waits for what is found
+        there.
       ahead: how many chunks they get before the first is waited for: some, but not the
         whole file.
     """
 
-    start: Callable[[list[Pair]], Callable[[], list[Found]]]
+    start: Callable[[list[Prediction]], Callable[[], list[Found]]]
     ahead: int
 
 
 def alone(annotator: Annotator) -> Workers:
     """Returns the one worker that this process is."""
-    return Workers(lambda pairs: lambda: annotate_texts(annotator, pairs), 0)
+    of = arguments(annotator)
+    return Workers(lambda rows: lambda: annotate_texts(annotator, [*map(of, rows)]), 0)
 
 
 @contextlib.contextmanager
@@ -66,9 +74,11 @@ def several(annotator: Annotator, processes: int) -> Iterator[Workers]:
         (pickle.dumps(annotator),),
     )
 
-    def start(pairs: list[Pair]) -> Callable[[], list[Found]]:
+    of = arguments(annotator)
+
+    def start(rows: list[Prediction]) -> Callable[[], list[Found]]:
         with _no_interrupts():  # A process that begins here has none, ever.
-            return pool.submit(_find, pairs).result
+            return pool.submit(_find, [*map(of, rows)]).result
 
     try:
         yield Workers(start, 2 * processes)
@@ -116,7 +126,7 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
-def _find(pairs: list[Pair]) -> list[Found]:
+def _find(pairs: list[Arguments]) -> list[Found]:
     (annotator,) = _annotator
     if isinstance(annotator, UserError):
         raise annotator
@@ -128,8 +138,7 @@ def find(rows: Iterator[Located], workers: Workers) -> Iterator[tuple[Located, F
     pending: collections.deque[tuple[list[Located], Callable[[], list[Found]]]]
     pending = collections.deque()
     while chunk := list(itertools.islice(rows, CHUNK)):
-        pairs = [(row["prediction"], row["inputs"]) for _, row in chunk]
-        pending.append((chunk, workers.start(pairs)))
+        pending.append((chunk, workers.start([row for _, row in chunk])))
         if len(pending) > workers.ahead:
             first, result = pending.popleft()
             yield from zip(first, result(), strict=True)

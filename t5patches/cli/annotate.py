@@ -14,6 +14,7 @@ from t5patches.annotate import (
     occurrence,
     phrases,
     spacy_pipelines,
+    spans,
     toxicity,
 )
 from t5patches.cli import starting
@@ -131,8 +132,25 @@ def _entities(add: Add) -> Make:
     text = "entities to consider, e.g. PERSON,GPE,DATE (default: all)"
     add("--labels", "A,B", text, type=names)
     _add_batch_size(add)
+    text = (
+        "of which entities only the words are marked that the input does not have: "
+        "'John' of 'John Smith' where it has 'Mr Smith' (default: %(default)s; without "
+        "a value: names). Numbers and dates are always marked as a whole"
+    )
+    add(
+        "--unsupported-words-only",
+        None,
+        text,
+        nargs="?",
+        action="store",
+        choices=entities.WORDS_ONLY,
+        const="names",
+        default=entities.DEFAULT_WORDS_ONLY,
+    )
     make = entities.EntityAnnotator
-    return lambda args: make(args.pipeline, args.labels, args.batch_size)
+    return lambda args: make(
+        args.pipeline, args.labels, args.batch_size, args.unsupported_words_only
+    )
 
 
 def _toxicity(add: Add) -> Make:
@@ -154,6 +172,12 @@ def _add_batch_size(add: Add) -> None:
     add("--batch-size", "N", text, type=positive, default=default)
 
 
+def _spans(add: Add) -> Make:
+    text = "JSON lines, CSV or Parquet with id, start and end, or with id and spans"
+    add("--spans", "FILE", text)
+    return lambda args: spans.SpanAnnotator(args.spans)
+
+
 def _custom(add: Add) -> Make:
     add("--function", "MODULE:NAME", "my_module:function or my_file.py:function")
     return lambda args: custom.load(args.function)
@@ -169,14 +193,31 @@ _ENTITIES = (
     + (occurrence.__doc__ or "").partition("\n\n")[2].strip().replace("**", "")
 )
 _TOXICITY = "Marks the words that a trained tagger finds toxic, or else unwanted."
+_SPANS = """\
+Marks what people have marked. A row of the file is a span: the id of its prediction,
+start and end (characters of the prediction, from 0, the end exclusive: Python's
+text[start:end]), and, if you like, a label ('unwanted' if not) and marked, the marked
+characters, which are compared. Or a row has all spans of a prediction:
+
+    {"id": "7", "start": 12, "end": 17, "label": "rude", "marked": "silly"}
+    {"id": "8", "spans": [[0, 4], {"start": 12, "end": 17, "label": "rude"}]}
+
+A prediction without spans has nothing unwanted. An id that no prediction has, and a
+span outside its text, are errors. Where a prediction without target_tokens changes when
+it is encoded, spans are of the text as it was given."""
 _CUSTOM = """\
 Marks what a Python function returns: it takes (text, inputs), two strings, and returns
-a list of (start, end, label), spans of characters of the text. Where the file of the
-function has changed, an output folder made before is refused; a change in what the file
-imports is not seen: then give another folder.
+a list of (start, end, label), spans of characters of the text. If it has a parameter
+row, too, it gets the whole prediction as that, a dictionary: id, inputs, prediction,
+target_tokens, and what else its line has. Where the file of the function has changed,
+an output folder made before is refused; a change in what the file imports is not seen:
+then give another folder.
 
     def shouting(text, inputs):
-        return [(*m.span(), "shout") for m in re.finditer("[A-Z]{3,}", text)]"""
+        return [(*m.span(), "shout") for m in re.finditer("[A-Z]{3,}", text)]
+
+    def banned(text, inputs, row):
+        return [(*m.span(), "ban") for m in re.finditer(row["ban"], text)]"""
 # Name -> what adds its options, its summary, the first lines of its help.
 ANNOTATORS = {
     "phrases": (_phrases, "every occurrence of a phrase of a list", _PHRASES),
@@ -190,11 +231,13 @@ ANNOTATORS = {
         "what a trained tagger marks (`t5patches tagger train`)",
         _TOXICITY,
     ),
+    "spans": (_spans, "what people have marked", _SPANS),
     "custom": (_custom, "what a Python function of yours returns", _CUSTOM),
 }
 # What some read besides predictions.
 _READS = {
     "phrases": " and a list of phrases",
     "toxicity": " and a tagger",
+    "spans": " and a file of spans",
     "custom": " and a Python module",
 }

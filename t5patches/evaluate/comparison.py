@@ -6,14 +6,14 @@ import collections
 import dataclasses
 import itertools
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, cast
 
 from etils import epath
 
 from t5patches import errors, progress
 from t5patches.annotate.alignment import Span
-from t5patches.annotate.annotator import Annotator
+from t5patches.annotate.annotator import Annotator, arguments, call
 from t5patches.errors import UserError
 from t5patches.evaluate import similarity
 from t5patches.interchange import claims, json_files, records, shards, tables
@@ -22,8 +22,8 @@ from t5patches.interchange.records import AnnotatedPrediction, Prediction
 # How many pairs of each `Pair.kind` are shown, at most.
 _SHOWN = {"fixed": 8, "remaining": 4, "changed": 4, "broken": 4, "unchanged": 2}
 # Settings of an annotated set that may differ from another's: they do not say what is
-# unwanted in a text.
-_OWN_SETTINGS = {"vocabulary", "only_annotated", "feature_lengths", "files"}
+# unwanted in a text, or what people have marked in this set.
+_OWN_SETTINGS = {"vocabulary", "only_annotated", "feature_lengths", "files", "spans"}
 _NAMES = ("old predictions", "new predictions", "references")
 
 
@@ -81,6 +81,7 @@ def join(
     if references is not None:
         hint = "give the references of the split that the outputs are for"
         _check_same_ids(old, references, before, right, hint)
+    spans = _finder(annotator)
     pairs = []
     for key, row in progress.track(old.items(), "evaluate", len(old)):
         other = new[key]
@@ -95,8 +96,8 @@ def join(
                 inputs=row["inputs"],
                 old=row["prediction"],
                 new=other["prediction"],
-                old_spans=_spans(row, annotator),
-                new_spans=_spans(other, annotator),
+                old_spans=spans(row),
+                new_spans=spans(other),
                 old_tokens=_token_count(row),
                 new_tokens=_token_count(other),
                 reference=None if references is None else references[key],
@@ -127,11 +128,15 @@ def _check_same_ids(
         )
 
 
-def _spans(row: Prediction, annotator: Annotator | None) -> list[Span]:
+def _finder(annotator: Annotator | None) -> Callable[[Prediction], list[Span]]:
+    """Returns what finds the unwanted spans of a prediction."""
     if annotator is not None:
-        return list(annotator(row["prediction"], row["inputs"]))
-    annotations = cast(AnnotatedPrediction, row)["annotations"]
-    return [(span["start"], span["end"], span["label"]) for span in annotations]
+        of = arguments(annotator)
+        return lambda row: list(call(annotator, *of(row)))
+    return lambda row: [
+        (span["start"], span["end"], span["label"])
+        for span in cast(AnnotatedPrediction, row)["annotations"]
+    ]
 
 
 def _token_count(row: Prediction) -> int | None:

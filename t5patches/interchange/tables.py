@@ -8,6 +8,7 @@ from __future__ import annotations
 import collections
 import csv
 import json
+import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -95,6 +96,9 @@ class Ids:
     def __init__(self):
         self._seen: set[int] = set()
 
+    def __contains__(self, name: str) -> bool:
+        return hash(name) in self._seen
+
     def add(self, name: str, where: str) -> None:
         """Takes the next id.
 
@@ -132,6 +136,39 @@ def text_field(row: shards.Row, key: str, where: str) -> str:
     return value
 
 
+def number_field(row: shards.Row, key: str, where: str) -> int:
+    """Returns a whole number, 0 or more, of a row; a CSV cell has its digits.
+
+    Raises:
+      UserError: naming `where` and the field, if it is missing or no such number.
+    """
+    value = _field(row, key, where)
+    if isinstance(value, str) and re.fullmatch("[0-9]{1,18}", value.strip()):
+        value = int(value)
+    if type(value) is not int or value < 0:
+        raise UserError(
+            f"{where}: field {key!r} must be a whole number from 0, not {value!r}"
+        )
+    return value
+
+
+def list_field(row: shards.Row, key: str, where: str, what: str) -> list[Any]:
+    """Returns a list of a row; a CSV cell has it as JSON.
+
+    Raises:
+      UserError: naming `where`, the field and `what`, if it is missing or no list.
+    """
+    value = _field(row, key, where)
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except (ValueError, RecursionError):  # No JSON; too long a number; too deep.
+            value = None
+    if not isinstance(value, list):
+        raise UserError(f"{where}: field {key!r} must be a list of {what}")
+    return value
+
+
 def offsets_field(row: shards.Row, key: str, text: str, where: str) -> list[int]:
     """Returns a field of character offsets into `text`.
 
@@ -142,18 +179,9 @@ def offsets_field(row: shards.Row, key: str, text: str, where: str) -> list[int]
       UserError: naming `where` and the field, if it is missing, no such list, or has an
         offset outside the text.
     """
-    offsets = _field(row, key, where)
-    if isinstance(offsets, str):
-        try:
-            offsets = json.loads(offsets)
-        except (ValueError, RecursionError):  # No JSON; too long a number; too deep.
-            offsets = None
-    if not isinstance(offsets, list) or not all(
-        type(place) is int for place in offsets
-    ):
-        raise UserError(
-            f"{where}: field {key!r} must be a list of character offsets, [8, 9, 10]"
-        )
+    offsets = list_field(row, key, where, what := "character offsets, [8, 9, 10]")
+    if not all(type(place) is int for place in offsets):
+        raise UserError(f"{where}: field {key!r} must be a list of {what}")
     outside = [place for place in offsets if not 0 <= place < len(text)]
     if outside:
         raise UserError(

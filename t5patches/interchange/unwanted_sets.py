@@ -33,11 +33,16 @@ def write(folder: shards.PathLike, bits: np.ndarray) -> None:
         np.savez_compressed(file, bits=bits)
 
 
-def read(path: shards.PathLike) -> np.ndarray:
+def read(path: shards.PathLike, vocabulary_size: int | None = None) -> np.ndarray:
     """Returns a table, as `write` takes it.
 
+    Args:
+      path: the file.
+      vocabulary_size: how many ids there are; None: any number.
+
     Raises:
-      UserError: the file is missing, or is no table.
+      UserError: the file is missing, is no table, or one of its sets has every id (but
+        padding): nothing could be said there.
     """
     try:
         content = epath.Path(os.fspath(path)).read_bytes()
@@ -49,6 +54,13 @@ def read(path: shards.PathLike) -> np.ndarray:
         ) from error
     if bits.dtype != np.uint32 or bits.ndim != 2 or not len(bits) or bits[0].any():
         raise UserError(f"{path}: no table of unwanted sets; annotate again")
+    for number, row in enumerate(bits if vocabulary_size else ()):
+        ids = np.unpackbits(row.view(np.uint8), bitorder="little")[1:vocabulary_size]
+        if np.count_nonzero(ids) + 1 == vocabulary_size:
+            raise UserError(
+                f"{path}: row {number} has every id of the vocabulary, so that nothing "
+                "could be said there; annotate again, with less that is unwanted"
+            )
     return bits
 
 

@@ -5,7 +5,7 @@ import pickle
 import numpy as np
 import pytest
 
-from t5patches.annotate import annotate_texts, custom
+from t5patches.annotate import annotate_texts, custom, workers
 from t5patches.errors import UserError
 
 SHOUTING = """\
@@ -25,6 +25,20 @@ class Loaded:
     def pipe(self, pairs):
         for text, inputs in pairs:
             yield self(text, inputs)
+
+def banned(text, inputs, row):
+    found = [(*m.span(), row["id"]) for m in re.finditer(row["ban"], text)]
+    row.clear()
+    return found
+
+class ByRow:
+    def __call__(self, text, inputs, *, row=None):
+        return banned(text, inputs, row)
+
+class Piped(ByRow):
+    def pipe(self, triples):
+        for text, inputs, row in triples:
+            yield [(0, 1, row["ban"])]
 
 number = 3
 """
@@ -71,6 +85,30 @@ def test_a_class_is_made_once(module):
     annotator = custom.load("my_annotators.py:Loaded")
     pairs = [("a bad", ""), ("one", "")]
     assert annotate_texts(annotator, pairs) == [[(0, 3, "bad")]] * 2
+
+
+@pytest.mark.parametrize(
+    ("function", "processes", "expected"),
+    [
+        ("banned", 1, [[(4, 7, "x")], [(0, 3, "y")]]),
+        ("banned", 2, [[(4, 7, "x")], [(0, 3, "y")]]),
+        ("ByRow", 1, [[(4, 7, "x")], [(0, 3, "y")]]),
+        ("Piped", 1, [[(0, 1, "bad")], [(0, 1, "one")]]),
+    ],
+)
+def test_a_function_that_takes_the_row(module, function, processes, expected):
+    """With the fields of its line; what it does to the row, it does to its own."""
+    annotator = custom.load(f"my_annotators.py:{function}")
+    shared = {"inputs": "talk", "target_tokens": [1]}
+    rows = [
+        {**shared, "prediction": "one bad", "id": "x", "ban": "bad"},
+        {**shared, "prediction": "one", "id": "y", "ban": "one"},
+    ]
+    located = [(f"f:{n}", row) for n, row in enumerate(rows)]
+    with workers.several(annotator, processes) as team:
+        found = list(workers.find(iter(located), team))
+    assert found == list(zip(located, expected, strict=True))
+    assert len(rows[0]) == 5
 
 
 @pytest.mark.parametrize("function", ["shouting", "remembering", "partial", "Loaded"])

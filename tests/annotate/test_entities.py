@@ -31,11 +31,40 @@ def marked(annotator, text, inputs):
 def test_what_the_input_does_not_mention():
     annotator = entities.EntityAnnotator(ruler_pipeline())
     text = "John Smith went to Paris"
-    both = [("John Smith", "PERSON"), ("Paris", "GPE")]
+    both = [("John", "PERSON"), ("Paris", "GPE")]
     assert marked(annotator, text, "Smith left") == both
     assert marked(annotator, text, "JOHN SMITH left") == [("Paris", "GPE")]
     assert marked(annotator, text, "John Smith in Paris's suburbs") == []
     assert annotator("", "John Smith") == []
+
+
+@pytest.mark.parametrize(
+    ("inputs", "person", "organisation"),
+    [
+        ("Smith, of Leeds, in 2015", ["Dr John"], ["University"]),
+        ("John went to Bath in May", ["Dr", "Smith"], ["University of Leeds"]),
+        ("Mr Smith of Hull", ["Dr John"], ["University", "Leeds"]),
+        # Each stands there, but they are two others: all of it.
+        ("Dr Ho saw John Becker and Alan Smith", ["Dr John Smith"], None),
+    ],
+)
+def test_words_that_the_input_has(inputs, person, organisation):
+    text = "Dr John Smith of the University of Leeds on 5 May 2015"
+    whole = ["Dr John Smith", "University of Leeds", "5 May 2015"]
+    labels = ["PERSON", "ORG", "DATE"]
+    nlp = annotate_toy.ruler_pipeline(*zip(labels, whole, strict=True))
+    expected = {
+        "none": whole,
+        "persons": [*person, *whole[1:]],
+        "names": [*person, *(organisation or whole[1:2]), whole[2]],
+    }
+    default = entities.EntityAnnotator(nlp)
+    assert default.unsupported_words_only == "persons"
+    for words_only, texts in expected.items():
+        annotator = entities.EntityAnnotator(nlp, unsupported_words_only=words_only)
+        assert [word for word, _ in marked(annotator, text, inputs)] == texts
+        same = annotator.settings == default.settings
+        assert same == (words_only == "persons")
 
 
 def test_what_the_vocabulary_does_not_know_may_belong_to_an_entity():

@@ -440,7 +440,7 @@ def test_workers_end_when_what_they_are_for_ends():
     """However long they would take."""
     began = time.monotonic()
     with pytest.raises(KeyboardInterrupt), workers.several(time_wasted, 2) as team:
-        team.start([("a", "b")])
+        team.start([prediction(TEXTS[0], 9)])
         assert multiprocessing.active_children()
         raise KeyboardInterrupt
     assert not multiprocessing.active_children()

@@ -8,7 +8,7 @@ import seqio
 from small_vocabulary import small_vocabulary
 
 from t5patches import cli
-from t5patches.annotate import beam, entities, job, phrases
+from t5patches.annotate import beam, entities, job, phrases, spans
 from t5patches.errors import UserError
 from t5patches.interchange import json_files, shards
 
@@ -37,11 +37,18 @@ def entity_annotator(tmp_path):
     return entities.EntityAnnotator(tmp_path / "pipeline")
 
 
+def span_annotator(tmp_path):
+    rows = [{"id": f"{shard}:0", "start": 4, "end": 10} for shard in range(3)]
+    json_files.write_jsonl(tmp_path / "spans.jsonl", rows)
+    return spans.SpanAnnotator(tmp_path / "spans.jsonl")
+
+
 @pytest.mark.parametrize(
     ("make", "vocabulary"),
     [
         (lambda path: phrases.PhraseAnnotator(["fool"]), small_vocabulary()),
         (entity_annotator, seqio.ByteVocabulary()),
+        (span_annotator, seqio.ByteVocabulary()),
     ],
 )
 def test_same_output(tmp_path, make, vocabulary):

@@ -32,8 +32,10 @@ def made(tmp_path_factory):
     (folder / "mine.py").write_text(
         "def first(text, inputs):\n    return [(0, 5, 'first')]\n"
         "def none(text, inputs):\n    return None\n"
+        "def row(text, inputs, row):\n    return [(0, 5, row['id'])]\n"
     )
     (folder / "rude.txt").write_text("doe\n")
+    (folder / "spans.csv").write_text("id,start,end\n1,10,18\n1,0,5\n")
     return folder
 
 
@@ -61,8 +63,14 @@ def labels(folder):
         ("phrases --phrases rude.txt", [["doe"], ["doe"]]),
         ("entities --pipeline pipeline", [[], ["PERSON", "PERSON", "GPE"]]),
         ("entities --pipeline pipeline --labels GPE", [[], ["GPE"]]),
+        (
+            "entities --unsupported-words-only --labels GPE --pipeline pipeline",
+            [[], ["GPE"]],
+        ),
         ("entities --pipeline pipeline --labels GPE --only-annotated", [["GPE"]]),
+        ("spans --spans spans.csv", [[], ["unwanted", "unwanted"]]),
         ("custom --function mine.py:first", [["first"], ["first"]]),
+        ("custom --function mine.py:row", [["0"], ["1"]]),
     ],
 )
 def test_annotators(folder, words, expected, capsys):
@@ -135,7 +143,7 @@ def test_beam_where_it_is_missing(folder, monkeypatch, capsys):
 def test_help(capsys):
     assert cli.main(["annotate", "--help"]) == 0
     whole = capsys.readouterr().out
-    for name in ("phrases", "entities", "toxicity", "custom"):
+    for name in ("phrases", "entities", "toxicity", "spans", "custom"):
         assert f"  {name} " in whole
         assert cli.main(["annotate", name, "--help"]) == 0
         text = capsys.readouterr().out

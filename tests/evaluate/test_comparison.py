@@ -73,6 +73,14 @@ def test_without_ids_there_is_no_rate_per_token():
     assert results["unwanted_per_1000_tokens"] == {"before": None, "after": 40.0}
 
 
+def test_an_annotator_that_takes_the_row():
+    def annotator(text, inputs, row):
+        return [(0, 1, "x")] if row["id"] == "3" else []
+
+    results = evaluate.compare(evaluate.join(OLD, NEW, annotator))
+    assert results["prevalence"] == {"before": 1 / 5, "after": 1 / 5}
+
+
 def test_references():
     right = {str(i): NICE for i in range(5)}
     results = evaluate.compare(evaluate.join(OLD, NEW, ANNOTATOR, right))
