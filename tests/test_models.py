@@ -1,5 +1,6 @@
 """The model classes of the method family over a network."""
 
+import dataclasses
 import functools
 import inspect
 import warnings
@@ -13,10 +14,11 @@ import numpy as np
 import pytest
 import seqio
 import tiny
+from flax import traverse_util
 from t5x import decoding
 from t5x import models as t5x_models
 
-from t5patches import decoder_only, losses, models
+from t5patches import decoder_only, losses, models, network
 from t5patches.interchange import unwanted_sets
 
 METHODS = tuple(losses.METHODS)
@@ -155,6 +157,42 @@ def test_every_class_is_its_row_of_the_table(states, name, tmp_path):
     model = tiny.make_model(model_class(name), **options)
     plain = loss_of(model, params, batch, frozen)[0]
     np.testing.assert_allclose(-scores.sum(), plain, rtol=1e-5)
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_rows_of_unwanted_tokens_alone_are_trained(tied, tmp_path):
+    """Their gradients are those of the whole update, and all others are zero."""
+    unwanted_sets.write(tmp_path, np.array([[0], [0b1100], [0b1001000]], np.uint32))
+    gradients = []
+    for trainable in ("all", "unwanted_rows"):
+        table = str(tmp_path / unwanted_sets.FILE)
+        model = tiny.make_model(unwanted_sets=table, trainable=trainable)
+        config = dataclasses.replace(model.module.config, logits_via_embedding=tied)
+        model.module = network.Transformer(config=config)
+        params, frozen = (tiny.make_state(model, seed)[1].params for seed in (0, 1))
+        batch = tiny.make_batch()
+        batch["unwanted_sets"] = np.full((tiny.BATCH, tiny.TARGETS), 2, np.int32)
+        loss = jax.jit(jax.grad(lambda *x, m=model: m.loss_fn(*x)[0]))
+        found = loss(params, batch, None, frozen)
+        gradients.append(traverse_util.flatten_dict(dict(found), sep="/"))
+    everything, rows = gradients
+    output = "token_embedder/embedding" if tied else "decoder/logits_dense/kernel"
+    trained, expected = np.asarray(rows.pop(output)), everything[output]
+    if not tied:
+        trained, expected = trained.T, expected.T
+    unwanted = np.flatnonzero(np.any(trained, axis=1))
+    assert [*unwanted] == [2, 3, 6]
+    expected = np.asarray(expected)[unwanted]
+    np.testing.assert_allclose(trained[unwanted], expected, rtol=1e-5)
+    assert not any(np.any(value) for value in rows.values())
+    assert all(np.any(value) for value in everything.values())
+
+
+def test_rows_need_a_table():
+    with pytest.raises(ValueError, match="annotate phrases"):
+        tiny.make_model(trainable="unwanted_rows")
+    with pytest.raises(ValueError, match="'all' or 'unwanted_rows'"):
+        tiny.make_model(trainable="head")
 
 
 @pytest.mark.parametrize("name", METHODS)
