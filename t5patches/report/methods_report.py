@@ -52,8 +52,8 @@ def write_comparison(
         choice_head=_CHOICE_HEAD,
         choices=[
             (*_cells(row, titles), beaten_by[row["method"]]) for row in _chosen(results)
-        ]
-        + _exact_rows(results),
+        ],
+        exact_rows=_exact_rows(results),
         exact_update=results_files.EXACT_UPDATE,
         titles=titles,
     )
