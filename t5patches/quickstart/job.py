@@ -275,10 +275,8 @@ def generate_exact(run: Run) -> Record:
     """Generates with the fine-tuned model without the phrases: the exact update."""
     phrases = use_cases.find(run.use_case, run.data).phrases
     assert phrases is not None  # Else `stages` leaves it out.
-    forbid = {"FORBID": phrases(run)}
-    return {
-        "generations": {"test": generate(run, "finetuned", "exact", "test", **forbid)}
-    }
+    count = generate(run, "finetuned", "exact", "test", FORBID=phrases(run))
+    return {"generations": {"test": count}}
 
 
 def compare(
@@ -316,7 +314,7 @@ STAGES: dict[str, tuple[str, Callable[[Run], Record]]] = {
     "annotate": ("mark what is unwanted", annotate),
     "update": ("update the model", update),
     "generate_after": ("generate again", generate_after),
-    EXACT: ("generate with the old one without the phrases", generate_exact),
+    EXACT: ("generate with the old model without the phrases", generate_exact),
     "evaluate": ("compare", evaluate),
 }
 # What comes before the update, whatever its method.

@@ -47,7 +47,7 @@ def _draw_prevalence(axes: Any, prevalence: Mapping[str, float], exact: Any) -> 
     names, colours = ["before", "after"], [_BEFORE, _AFTER]
     if exact:
         shares.append(exact["prevalence"]["after"])
-        names.append("exact update")
+        names.append("exact\nupdate")
         colours.append(drawing.QUIET)
     bars = axes.bar(names, shares, width=0.62, color=colours)
     axes.bar_label(bars, map(share, shares), padding=4, fontsize=18, **_STRONG)
@@ -62,9 +62,7 @@ def _draw_similarity(axes: Any, subsets: Mapping[str, Any], exact: Any) -> None:
 
     A line across a bar is where the exact update is.
     """
-    line = {"color": drawing.INK, "linewidth": 2.5, "zorder": 4}
-    if exact:
-        axes.plot([], [], label="exact update", **line)
+    line = {"color": drawing.INK, "linewidth": 2.5, "zorder": 4, "clip_on": False}
     for subset, side in (("clean", -0.5), ("all", 0.5)):
         name, colour = _SUBSETS[subset]
         axes.barh(0, 0, color=colour, label=name)
@@ -77,9 +75,12 @@ def _draw_similarity(axes: Any, subsets: Mapping[str, Any], exact: Any) -> None:
             if exact and (mark := exact[subset][key]) is not None:
                 ends = [position - 0.55 * _BAR, position + 0.55 * _BAR]
                 axes.plot([mark / most] * 2, ends, **line)
-    # Between the two labels of the axis below, where nothing else is.
+    if exact:
+        axes.plot([], [], label="exact update", **line)
+    # Between the two labels of the axis below, where nothing else is; three are longer.
+    place = (0.5, -0.08 if exact else 0.008)
     axes.legend(
-        loc="upper center", bbox_to_anchor=(0.5, 0.008), ncols=3, frameon=False,
+        loc="upper center", bbox_to_anchor=place, ncols=3, frameon=False,
         fontsize=12, labelcolor=drawing.INK, handlelength=1.0, handleheight=1.0,
         columnspacing=1.6, borderaxespad=0.0,
     )  # fmt: skip

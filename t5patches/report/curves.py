@@ -15,7 +15,7 @@ _COLOURS = (
     "#6b7280", "#9a6b2f", "#374151",
 )  # fmt: skip
 _MARKERS = "os^Dv<>PX*"
-_EXACT = {"color": drawing.INK, "markersize": 17, "markeredgecolor": "white"}
+_EXACT = {"color": drawing.INK, "markersize": 17, "clip_on": False, "zorder": 4}
 _PANELS = (
     ("clean outputs that stayed word for word", lambda s: s["exact_match"]["clean"]),
     ("BLEU of all new outputs against the old", lambda s: s["bleu"]),
@@ -44,11 +44,10 @@ def draw(results: Mapping[str, Any], titles: Mapping[str, str]) -> Any:
     for axes, (name, similarity) in zip(panels, _PANELS, strict=True):
         axes.axhline(before, color=drawing.QUIET, lw=1, ls=(0, (4, 3)), zorder=1)
         _draw_panel(axes, results, titles, similarity)
-        if exact := exact_update(results):
-            place = (
-                [(x, exact["prevalence"]["after"])] if (x := similarity(exact)) else []
-            )
-            axes.plot(*_columns(place), "*", label="exact update", zorder=4, **_EXACT)
+        exact = exact_update(results)
+        if exact and (x := similarity(exact)) is not None:
+            y = exact["prevalence"]["after"]
+            axes.plot(x, y, "*", label="exact update", **_EXACT)
         axes.set_ylim(-0.02 * top, 1.08 * top)
         axes.set_xlabel(name, fontsize=13, color=drawing.INK, labelpad=8)
     left, right = panels
