@@ -98,6 +98,18 @@ class PhraseSets:
         """The distinct sets."""
         return [frozenset(self._bases[base] | ids) for base, ids in self._row_of]
 
+    def leave_nothing(self) -> bool:
+        """Returns whether no id with something to read is left after some prefix."""
+        pieces = self._pieces
+        said = {
+            token
+            for token, text in enumerate(pieces.texts)
+            if text != pieces.text(len(pieces.texts)) and text.strip().isprintable()
+            if text.strip()
+        }
+        left = [said - base for base in self._bases]
+        return any(left[base] <= ids for base, ids in self._row_of)
+
     def bits(self) -> np.ndarray:
         """Returns the rows as bits, as `interchange.unwanted_sets` has them."""
         size = -(-len(self._pieces.texts) // 32) * 32

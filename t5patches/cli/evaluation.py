@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 
 from t5patches.cli import starting
@@ -15,7 +16,19 @@ reads   predictions of both models for the same inputs (joined by id), and, if g
         annotations of the predictions: those that `t5patches annotate` has written
 writes  results.json: prevalence of unwanted outputs; exact match, BLEU and ROUGE-L
         between old and new outputs, for all inputs and for those whose old output was
-        clean; and results.examples.jsonl, some pairs for the report"""
+        clean; whether more was changed than mended; and results.examples.jsonl, some
+        pairs for the report
+
+--exact-update takes predictions of the exact token-level update, the original model
+decoded without the unwanted tokens (`t5patches generate --forbid FILE`). It is not the
+model conditioned on never saying a phrase. results.json has then its numbers
+(exact_update) and how far the update is from them (distance_to_exact_update).
+
+--rejection takes samples of the original model (`generate` with a TEMPERATURE of 1.0),
+several for each of some inputs, as lines with the same inputs and ids of their own. The
+first without anything unwanted is taken: the model conditioned on saying nothing
+unwanted. rejection_sampling in results.json has how many were accepted, how many had to
+be drawn, and the accepted outputs' numbers."""
 _REPORT = """\
 Writes the report of an evaluation.
 
@@ -36,6 +49,10 @@ def evaluate(argv: list[str]) -> None:
     add_option(parser, "--references", "FILE", text, default=None)
     text = "field of the right output there (default: %(default)s)"
     add_option(parser, "--references-key", "FIELD", text, default="targets")
+    text = "predictions of the exact update, for the same inputs"
+    add_option(parser, "--exact-update", "FILE", text, nargs="+", default=None)
+    text = "samples of the original model, several for each of some inputs"
+    add_option(parser, "--rejection", "FILE", text, nargs="+", default=None)
     args = parser.parse_args(argv)
     starting.start_logging()
     from t5patches import report
@@ -43,7 +60,8 @@ def evaluate(argv: list[str]) -> None:
     from t5patches.evaluate import comparison
     from t5patches.interchange import results_files, shards
 
-    read = shards.expand([*args.old, *args.new])
+    given = (args.old, args.new, args.exact_update or (), args.rejection or ())
+    read = shards.expand([*itertools.chain(*given)])
     read += filter(None, (args.phrases, args.references))
     outputs = (args.output, results_files.examples_path(args.output))
     results_files.check_outputs(outputs, read)
@@ -53,6 +71,8 @@ def evaluate(argv: list[str]) -> None:
         phrases.load(args.phrases) if args.phrases else None,
         args.references,
         args.references_key,
+        args.exact_update,
+        args.rejection,
     )
     results_files.write(args.output, results, examples)
     print(report.terminal_table(results))

@@ -39,7 +39,12 @@ predictions, TASK-predict-00000-of-00001.jsonl, to INFER_OUTPUT_DIR:
 runs/generate.gin is read after the models/ file, also if no --gin_file names it. It
 says how to sample (TEMPERATURE, TOP_K, TOP_P) and to share the work between processes
 (SHARD_ID, NUM_SHARDS); runs/generate_beam.gin searches with beams. Typed again, it
-skips what is complete."""
+skips what is complete.
+
+--forbid FILE decodes without the phrases of a file, one a line: no token that would
+complete one is chosen, and the others keep their proportions. Of the original model it
+is the exact token-level update, which `evaluate --exact-update` compares with.
+--word-end piece|next says where a phrase ends, as in `annotate phrases`."""
 
 
 def train(argv: list[str]) -> None:

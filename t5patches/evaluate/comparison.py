@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import dataclasses
 import itertools
+import operator
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, cast
@@ -15,7 +16,7 @@ from t5patches import errors, progress
 from t5patches.annotate.alignment import Span
 from t5patches.annotate.annotator import Annotator, arguments, call
 from t5patches.errors import UserError
-from t5patches.evaluate import similarity
+from t5patches.evaluate import similarity, verdict
 from t5patches.interchange import claims, json_files, records, shards, tables
 from t5patches.interchange.records import AnnotatedPrediction, Prediction
 
@@ -25,6 +26,8 @@ _SHOWN = {"fixed": 8, "remaining": 4, "changed": 4, "broken": 4, "unchanged": 2}
 # unwanted in a text, or what people have marked in this set.
 _OWN_SETTINGS = {"vocabulary", "only_annotated", "feature_lengths", "files", "spans"}
 _NAMES = ("old predictions", "new predictions", "references")
+# What the exact update is compared by.
+_COMPARED = ("prevalence", "exact_match", "bleu", "rougeL")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -233,12 +236,90 @@ def pick_examples(pairs: Sequence[Pair]) -> list[dict[str, Any]]:
     return picked
 
 
+def distance(
+    ours: Mapping[str, Any], exact: Mapping[str, Any], texts: Sequence[tuple[str, str]]
+) -> dict[str, Any]:
+    """Returns how far an update is from the exact one.
+
+    Args:
+      ours: what `compare` says of the update.
+      exact: what it says of the exact one, for the same inputs.
+      texts: the outputs of the exact update and of ours.
+
+    Returns:
+      `difference` and `ratio` of our numbers to its, None where there are none, and
+      `outputs` {exact_match, bleu, rougeL}, our outputs against its.
+    """
+
+    def each(function: Callable[[float, float], Any], one: Any, other: Any) -> Any:
+        if isinstance(one, Mapping):
+            return {key: each(function, one[key], other[key]) for key in one}
+        return None if one is None or other is None else function(one, other)
+
+    sides = [{name: side[name] for name in _COMPARED} for side in (ours, exact)]
+    return {
+        "difference": each(operator.sub, *sides),
+        "ratio": each(lambda one, other: one / other if other else None, *sides),
+        "outputs": _scores(texts),
+    }
+
+
+def rejection_sampling(
+    pairs: Sequence[Pair], samples: Iterable[Prediction], annotator: Annotator | None
+) -> dict[str, Any]:
+    """Takes, of the original model's samples for each input, the first clean one.
+
+    Args:
+      pairs: of `join`.
+      samples: any number for some of the inputs, whose texts say what belongs together.
+      annotator: as `join` takes it.
+
+    Returns:
+      `inputs` and `samples`, how many there are; `acceptance_rate`, the share of clean
+      samples; `inputs_accepted`, that of inputs with one; `drawn`, how many samples
+      were needed; `accepted`, what `compare` says of those taken, None without any.
+
+    Raises:
+      UserError: a sample has other inputs than the old predictions, or there is none.
+    """
+    old = {pair.inputs: pair for pair in pairs}
+    spans: dict[str, list[list[Span]]] = collections.defaultdict(list)
+    taken: dict[str, Pair] = {}
+    drawn = 0
+    for row in samples:
+        key = row["inputs"]
+        if key not in old:
+            raise UserError(
+                f"id {row['id']!r} of the samples has inputs that no old prediction "
+                "has; sample for inputs of the same split"
+            )
+        spans[key].append(_spans(row, annotator))
+        drawn += key not in taken
+        if key not in taken and not spans[key][-1]:
+            new = {"new": row["prediction"], "new_spans": []}
+            count = _token_count(row)
+            taken[key] = dataclasses.replace(old[key], new_tokens=count, **new)
+    found = [*itertools.chain.from_iterable(spans.values())]
+    if not found:
+        raise UserError("there are no samples")
+    return {
+        "inputs": len(spans),
+        "samples": len(found),
+        "acceptance_rate": sum(not some for some in found) / len(found),
+        "inputs_accepted": len(taken) / len(spans),
+        "drawn": drawn,
+        "accepted": compare([*taken.values()]) if taken else None,
+    }
+
+
 def evaluate_files(
     old: shards.PathLike | Sequence[shards.PathLike],
     new: shards.PathLike | Sequence[shards.PathLike],
     annotator: Annotator | None,
     references: shards.PathLike | None = None,
     references_key: str = "targets",
+    exact_update: shards.PathLike | Sequence[shards.PathLike] | None = None,
+    rejection: shards.PathLike | Sequence[shards.PathLike] | None = None,
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Compares files of predictions.
 
@@ -248,26 +329,46 @@ def evaluate_files(
       annotator: says what is unwanted; None reads annotated predictions.
       references: JSON lines, CSV or Parquet with `id` and the right output.
       references_key: field of the right output there.
+      exact_update: predictions of the exact update, for the same inputs.
+      rejection: samples of the model before the update, for some of the inputs.
 
     Returns:
-      The results of `compare` and the examples of `pick_examples`.
+      The results of `compare`, with `verdict`, a text, and where they were asked for
+      `exact_update` (`compare` of it) and `distance_to_exact_update` (`distance`), and
+      `rejection_sampling`; and the examples of `pick_examples`.
 
     Raises:
       UserError: naming file, line and field, the ids that do not match, or what differs
         between the annotators of the two sets.
     """
     before, after = shards.expand(old), shards.expand(new)
+    exact, sampled = (shards.expand(f) if f else [] for f in (exact_update, rejection))
+    sides = {"new predictions": after, "exact update": exact, "samples": sampled}
     for path in before:
-        if os.path.realpath(path) in map(os.path.realpath, after):
-            raise UserError(f"{path}: is given as old and as new predictions")
+        for side, paths in sides.items():
+            if os.path.realpath(path) in map(os.path.realpath, paths):
+                raise UserError(f"{path}: is given as old predictions and as {side}")
     if annotator is None:
-        _check_same_annotators([*before, *after])
+        _check_same_annotators([*before, *after, *exact, *sampled])
     right = None if references is None else _read_references(references, references_key)
     read = records.read_annotated if annotator is None else records.read_predictions
     files = (old, new, references)
     names = [f"{n} ({_typed(f)})" for n, f in zip(_NAMES, files, strict=True)]
     pairs = join(read(before), read(after), annotator, right, names)
-    return compare(pairs), pick_examples(pairs)
+    results = compare(pairs)
+    results["verdict"] = verdict.in_words(results)
+    if exact:
+        names[1] = f"exact update's predictions ({_typed(exact_update)})"
+        theirs = join(read(before), read(exact), annotator, right, names)
+        results["exact_update"] = compare(theirs)
+        texts = [(p.new, q.new) for p, q in zip(theirs, pairs, strict=True)]
+        results["distance_to_exact_update"] = distance(
+            results, results["exact_update"], texts
+        )
+    if sampled:
+        found = rejection_sampling(pairs, read(sampled), annotator)
+        results["rejection_sampling"] = found
+    return results, pick_examples(pairs)
 
 
 def _typed(spec: Any) -> str:

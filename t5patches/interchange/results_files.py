@@ -15,6 +15,10 @@ from t5patches.interchange import claims, json_files, shards
 
 # Field of the results: which examples are theirs.
 EXAMPLES = "examples_file"
+EXACT_UPDATE = (
+    "the exact token-level update: the original model decoded without the unwanted "
+    "tokens; it is not the model conditioned on never saying a phrase"
+)
 
 
 def examples_path(path: str) -> str:

@@ -33,6 +33,8 @@ BASELINES = {
     "filtered_original": "filtered",
     "corrective": "corrective",
 }
+# The stage of the exact update.
+EXACT = "generate_exact"
 # The family, each method a file of gin/methods, and the baselines.
 METHODS = (*losses.METHODS, *BASELINES)
 
@@ -132,7 +134,7 @@ def finetune(run: Run) -> Record:
     return {"checkpoint": os.path.relpath(run.checkpoint("finetuned"), run.folder)}
 
 
-def generate(run: Run, model: str, when: str, split: str) -> int:
+def generate(run: Run, model: str, when: str, split: str, **macros: Any) -> int:
     """Generates with a model's last checkpoint; returns how many outputs.
 
     Args:
@@ -140,6 +142,7 @@ def generate(run: Run, model: str, when: str, split: str) -> int:
       model: the model's folder, in the run folder.
       when: the folder for the outputs, there too.
       split: whose inputs.
+      **macros: of the gin files.
     """
     output = run.predictions(when, split)
     _script(
@@ -151,6 +154,7 @@ def generate(run: Run, model: str, when: str, split: str) -> int:
         INFER_OUTPUT_DIR=os.path.dirname(output),
         FILES=run.corpus_files(),
         SPLIT=split,
+        **macros,
     )
     return sum(1 for _ in records.read_predictions(output))
 
@@ -271,6 +275,14 @@ def generate_after(run: Run) -> Record:
     return {"generations": {"test": generate(run, "updated", "after", "test")}}
 
 
+def generate_exact(run: Run) -> Record:
+    """Generates with the fine-tuned model without the phrases: the exact update."""
+    phrases = use_cases.find(run.use_case, run.data).phrases
+    assert phrases is not None  # Else `stages` leaves it out.
+    count = generate(run, "finetuned", "exact", "test", FORBID=phrases(run))
+    return {"generations": {"test": count}}
+
+
 def compare(
     run: Run, when: str, split: str
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
@@ -281,11 +293,14 @@ def compare(
     """
     from t5patches import evaluate as evaluation
 
+    use_case = use_cases.find(run.use_case, run.data)
+    known = use_case.phrases is not None and split == "test"
     return evaluation.evaluate_files(
         run.predictions("before", split),
         run.predictions(when, split),
-        use_cases.find(run.use_case, run.data).annotator(run),
+        use_case.annotator(run),
         references=run.corpus_files()[split],
+        exact_update=run.predictions("exact") if known else None,
     )
 
 
@@ -303,6 +318,7 @@ STAGES: dict[str, tuple[str, Callable[[Run], Record]]] = {
     "annotate": ("mark what is unwanted", annotate),
     "update": ("update the model", update),
     "generate_after": ("generate again", generate_after),
+    EXACT: ("generate with the old model without the phrases", generate_exact),
     "evaluate": ("compare", evaluate),
 }
 # What comes before the update, whatever its method.
@@ -310,6 +326,12 @@ SHARED_STAGES = [*STAGES][:4]
 
 
 # --------------------------------------------------------------------------- the run
+
+
+def stages(run: Run, names: Iterable[str]) -> list[str]:
+    """Returns those that a run has: the exact update is known where phrases say all."""
+    known = use_cases.find(run.use_case, run.data).phrases is not None
+    return [name for name in names if known or name != EXACT]
 
 
 def do_stages(run: Run, names: Iterable[str], label: str) -> dict[str, Record]:
@@ -348,7 +370,8 @@ def run_all(run: Run) -> dict[str, Any]:
     asked = settings(run)
     claim(run, asked)
     with run_folder.quiet():
-        done = do_stages(run, STAGES, f"[{{number}}/{len(STAGES)}] {{what}}")
+        names = stages(run, STAGES)
+        done = do_stages(run, names, f"[{{number}}/{len(names)}] {{what}}")
         results = {
             "method": run.method,
             "use_case": asked["use case"],

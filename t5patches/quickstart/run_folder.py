@@ -11,6 +11,7 @@
     RUN/baselines/METHOD/   what a baseline is trained on, where it is something else
     RUN/updated/            the updated model
     RUN/after/test/         its generations
+    RUN/exact/test/         those of the fine-tuned model without the phrases
     RUN/points/             several methods, see `sweep.py`
     RUN/results.json, report.html, report.png
 

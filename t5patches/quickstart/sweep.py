@@ -169,7 +169,8 @@ def run_all(run: Run, methods: Sequence[str]) -> dict[str, Any]:
     asked = job.settings(run, methods="*")
     job.claim(run, asked)
     with run_folder.quiet():
-        shared = job.do_stages(run, job.SHARED_STAGES, "{what}")
+        names = job.stages(run, [*job.SHARED_STAGES, job.EXACT])
+        shared = job.do_stages(run, names, "{what}")
         points = _do_points(run, grid.points(methods))
         results = results_of(run, shared, points)
         json_files.write_json(run.path("results.json"), results)

@@ -28,6 +28,8 @@ class UseCase:
       annotator: returns what finds the unwanted spans of an output.
       correct: returns an output with its unwanted spans corrected.
       options: `Run`'s options where they differ from the defaults.
+      phrases: returns the file of phrases that are all that is unwanted; None where
+        something else is.
     """
 
     name: str
@@ -36,6 +38,7 @@ class UseCase:
     annotator: Callable[[Run], Annotator]
     correct: Callable[[str, Sequence[Span]], str]
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    phrases: Callable[[Run], str] | None = None
 
 
 def _phrases_path(run: Run) -> str:
@@ -59,6 +62,7 @@ _COMMENTS = UseCase(
     prepare=_write_phrases,
     annotator=lambda run: phrases.load(_phrases_path(run)),
     correct=comments.correct,
+    phrases=_phrases_path,
 )
 _HALLUCINATION = UseCase(
     "hallucination",

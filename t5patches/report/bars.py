@@ -36,14 +36,20 @@ def draw(results: Mapping[str, Any], title: str, sentence: str) -> Any:
     heading = {"fontsize": 14, "color": drawing.INK, "loc": "left", "pad": 14}
     left.set_title("Outputs with something unwanted", **heading)
     right.set_title("New outputs against old ones", **heading)
-    _draw_prevalence(left, results["prevalence"])
-    _draw_similarity(right, results["subsets"])
+    exact = results.get("exact_update")
+    _draw_prevalence(left, results["prevalence"], exact)
+    _draw_similarity(right, results["subsets"], exact and exact["subsets"])
     return figure
 
 
-def _draw_prevalence(axes: Any, prevalence: Mapping[str, float]) -> None:
+def _draw_prevalence(axes: Any, prevalence: Mapping[str, float], exact: Any) -> None:
     shares = [prevalence["before"], prevalence["after"]]
-    bars = axes.bar(["before", "after"], shares, width=0.62, color=[_BEFORE, _AFTER])
+    names, colours = ["before", "after"], [_BEFORE, _AFTER]
+    if exact:
+        shares.append(exact["prevalence"]["after"])
+        names.append("exact\nupdate")
+        colours.append(drawing.QUIET)
+    bars = axes.bar(names, shares, width=0.62, color=colours)
     axes.bar_label(bars, map(share, shares), padding=4, fontsize=18, **_STRONG)
     axes.set_ylim(0, 1.18 * max(*shares, 0.01))
     axes.set_yticks([])
@@ -51,8 +57,12 @@ def _draw_prevalence(axes: Any, prevalence: Mapping[str, float]) -> None:
     axes.spines["bottom"].set_visible(True)
 
 
-def _draw_similarity(axes: Any, subsets: Mapping[str, Any]) -> None:
-    """Draws each measure twice: where the old output was clean, and over all."""
+def _draw_similarity(axes: Any, subsets: Mapping[str, Any], exact: Any) -> None:
+    """Draws each measure twice: where the old output was clean, and over all.
+
+    A line across a bar is where the exact update is.
+    """
+    line = {"color": drawing.INK, "linewidth": 2.5, "zorder": 4, "clip_on": False}
     for subset, side in (("clean", -0.5), ("all", 0.5)):
         name, colour = _SUBSETS[subset]
         axes.barh(0, 0, color=colour, label=name)
@@ -62,9 +72,15 @@ def _draw_similarity(axes: Any, subsets: Mapping[str, Any]) -> None:
             if value is not None:
                 axes.barh(position, value / most, _BAR, color=colour, zorder=2)
                 _label_bar(axes, position, value / most, written(value))
-    # Between the two labels of the axis below, where nothing else is.
+            if exact and (mark := exact[subset][key]) is not None:
+                ends = [position - 0.55 * _BAR, position + 0.55 * _BAR]
+                axes.plot([mark / most] * 2, ends, **line)
+    if exact:
+        axes.plot([], [], label="exact update", **line)
+    # Between the two labels of the axis below, where nothing else is; three are longer.
+    place = (0.5, -0.08 if exact else 0.008)
     axes.legend(
-        loc="upper center", bbox_to_anchor=(0.5, 0.008), ncols=2, frameon=False,
+        loc="upper center", bbox_to_anchor=place, ncols=3, frameon=False,
         fontsize=12, labelcolor=drawing.INK, handlelength=1.0, handleheight=1.0,
         columnspacing=1.6, borderaxespad=0.0,
     )  # fmt: skip

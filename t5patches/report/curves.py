@@ -15,6 +15,7 @@ _COLOURS = (
     "#6b7280", "#9a6b2f", "#374151",
 )  # fmt: skip
 _MARKERS = "os^Dv<>PX*"
+_EXACT = {"color": drawing.INK, "markersize": 17, "clip_on": False, "zorder": 4}
 _PANELS = (
     ("clean outputs that stayed word for word", lambda s: s["exact_match"]["clean"]),
     ("BLEU of all new outputs against the old", lambda s: s["bleu"]),
@@ -43,6 +44,10 @@ def draw(results: Mapping[str, Any], titles: Mapping[str, str]) -> Any:
     for axes, (name, similarity) in zip(panels, _PANELS, strict=True):
         axes.axhline(before, color=drawing.QUIET, lw=1, ls=(0, (4, 3)), zorder=1)
         _draw_panel(axes, results, titles, similarity)
+        exact = exact_update(results)
+        if exact and (x := similarity(exact)) is not None:
+            y = exact["prevalence"]["after"]
+            axes.plot(x, y, "*", label="exact update", **_EXACT)
         axes.set_ylim(-0.02 * top, 1.08 * top)
         axes.set_xlabel(name, fontsize=13, color=drawing.INK, labelpad=8)
     left, right = panels
@@ -93,6 +98,12 @@ def _draw_panel(axes: Any, results, titles, similarity) -> None:
 
 def _columns(points: Sequence[tuple[float, float]]) -> Any:
     return np.reshape(points, (-1, 2)).T
+
+
+def exact_update(results: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """Returns what is known of the exact update on the test inputs, if anything."""
+    found = (row["test"].get("exact_update") for row in results["points"])
+    return next(filter(None, found), None)
 
 
 def best(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:

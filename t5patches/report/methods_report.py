@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from t5patches.interchange import shards
+from t5patches.interchange import results_files, shards
 from t5patches.report import curves, rendering
 from t5patches.report.rendering import general, score, share, unit
 
@@ -53,6 +53,8 @@ def write_comparison(
         choices=[
             (*_cells(row, titles), beaten_by[row["method"]]) for row in _chosen(results)
         ],
+        exact_rows=_exact_rows(results),
+        exact_update=results_files.EXACT_UPDATE,
         titles=titles,
     )
     return terminal_table(results, titles)
@@ -82,7 +84,7 @@ def terminal_table(results: Mapping[str, Any], titles: Mapping[str, str]) -> str
         (*_cells(row, titles), str(len(beaten_by[row["method"]])))
         for row in _chosen(results)
     ]
-    lines = rendering.text_table([_CHOICE_HEAD, *rows])
+    lines = rendering.text_table([_CHOICE_HEAD, *rows, *_exact_rows(results)])
     return f"{lines}\n\n{headline(results, titles)}."
 
 
@@ -91,6 +93,14 @@ def _chosen(results: Mapping[str, Any]) -> list[Row]:
     names = set(results["chosen"].values())
     rows = [row for row in results["points"] if row["name"] in names]
     return sorted(rows, key=lambda row: row["distance"]["test"])
+
+
+def _exact_rows(results: Mapping[str, Any]) -> list[tuple[str, ...]]:
+    exact = curves.exact_update(results)
+    if exact is None:
+        return []
+    row = {"method": "", "alpha": None, "learning_rate": None, "test": exact}
+    return [(*_cells(row, {"": "exact update"}), "")]
 
 
 def _cells(row: Row, titles: Mapping[str, str]) -> tuple[str, ...]:

@@ -33,6 +33,21 @@ _RESULTS = {
     "subsets": dict.fromkeys(_SUBSETS, {"examples": _COUNT, **_SCORES}),
 }
 _REFERENCES = {"old": _SCORES, "new": _SCORES}
+# What there may be besides, as far as it is shown.
+_MORE = {
+    "exact_update": _RESULTS,
+    "distance_to_exact_update": {
+        "ratio": {"bleu": _RATE, "rougeL": _RATE},
+        "outputs": _SCORES,
+    },
+    "rejection_sampling": {
+        "inputs": _COUNT,
+        "samples": _COUNT,
+        "acceptance_rate": _SHARE,
+        "inputs_accepted": _SHARE,
+        "drawn": _COUNT,
+    },
+}
 
 
 def read(path: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
@@ -72,15 +87,21 @@ def check_results(results: Mapping[str, Any]) -> None:
     _check(results, _RESULTS, "")
     if "references" in results:
         _check(results["references"], _REFERENCES, "references")
-    method = results.get("method")
-    if not isinstance(method, str | None):
-        raise _wrong("method", "text", method)
+    for name in ("method", "verdict"):
+        if not isinstance(text := results.get(name), str | None):
+            raise _wrong(name, "text", text)
     _check_agreement(results, results["subsets"])
     if "outcomes" in results:
         _check(results["outcomes"], dict.fromkeys(KINDS, _COUNT), "outcomes")
+    for name in _MORE.keys() & results.keys():
+        _check(results[name], _MORE[name], name, more=True)
+    if exact := results.get("exact_update"):
+        _check_agreement(exact, exact["subsets"], "exact_update.")
 
 
-def _check_agreement(results: Mapping[str, Any], parts: Mapping[str, Any]) -> None:
+def _check_agreement(
+    results: Mapping[str, Any], parts: Mapping[str, Any], where: str = ""
+) -> None:
     """Checks that what the results say twice is the same."""
     count, before = results["examples"], results["prevalence"]["before"]
     whole, marked = parts["all"], parts["marked"]
@@ -96,21 +117,22 @@ def _check_agreement(results: Mapping[str, Any], parts: Mapping[str, Any]) -> No
         ),
     ):
         if found != other:
-            raise _wrong(field, f"{other}, as 'subsets' has it", found)
+            raise _wrong(where + field, f"{other}, as 'subsets' has it", found)
 
 
-def _check(value: Any, shape: Any, field: str) -> None:
+def _check(value: Any, shape: Any, field: str, more: bool = False) -> None:
+    """Checks a value; `more` says whether objects may have other fields, too."""
     if isinstance(shape, Mapping):
         if not isinstance(value, Mapping):
             raise _wrong(field, "an object", value)
-        if others := field and sorted(value.keys() - shape.keys()):
+        if others := field and not more and sorted(value.keys() - shape.keys()):
             name = errors.shorten(f"{field}.{others[0]}")
             raise UserError(f"the results have an unknown {name}; {_HINT}")
         for key, part in shape.items():
             name = f"{field}.{key}" if field else key
             if key not in value:
                 raise UserError(f"the results have no {name!r}; {_HINT}")
-            _check(value[key], part, name)
+            _check(value[key], part, name, more)
         return
     wanted, most, maybe = shape
     if value is not None or not maybe:

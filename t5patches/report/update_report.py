@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from t5patches.interchange import shards
+from t5patches.interchange import results_files, shards
 from t5patches.report import bars, rendering
 from t5patches.report.rendering import score, share, unit
 from t5patches.report.result_checks import check_results
@@ -54,6 +54,7 @@ def write_report(
             for side, part in results.get("references", {}).items()
         ],
         rates=_rates(results),
+        remarks=_remarks(results),
         examples=examples,
     )
     return terminal_table(results)
@@ -71,26 +72,61 @@ def headline(results: Mapping[str, Any]) -> str:
 
 def terminal_table(results: Mapping[str, Any]) -> str:
     """Returns the numbers of `results` as a table of plain text."""
-    sides = ("before", "after")
-    prevalence = [share(results["prevalence"][side]) for side in sides]
-    rows = [("", *sides), ("outputs with something unwanted", *prevalence)]
+    exact = ["exact update"] if "exact_update" in results else []
+    prevalence = map(share, _sides(results, "prevalence"))
+    rows = [
+        ("", "before", "after", *exact),
+        ("outputs with something unwanted", *prevalence),
+    ]
     if rates := _rates(results):
         rows.append(("unwanted spans per 1,000 tokens", *rates))
     head = ("new against old outputs", "inputs", *_SCORES)
     similarity = rendering.text_table([head, *_similarity_rows(results)])
-    return f"{rendering.text_table(rows)}\n\n{similarity}\n"
+    remarks = "".join(f"\n{remark}\n" for remark in _remarks(results))
+    return f"{rendering.text_table(rows)}\n\n{similarity}\n{remarks}"
+
+
+def _sides(results: Mapping[str, Any], measure: str) -> list[float | None]:
+    """Returns a measure before, after and, if it is known, of the exact update."""
+    exact = results.get("exact_update", {measure: {}})[measure]
+    return [*results[measure].values(), *([exact["after"]] if exact else [])]
 
 
 def _rates(results: Mapping[str, Any]) -> list[str]:
-    rates = results["unwanted_per_1000_tokens"].values()
+    rates = _sides(results, "unwanted_per_1000_tokens")
     return [] if None in rates else [f"{rate:.2f}" for rate in rates]
 
 
 def _similarity_rows(results: Mapping[str, Any]) -> list[tuple[str, ...]]:
+    exact = results.get("exact_update", {"subsets": {}})
     return [
-        (_SUBSETS[name], f"{part['examples']:,}", *_scores(part))
-        for name, part in results["subsets"].items()
+        (f"{who}{_SUBSETS[name]}", f"{part['examples']:,}", *_scores(part))
+        for who, side in (("", results), ("exact update, ", exact))
+        for name, part in side["subsets"].items()
     ]
+
+
+def _remarks(results: Mapping[str, Any]) -> list[str]:
+    """Returns what is to be said besides the numbers, as sentences."""
+    found = [results["verdict"]] if results.get("verdict") else []
+    if "distance_to_exact_update" in results:
+        distance = results["distance_to_exact_update"]
+        same, *alike = _scores(distance["outputs"])
+        found.append(
+            f"The exact update is {results_files.EXACT_UPDATE}. The update has "
+            f"{unit(distance['ratio']['bleu'])} of its BLEU and "
+            f"{unit(distance['ratio']['rougeL'])} of its ROUGE-L; {same} of the "
+            f"outputs are its, word for word (BLEU {alike[0]}, ROUGE-L {alike[1]})."
+        )
+    if rejection := results.get("rejection_sampling"):
+        found.append(
+            f"Rejection sampling: {share(rejection['acceptance_rate'])} of "
+            f"{rejection['samples']:,} samples of the original model had nothing "
+            f"unwanted; {share(rejection['inputs_accepted'])} of "
+            f"{rejection['inputs']:,} inputs got such an output, for "
+            f"{rejection['drawn']:,} samples."
+        )
+    return found
 
 
 def _scores(part: Mapping[str, Any]) -> tuple[str, str, str]:

@@ -17,6 +17,7 @@ from jax import lax
 
 from t5patches import losses
 from t5patches.annotate import phrases, unwanted_sets
+from t5patches.errors import UserError
 
 Array = jax.Array
 # As logits know it: no token of this is chosen.
@@ -38,12 +39,23 @@ def without(
       phrase_file: one phrase a line; None: `decode_fn` as it is.
       word_end: see `unwanted_sets.PhraseSets`.
 
+    Returns:
+      The function; what it forbids, as the annotator's settings, is its `forbidden`.
+
     Raises:
-      UserError: the file is missing or empty, or the vocabulary of another kind.
+      UserError: the file is missing or empty, the vocabulary of another kind, or its
+        phrases leave nothing to say.
     """
     if phrase_file is None:
         return decode_fn
-    sets = phrases.load(phrase_file, word_end).unwanted_sets(vocabulary)
+    annotator = phrases.load(phrase_file, word_end)
+    sets = annotator.unwanted_sets(vocabulary)
+    if sets.leave_nothing():
+        raise UserError(
+            f"{phrase_file}: its phrases leave nothing to say: somewhere every piece "
+            "of the vocabulary would complete one; take out single letters, signs and "
+            "common words"
+        )
     tables = jax.tree.map(jnp.asarray, sets.tables())
 
     @functools.wraps(decode_fn)
@@ -63,6 +75,7 @@ def without(
 
         return decode_fn(inputs, cache, masked, *args, **kwargs)
 
+    vars(decode)["forbidden"] = annotator.settings
     return decode
 
 

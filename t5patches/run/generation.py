@@ -34,6 +34,9 @@ _FREE = {
     "DatasetConfig.batch_size": "BATCH_SIZE",
     "RestoreCheckpointConfig.path": "CHECKPOINT_PATH",
     "PjitPartitioner.num_partitions": "NUM_PARTITIONS",
+    # What they forbid counts.
+    "without.phrase_file": "FORBID",
+    "without.word_end": "WORD_END",
 }
 
 
@@ -185,17 +188,26 @@ def claim_output(arguments: Mapping[str, Any], bindings: Mapping[str, str]) -> N
       bindings: gin's; see `gin_config.Config`.
 
     Raises:
-      UserError: the folder has results of another inference.
+      UserError: the folder has results of another inference, or nothing heeds FORBID.
     """
     import seqio
 
     cfg, folder = arguments["dataset_cfg"], epath.Path(arguments["output_dir"])
     index, count = arguments["shard_id"], arguments["num_shards"]
+    decode_fn = getattr(arguments["model"], "decode_fn", None)
+    forbidden = getattr(decode_fn, "forbidden", {})
+    if bindings.get("FORBID", "None") != "None" and not forbidden:
+        raise UserError(
+            "FORBID is set, but the model decodes with another DECODE_FN than that of "
+            "runs/generate.gin, which heeds it; bind forbidding.without.decode_fn to "
+            "yours, and name the run file behind that of models/"
+        )
     settings = {
         "checkpoint": contents.identity(arguments["restore_checkpoint_cfg"].path),
         "num_shards": count,
         "vocabulary": vocabularies.of_model(arguments["model"]),
         **{name: text for name, text in bindings.items() if not _is_free(name)},
+        **{f"forbidden {name}": value for name, value in forbidden.items()},
     }
     chunks = {"batch_size": cfg.batch_size, "batches": arguments["checkpoint_period"]}
     provider = seqio.maybe_get_mixture_or_task(cfg.mixture_or_task_name)

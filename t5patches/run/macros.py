@@ -140,6 +140,7 @@ KINDS = {
     "step": _one_of("best", "latest") | _INDEX,
     "task": Kind("a task's name, or a reference to what registers it", _is_text),
     "text": Kind("a text", _is_text),
+    "word end": _one_of("piece", "next"),
 }
 
 
@@ -341,6 +342,10 @@ def _conflicts(
                 "an update starts from the fine-tuned model: set "
                 "INITIAL_CHECKPOINT_PATH to its checkpoint"
             )
+    if values.get("FORBID"):
+        from t5patches.annotate import phrases
+
+        phrases.read_phrases(values["FORBID"])
     path, size = values.get("VOCABULARY_PATH"), get("VOCABULARY_SIZE")
     if isinstance(path, str) and "by_pieces" in str(values.get("VOCABULARY")):
         extra = last.get("SentencePieceVocabulary.extra_ids")

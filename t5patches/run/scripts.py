@@ -65,9 +65,15 @@ _FLAGS = (
 )
 _BRANCH = "Go on from MODEL_DIR's checkpoint with other settings than it was made with."
 _MORE_FLAGS = {
-    "infer": ("integer", "shard_id", None, "Overrides --gin.infer.shard_id."),
-    "train": ("boolean", "branch", False, _BRANCH),
+    "infer": [
+        ("integer", "shard_id", None, "Overrides --gin.infer.shard_id."),
+        ("string", "forbid", None, "Phrases not to be said, a file: the macro FORBID."),
+        ("string", "word_end", None, "Where a phrase ends: the macro WORD_END."),
+    ],
+    "train": [("boolean", "branch", False, _BRANCH)],
 }
+# Flags that are macros, too.
+_MACRO_FLAGS = ("forbid", "word_end")
 
 
 def gin_root() -> str:
@@ -202,8 +208,7 @@ def _define_flags(script: str):
     from absl import flags
 
     values, macro = flags.FlagValues(), SCRIPTS[script].checkpoint
-    more = [_MORE_FLAGS[script]] if script in _MORE_FLAGS else []
-    for kind, name, default, text in (*_FLAGS, *more):
+    for kind, name, default, text in (*_FLAGS, *_MORE_FLAGS.get(script, [])):
         define = getattr(flags, f"DEFINE_{kind}")
         define(name, default, text.format(macro=macro), flag_values=values)
     return values
@@ -218,8 +223,8 @@ def _parse_flags(script: str, argv: Sequence[str]):
     from absl import flags
 
     def rewrite(arg):
-        if not arg.startswith("--gin."):
-            return arg
+        if not arg.startswith("--gin."):  # `annotate` has it with a hyphen.
+            return re.sub("^--word-end", "--word_end", arg)
         name, equals, value = arg.removeprefix("--gin.").partition("=")
         if not equals:
             raise UserError(f"{arg}: a gin binding is --gin.NAME=VALUE")
@@ -232,6 +237,11 @@ def _parse_flags(script: str, argv: Sequence[str]):
         raise UserError(str(error)) from error
     if rest:
         raise UserError(f"{script}: unexpected argument {rest[0]!r}")
+    for name in _MACRO_FLAGS if script == "infer" else ():
+        if values[name].present > 1:
+            raise UserError(f"--{name} is given twice")
+        if values[name].present:
+            values.gin_bindings += [f"{name.upper()} = {values[name].value!r}"]
     if not values.gin_file:
         raise UserError(f"{script}: no --gin_file is given")
     for folder in values.gin_search_paths:

@@ -142,6 +142,13 @@ def test_evaluate_and_report(folder, capsys):
     results = json.loads((folder / "results.json").read_text())
     assert results["prevalence"] == {"before": 2 / 3, "after": 0}
     assert results["exact_match"]["clean"] == 1
+    more = "--exact-update exact.jsonl --rejection samples.jsonl"
+    predictions("exact.jsonl", "you", "a nice day", "what")
+    predictions("samples.jsonl", "you")
+    assert run(EVALUATE, "results.json", more) == 0
+    results = json.loads((folder / "results.json").read_text())
+    assert results["distance_to_exact_update"]["outputs"]["exact_match"] == 2 / 3
+    assert results["rejection_sampling"]["accepted"]["examples"] == 1
     assert run("report --results results.json") == 0
     assert "66.7 %" in capsys.readouterr().out
     assert "<mark" in (folder / "report.html").read_text(encoding="utf-8")

@@ -11,7 +11,7 @@ import seqio
 from t5patches import evaluate
 from t5patches.annotate import PhraseAnnotator, annotate_files
 from t5patches.errors import UserError
-from t5patches.evaluate import similarity
+from t5patches.evaluate import comparison, similarity, verdict
 from t5patches.interchange import json_files, records
 
 ANNOTATOR = PhraseAnnotator(["fool"])
@@ -88,6 +88,69 @@ def test_references():
     del right["4"]
     with pytest.raises(UserError, match=r"missing in the references: '4'"):
         evaluate.compare(evaluate.join(OLD, NEW, ANNOTATOR, right))
+
+
+EXACT = rows_for("you all", NICE, "hello", "good news for all", "hm")
+
+
+def test_the_exact_update_and_how_far_an_update_is_from_it(tmp_path):
+    for side, rows in {"old": OLD, "new": NEW, "exact": EXACT}.items():
+        json_files.write_jsonl(tmp_path / f"{side}.jsonl", rows)
+    old, new, exact = (tmp_path / f"{side}.jsonl" for side in ("old", "new", "exact"))
+    results, _ = evaluate.evaluate_files(old, new, ANNOTATOR, exact_update=exact)
+    assert results["exact_update"] == evaluate.compare(
+        evaluate.join(OLD, EXACT, ANNOTATOR)
+    )
+    assert results["exact_update"]["prevalence"] == {"before": 2 / 5, "after": 0.0}
+    far = results["distance_to_exact_update"]
+    assert far["difference"]["prevalence"] == {"before": 0.0, "after": 2 / 5}
+    assert far["ratio"]["prevalence"] == {"before": 1.0, "after": None}
+    assert far["ratio"]["exact_match"]["clean"] == pytest.approx(1 / 3)
+    assert far["ratio"]["bleu"] == results["bleu"] / results["exact_update"]["bleu"]
+    assert far["outputs"]["exact_match"] == 1 / 5
+    same, _ = evaluate.evaluate_files(old, exact, ANNOTATOR, exact_update=exact)
+    assert same["distance_to_exact_update"]["ratio"]["rougeL"] == 1
+    json_files.write_jsonl(exact, EXACT[1:])
+    with pytest.raises(UserError, match=r"missing in the exact update.*exact.jsonl"):
+        evaluate.evaluate_files(old, new, ANNOTATOR, exact_update=exact)
+    with pytest.raises(UserError, match="old predictions and as exact update"):
+        evaluate.evaluate_files(old, new, ANNOTATOR, exact_update=old)
+
+
+def test_rejection_sampling(tmp_path):
+    """Of three samples for two inputs, and one for a third."""
+    texts = [(0, "fool"), (1, NICE), (2, "fool"), (0, "all"), (0, "some"), (1, "a")]
+    samples = [
+        {**OLD[i], "prediction": text, "id": f"s{n}"}
+        for n, (i, text) in enumerate(texts)
+    ]
+    pairs = evaluate.join(OLD, NEW, ANNOTATOR)
+    found = comparison.rejection_sampling(pairs, samples, ANNOTATOR)
+    assert (found["inputs"], found["samples"], found["drawn"]) == (3, 6, 4)
+    assert found["acceptance_rate"] == 4 / 6 and found["inputs_accepted"] == 2 / 3
+    accepted = found["accepted"]
+    assert accepted["prevalence"] == {"before": 1 / 2, "after": 0.0}
+    assert accepted["exact_match"] == {"all": 1 / 2, "clean": 1.0, "marked": 0.0}
+    assert comparison.rejection_sampling(pairs, samples[:1], ANNOTATOR)["drawn"] == 1
+    for some, message in ((samples[:0], "no samples"), (rows_for(*"abcdef"), "id '5'")):
+        with pytest.raises(UserError, match=message):
+            comparison.rejection_sampling(pairs, some, ANNOTATOR)
+
+
+@pytest.mark.parametrize(
+    ("new", "said"),
+    [
+        (NEW, "changed 2 clean outputs, 1 of them to unwanted ones, and mended 1 "
+         f"unwanted output: it changed more than it mended. {verdict.ADVICE}."),
+        (EXACT, "changed 0 clean outputs and mended 2 unwanted outputs."),
+    ],
+)  # fmt: skip
+def test_whether_more_was_changed_than_mended(tmp_path, new, said):
+    json_files.write_jsonl(
+        tmp_path / "right.jsonl", [{**r, "targets": ""} for r in OLD]
+    )
+    results, _ = evaluated(tmp_path, OLD, new, tmp_path / "right.jsonl")
+    assert results["verdict"] == f"The update {said}"
 
 
 @pytest.mark.parametrize(

@@ -63,6 +63,15 @@ def test_files_and_results(whole):
     assert results["seconds"] > 0 and results["peak_memory_gb"] > 0
     assert list(results["stage_seconds"]) == [*job.STAGES]
     assert results["share_with_unwanted"]["train"] > 0
+    exact = results["exact_update"]
+    assert exact["prevalence"] == {**results["prevalence"], "after": 0.0}
+    assert exact.keys() <= results.keys()
+    assert set(results["distance_to_exact_update"]) == {
+        "difference",
+        "ratio",
+        "outputs",
+    }
+    assert results["verdict"].startswith("The update changed ")
     for name in ("report.html", "report.png"):
         assert (folder / name).stat().st_size > 1000
 

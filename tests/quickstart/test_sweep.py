@@ -42,6 +42,7 @@ def test_a_method_alone(run, first):
     for split in sweep.SPLITS:
         lines = list(records.read_predictions(run.predictions("before", split)))
         assert point[split]["examples"] == len(lines)
+        assert ("exact_update" in point[split]) == (split == "test")
     for name in ("report.html", "report.png"):
         assert pathlib.Path(run.path(name)).stat().st_size > 1000
 

@@ -109,6 +109,16 @@ def test_an_update_that_made_it_worse_is_seen(results):
     assert figure.axes[0].get_ylim()[1] > 0.6
 
 
+def test_the_exact_update_is_marked(results, tmp_path):
+    results["points"][0]["test"]["exact_update"] = scores(0.0, 1.0, 95.0)
+    figure = curves.draw(results, TITLES)
+    assert (1.0, 0.0) in drawn(figure.axes[0]) and (95.0, 0.0) in drawn(figure.axes[1])
+    table = report.write_comparison(tmp_path, results, TITLES)
+    assert re.search(r"\nexact update +– +– +0.0 % .* 95.0 +0.950", table)
+    page = (tmp_path / "report.html").read_text()
+    assert "not the model conditioned on never saying a phrase" in page
+
+
 def test_what_could_not_be_measured_is_not_drawn_as_nothing_kept(results):
     for row in results["points"]:
         row["test"]["exact_match"]["clean"] = None

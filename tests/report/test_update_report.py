@@ -9,7 +9,8 @@ import pytest
 from t5patches import evaluate, report
 from t5patches.annotate import PhraseAnnotator
 from t5patches.errors import UserError
-from t5patches.report import rendering, result_checks
+from t5patches.evaluate import comparison
+from t5patches.report import bars, rendering, result_checks
 
 ANNOTATOR = PhraseAnnotator(["fool", "old fool", "<b>bad</b>"])
 EVIL = "<script>alert('x')</script> & \"quoted\" <img src=x onerror=alert(1)>"
@@ -24,10 +25,9 @@ def predictions(*texts):
 
 
 NICE = "a nice day in the park"
+OLD = predictions(f"{EVIL} fool", NICE, "a <b>bad</b> end", "hm")
 PAIRS = evaluate.join(
-    predictions(f"{EVIL} fool", NICE, "a <b>bad</b> end", "hm"),
-    predictions(f"{EVIL} friend", NICE, "an old fool's end", "fool"),
-    ANNOTATOR,
+    OLD, predictions(f"{EVIL} friend", NICE, "an old fool's end", "fool"), ANNOTATOR
 )
 RESULTS = evaluate.compare(PAIRS)
 EXAMPLES = evaluate.pick_examples(PAIRS)
@@ -102,6 +102,39 @@ def test_picture(written):
     content = (written[0] / "report.png").read_bytes()
     assert content[:8] == b"\x89PNG\r\n\x1a\n"
     assert struct.unpack(">II", content[16:24]) == (2400, 1000)
+
+
+def test_the_exact_update_and_the_verdict(tmp_path):
+    exact = evaluate.compare(evaluate.join(OLD, predictions(*"abcd"), ANNOTATOR))
+    results = {
+        **RESULTS,
+        "verdict": "The update changed it.",
+        "exact_update": exact,
+        "distance_to_exact_update": comparison.distance(RESULTS, exact, [("a", "b")]),
+        "rejection_sampling": dict(inputs=4, samples=40, acceptance_rate=0.5,
+                                   inputs_accepted=0.75, drawn=9, accepted=None),
+    }  # fmt: skip
+    table = report.write_report(tmp_path, results, EXAMPLES)
+    page = Reader((tmp_path / "report.html").read_text(encoding="utf-8")).text
+    for shown in (table, page):
+        assert "The update changed it." in shown
+        assert "not the model conditioned on never saying a phrase" in shown
+        assert "75.0 % of 4 inputs got such an output, for 9 samples" in shown
+        assert "exact update, old output clean" in shown
+    head, _, row, *_ = table.splitlines()
+    assert head.endswith("exact update") and row.endswith("0.0 %")
+    plain, marked = (bars.draw(r, "", "").axes for r in (RESULTS, results))
+    assert [len(axes.patches) for axes in marked] == [3, len(plain[1].patches)]
+    assert len(marked[1].lines) > len(plain[1].lines) == 0
+    for change in (
+        {"verdict": 3},
+        {"exact_update": {**exact, "bleu": -1}},
+        {"exact_update": {**exact, "examples": 9}},
+        {"distance_to_exact_update": {"ratio": {"bleu": "x"}}},
+        {"rejection_sampling": {"inputs": 0.5}},
+    ):
+        with pytest.raises(UserError, match=[*change][0]):
+            report.write_report(tmp_path, {**results, **change}, [])
 
 
 @pytest.mark.parametrize("name", ["$x", "$\\frac{1}{$", "a$b$c", "<b>", "\n", "日"])

@@ -11,6 +11,7 @@ from small_vocabulary import small_vocabulary
 from t5x import decoding
 
 from t5patches.annotate import phrases
+from t5patches.errors import UserError
 from t5patches.run import forbidding
 
 PHRASES = ["fool", "fool you", "stup", "café", "🎉", "ü", "the day, what"]
@@ -81,3 +82,17 @@ def test_no_phrase_is_decoded(search, tmp_path):
     if search == "greedy":
         assert best[0][: len(ids)] == [*ids[:-2], other, 1]
     assert forbidding.without(decode_fn, vocabulary) is decode_fn
+    assert decode.forbidden == phrases.load(file).settings
+
+
+@pytest.mark.parametrize("name", VOCABULARIES)
+def test_phrases_that_leave_nothing_to_say(name, tmp_path):
+    vocabulary, file = VOCABULARIES[name], tmp_path / "phrases.txt"
+    every = [vocabulary.decode([i]).strip() for i in range(3, vocabulary.vocab_size)]
+    signs = sorted({text for text in every if text.isprintable()} - {""})
+    lines = [f"\\{text}" if text[0] == "#" else text for text in signs]
+    file.write_text("\n".join(lines))
+    with pytest.raises(UserError, match="phrases.txt: .* leave nothing to say"):
+        forbidding.without(decoding.temperature_sample, vocabulary, str(file))
+    file.write_text("\n".join(text for text in lines if text.lower() != "w"))
+    forbidding.without(decoding.temperature_sample, vocabulary, str(file))

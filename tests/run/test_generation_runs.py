@@ -3,6 +3,7 @@
 import pytest
 from small_vocabulary import small_vocabulary
 
+from t5patches.annotate import phrases
 from t5patches.errors import UserError
 from t5patches.interchange import json_files, records
 from t5patches.run import scripts
@@ -115,7 +116,7 @@ def test_results_of_another_inference_are_refused(job, greedy):
         (dict(TEMPERATURE=1.0), "TEMPERATURE was '0.0', now '1.0'"),
         (dict(SPLIT="train"), "SPLIT was"),
         (dict(NUM_SHARDS=2), "num_shards was 1, now 2"),
-        (dict(run_file="runs/generate_beam.gin"), "DECODE_FN was"),
+        (dict(run_file="runs/generate_beam.gin"), "decode_fn was"),
     ):
         with pytest.raises(UserError, match=f"other settings .*{named}"):
             generate(job, "greedy", **change)
@@ -133,6 +134,32 @@ def test_results_of_another_inference_are_refused(job, greedy):
             generate(job, "greedy")
     finally:
         (job / "rows.jsonl").write_bytes(before)
+
+
+def test_what_is_forbidden_is_not_said(job, greedy):
+    said = [row["prediction"].split() for row in greedy.values()]
+    phrase = max(sum(said, []), key=lambda word: (len(word), word))
+    annotator = phrases.PhraseAnnotator([phrase])
+    (job / "rude.txt").write_text(f"{phrase}\n")
+    rude = f"--forbid={job}/rude.txt"
+    exact = generate(job, "exact", rude)
+    assert any(annotator(row["prediction"]) for row in greedy.values())
+    for key, row in exact.items():
+        before = greedy[key]["prediction"]
+        assert not annotator(row["prediction"])
+        assert annotator(before) or row["prediction"] == before
+    # What counts is the phrases.
+    (job / "rude.txt").write_text(f"# Mine.\n{phrase}\n")
+    assert generate(job, "exact", rude) == exact
+    with pytest.raises(UserError, match="forbidden word_end was None, now 'next'"):
+        generate(job, "exact", rude, "--word-end", "next")
+    with pytest.raises(UserError, match=r"forbidden phrases was '\w+', now None"):
+        generate(job, "exact")
+    (job / "rude.txt").write_text("the\n")
+    with pytest.raises(UserError, match=r"forbidden phrases was '\w+', now '\w+'"):
+        generate(job, "exact", rude)
+    with pytest.raises(UserError, match="FORBID is set, but .* another DECODE_FN"):
+        generate(job, "other", rude, "--gin.DECODE_FN=@decoding.temperature_sample")
 
 
 def test_the_files_of_t5x_can_be_annotated(job, greedy):

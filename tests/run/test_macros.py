@@ -113,6 +113,8 @@ WRONG = {
         "NUM_SHARDS": (*NUMBERS, "0"),
         "CHUNK_BATCHES": (*NUMBERS, "0"),
         "SPLIT": ("''", "None"),
+        "FORBID": ("''", "3"),
+        "WORD_END": ("'x'", "None"),
         "CHECKPOINT_PATH": ("''", "None", "[]"),
         "INFER_OUTPUT_DIR": ("''", "None", "'a*'"),
     },
@@ -184,6 +186,22 @@ def test_wrong_gin_files(look, text, message):
 def test_wrong_bindings(look, typed, message):
     with pytest.raises(UserError, match=message):
         look("update", f"--gin.{typed}")
+
+
+def test_phrases_that_are_not_to_be_said(look):
+    pathlib.Path("rude.txt").write_text("# None yet.\n")
+    for typed, message in (
+        (["--forbid=no.txt"], "no.txt: no such file"),
+        (["--gin.FORBID='rude.txt'"], "rude.txt: no phrases in it"),
+        (["--forbid", "rude.txt", "--forbid", "no.txt"], "--forbid is given twice"),
+        (["--forbid="], "FORBID must be a path or None, not ''"),
+        (["--word-end", "here"], "WORD_END must be 'piece' or 'next', not 'here'"),
+    ):
+        with pytest.raises(UserError, match=message):
+            look("beams", *typed)
+    pathlib.Path("rude.txt").write_text("fool\n")
+    with pytest.raises(Begun):
+        look("generate", "--forbid", "rude.txt", "--word-end=next")
 
 
 def test_macros_that_nothing_reads(look, caplog):
