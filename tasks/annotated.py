@@ -232,7 +232,7 @@ def _fill_negative_token_ids(example: _Example) -> dict[str, tf.Tensor]:
 @seqio.map_over_dataset
 def _fill_unwanted_sets(example: _Example) -> dict[str, tf.Tensor]:
     """A record without any has the empty set at each position."""
-    rows = example["unwanted_sets"]
+    rows = example[sets_files.FEATURE]
     missing = tf.size(example["targets"]) - tf.size(rows)
     return {**example, "unwanted_sets": tf.pad(rows, [[0, missing]])}
 

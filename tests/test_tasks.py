@@ -223,15 +223,15 @@ def test_sets_of_unwanted_tokens(tmp_path):
     examples = annotated(2)
     path = shards.shard_path(tmp_path / "a", 0, 1, ".tfrecord")
     files = {"train": str(tmp_path / "a")}
-    tfrecords.write(path, [{**examples[0], "unwanted_sets": [1, 0, 2, 1]}, examples[1]])
+    tfrecords.write(path, [{**examples[0], "sets": [1, 0, 2, 1]}, examples[1]])
     assert tasks.find_unwanted_sets(files) is None
     unwanted_sets.write(tmp_path, np.array([[0], [6], [1]], np.uint32))
     table = tasks.find_unwanted_sets(files)
     name = tasks.annotated_task("t_sets", files, VOCABULARY, unwanted_sets=table)
     found = [row["unwanted_sets"].tolist() for row in read(name)]
     assert found == [[1, 0, 2, 1], [0] * 4]
-    tfrecords.write(path, [{**examples[0], "unwanted_sets": [1, 0, 3, 1]}])
-    with pytest.raises(UserError, match="'unwanted_sets', has 3, which is not in"):
+    tfrecords.write(path, [{**examples[0], "sets": [1, 0, 3, 1]}])
+    with pytest.raises(UserError, match="'sets', has 3, which is not in"):
         read(name)
     other = tmp_path / "other"
     shutil.copytree(tmp_path, other, ignore=shutil.ignore_patterns("other"))
@@ -242,7 +242,7 @@ def test_sets_of_unwanted_tokens(tmp_path):
         tasks.find_unwanted_sets(both)
     (other / unwanted_sets.FILE).unlink()
     assert tasks.find_unwanted_sets(both) == table  # By an annotator without sets.
-    json_files.write_json(other / "settings.json", {"unwanted_sets": True})
+    json_files.write_json(other / "settings.json", {"sets": True})
     with pytest.raises(UserError, match="unwanted_sets.npz is missing"):
         tasks.find_unwanted_sets(both)
     (other / unwanted_sets.FILE).write_bytes(b"no table")

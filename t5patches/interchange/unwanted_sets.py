@@ -18,7 +18,7 @@ from t5patches.interchange import claims, json_files, shards
 
 # The table's name in a folder of annotated records, and the feature with its rows.
 FILE = "unwanted_sets.npz"
-FEATURE = "unwanted_sets"
+FEATURE = "sets"  # Short: every record has the name in it.
 
 
 def write(folder: shards.PathLike, bits: np.ndarray) -> None:
