@@ -5,7 +5,7 @@ from __future__ import annotations
 from t5patches.cli import starting
 
 _GENERATE_GIN = "runs/generate.gin"
-_GENERATE_BEAM_GIN = "runs/generate_beam.gin"
+_GENERATE_GINS = (_GENERATE_GIN, "runs/generate_beam.gin", "runs/alternatives.gin")
 
 _HELP = """\
 {what}
@@ -39,7 +39,17 @@ predictions, TASK-predict-00000-of-00001.jsonl, to INFER_OUTPUT_DIR:
 runs/generate.gin is read after the models/ file, also if no --gin_file names it. It
 says how to sample (TEMPERATURE, TOP_K, TOP_P) and to share the work between processes
 (SHARD_ID, NUM_SHARDS); runs/generate_beam.gin searches with beams. Typed again, it
-skips what is complete."""
+skips what is complete.
+
+runs/alternatives.gin, without a file of tasks/, reads annotated predictions as FILES and
+tries what the model would nearly have said at their unwanted positions (or wherever it
+was unsure: UNSURE_BELOW); `t5patches annotate --alternatives` judges that:
+
+  t5patches generate --gin_file=models/t5_1_1_small.gin \
+    --gin_file=runs/alternatives.gin --gin.SPLIT="'train'" \
+    --gin.FILES="{{'train': 'annotated/annotated'}}" …
+  t5patches annotate entities --predictions generated/text-predict \
+    --alternatives alternatives/alternatives-predict_with_aux --output annotated_more …"""
 
 
 def train(argv: list[str]) -> None:
@@ -89,7 +99,7 @@ def _run(script: str, argv: list[str], what: str, writes: str) -> None:
 def _with_generate_gin(argv: list[str]) -> list[str]:
     """Puts the run file after the model's, whose required macros it sets."""
     values = [word.removeprefix("--gin_file=") for word in argv]
-    named = any(v.endswith((_GENERATE_GIN, _GENERATE_BEAM_GIN)) for v in values)
+    named = any(v.endswith(_GENERATE_GINS) for v in values)
     if named or not argv or argv[0] in ("-h", "--help"):
         return argv
     models = [i for i, value in enumerate(values) if "models/" in value]
