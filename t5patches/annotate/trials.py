@@ -67,7 +67,7 @@ class Trials:
     def gather(
         self, rows: Iterator[tuple[str, AnnotatedPrediction]]
     ) -> Iterator[tuple[str, AnnotatedPrediction]]:
-        """Yields the outputs of `beside`, annotated, with their unwanted alternatives."""
+        """Yields the outputs of `beside`, with what is unwanted of the others."""
         output: tuple[str, Any] | None = None
         for where, row in rows:
             each = row.get(_TRIAL)

@@ -41,15 +41,9 @@ says how to sample (TEMPERATURE, TOP_K, TOP_P) and to share the work between pro
 (SHARD_ID, NUM_SHARDS); runs/generate_beam.gin searches with beams. Typed again, it
 skips what is complete.
 
-runs/alternatives.gin, without a file of tasks/, reads annotated predictions as FILES and
-tries what the model would nearly have said at their unwanted positions (or wherever it
-was unsure: UNSURE_BELOW); `t5patches annotate --alternatives` judges that:
-
-  t5patches generate --gin_file=models/t5_1_1_small.gin \
-    --gin_file=runs/alternatives.gin --gin.SPLIT="'train'" \
-    --gin.FILES="{{'train': 'annotated/annotated'}}" …
-  t5patches annotate entities --predictions generated/text-predict \
-    --alternatives alternatives/alternatives-predict_with_aux --output annotated_more …"""
+runs/alternatives.gin, without a file of tasks/, reads annotated predictions as FILES
+and tries what the model would nearly have said where it said something unwanted (or
+wherever it was unsure: UNSURE_BELOW), for `t5patches annotate --alternatives`."""
 
 
 def train(argv: list[str]) -> None:
