@@ -299,7 +299,8 @@ class Job:
                 statistics.count(row, made.get("inputs", []), where)
                 if self._trials:
                     statistics.counts.update(self._trials.counts(row))
-                    made[alternatives.FEATURE] = trials.feature(row)
+                    if found := trials.feature(row):
+                        made[alternatives.FEATURE] = found
                 if kept:
                     lines.write(json_files.json_line(row))
                     if self._sets:
