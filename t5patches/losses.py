@@ -106,7 +106,8 @@ class Unwanted(NamedTuple):
     """The unwanted tokens of every position.
 
     Attributes:
-      ids: int32 [..., n], in any order; `NO_TOKEN` for none.
+      ids: int32 [..., n]; the first is the position's own token, if it is unwanted, the
+        others in any order; `NO_TOKEN` for none.
       bits: further ones, uint32 [..., vocab / 32], of which bit i of word j is token
         32 j + i; or None. However many they are, a logit looks at one bit.
     """
@@ -381,7 +382,7 @@ def _terms_fwd(method, epsilon, threshold, logits, frozen_logits, targets, unwan
         sums = _Sums(total, _log_sum_of_others(frozen_logits, unwanted), None)
     given = logits, frozen_logits, targets, unwanted
     view = _View(*given, sums, epsilon, threshold).apart()
-    negative = _has_unwanted(unwanted.ids)
+    negative = _own_is_unwanted(unwanted)
     loss = _values(terms, view, negative)
     divergence = loss
     forward = [kind == "forward_kl" for kind in (method.negative, method.positive)]
@@ -410,18 +411,18 @@ def _terms_bwd(method, epsilon, threshold, residuals, cotangents):
 _terms.defvjp(_terms_fwd, _terms_bwd)
 
 
-def _has_unwanted(unwanted_ids: Array) -> Array:
-    """Bool [...], from ids [..., n]."""
-    return jnp.any(unwanted_ids != NO_TOKEN, axis=-1)
+def _own_is_unwanted(tokens: Unwanted) -> Array:
+    """Bool [...]."""
+    return tokens.ids[..., 0] != NO_TOKEN
 
 
 class Annotation(NamedTuple):
     """What a batch says of every position: the tokens unwanted there, and its weight.
 
     Attributes:
-      tokens: the unwanted ones, [batch, length, ...]. A position with any `ids` is an
-        unwanted position; `bits` only say what else p_new leaves out there, and at the
-        other positions.
+      tokens: the unwanted ones, [batch, length, ...]. Where the position's own is among
+        them is an unwanted position; the others only say what else p_new leaves out
+        there, and at the other positions.
       magnitude: float32 [batch, length], what the position counts; 0 at padding.
     """
 
@@ -431,7 +432,7 @@ class Annotation(NamedTuple):
     @property
     def unwanted(self) -> Array:
         """Bool [batch, length]: where alpha counts."""
-        return _has_unwanted(self.tokens.ids)
+        return _own_is_unwanted(self.tokens)
 
 
 def read_annotation(
@@ -447,7 +448,7 @@ def read_annotation(
       weights: [batch, length] number; its sign says unwanted (−), other (+) or
         padding (0), its magnitude weighs the token.
       negative_token_ids: [batch, length, k] integer, further unwanted tokens of a
-        position whatever the sign of its weight; 0 for none.
+        position, whatever the sign of its weight, which they leave; 0 for none.
       unwanted_bits: [batch, length, vocab / 32] uint32, see `Unwanted`.
 
     Returns:

@@ -18,8 +18,10 @@ from .annotated import (
     annotated_task,
     corrective_task,
     filtered_task,
+    find_alternatives,
     find_unwanted_sets,
     negative_task,
+    outputs_task,
 )
 from .comments import civil_comments_spans_task, civil_comments_task
 from .texts import text_task, xsum_task
@@ -30,8 +32,10 @@ __all__ = [
     "civil_comments_task",
     "corrective_task",
     "filtered_task",
+    "find_alternatives",
     "find_unwanted_sets",
     "negative_task",
+    "outputs_task",
     "text_task",
     "xsum_task",
 ]

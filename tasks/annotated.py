@@ -12,6 +12,7 @@ What a task makes of the same records is its kind:
 from __future__ import annotations
 
 import dataclasses
+import functools
 import inspect
 import os
 from collections.abc import Callable, Mapping
@@ -23,12 +24,14 @@ from absl import logging
 from etils import epath
 
 from t5patches.errors import UserError
-from t5patches.interchange import json_files
+from t5patches.interchange import alternatives as alternatives_files
+from t5patches.interchange import json_files, records
 from t5patches.interchange import unwanted_sets as sets_files
+from t5patches.interchange.shards import Row
 
 from .annotated_records import AnnotatedRecords
 from .registry import SHUFFLE_BUFFER_SIZE, plain, register
-from .sources import Files, split_files
+from .sources import Files, FileSource, split_files
 
 MARKS = seqio.Feature(seqio.PassThroughVocabulary(2), add_eos=False)
 
@@ -45,6 +48,7 @@ def annotated_task(
     negative_token_ids: int = 0,
     allow_nothing_unwanted: bool = False,
     unwanted_sets: str | None = None,
+    alternatives: int = 0,
     kind: str = "annotated",
 ) -> str:
     """Registers annotated generations (TFRecords) as a task; returns its name.
@@ -68,6 +72,8 @@ def annotated_task(
         'train' in which nothing is unwanted is read, or refused.
       unwanted_sets: the table of sets that stands beside the records, or None. A task
         of the kind `annotated` has its rows as `unwanted_sets`, int32 [length].
+      alternatives: k, where the records name up to so many unwanted alternatives of a
+        position; a task of the kind `annotated` has them as `negative_token_ids`, too.
       kind: what the task makes of the records, see above; the other kinds are also
         functions of their own.
 
@@ -87,6 +93,10 @@ def annotated_task(
         if negative_token_ids:
             more["negative_token_ids"] = negative_token_ids
             preprocessors.append(_fill_negative_token_ids)
+        if alternatives:
+            more[alternatives_files.FEATURE] = None
+            preprocessors.append(functools.partial(_add_alternatives, k=alternatives))
+        if negative_token_ids or alternatives:
             features["negative_token_ids"] = seqio.Feature(
                 output_vocabulary, add_eos=False, rank=2
             )
@@ -124,7 +134,7 @@ def annotated_task(
     return register(
         name,
         (kind, files, vocabulary, output_vocabulary, shuffle_buffer_size)
-        + (negative_token_ids, allow_nothing_unwanted, unwanted_sets),
+        + (negative_token_ids, allow_nothing_unwanted, unwanted_sets, alternatives),
         check,
         source=source,
         preprocessors=[
@@ -230,6 +240,18 @@ def _fill_negative_token_ids(example: _Example) -> dict[str, tf.Tensor]:
 
 
 @seqio.map_over_dataset
+def _add_alternatives(example: _Example, k: int) -> dict[str, tf.Tensor]:
+    """Alternatives, pairs of position and id, go to their positions."""
+    pairs = tf.reshape(example[alternatives_files.FEATURE], [-1, 2])
+    length = tf.size(example["targets"], tf.int64)
+    rows = tf.RaggedTensor.from_value_rowids(pairs[:, 1], pairs[:, 0], length)
+    ids = rows.to_tensor(shape=[None, k])
+    if "negative_token_ids" in example:
+        ids = tf.concat([example["negative_token_ids"], ids], axis=1)
+    return {**example, "negative_token_ids": ids}
+
+
+@seqio.map_over_dataset
 def _fill_unwanted_sets(example: _Example) -> dict[str, tf.Tensor]:
     """A record without any has the empty set at each position."""
     rows = example[sets_files.FEATURE]
@@ -249,6 +271,65 @@ def find_unwanted_sets(files: Files) -> str | None:
     files = plain(files)
     paths = [path for split in files for path in split_files(files, split, ".tfrecord")]
     return sets_files.find(paths)
+
+
+def find_alternatives(files: Files) -> int:
+    """Returns how many alternatives annotated records name for a position, at most.
+
+    Args:
+      files: by split, as `annotated_task` takes them.
+    """
+    files = plain(files)
+    paths = [path for split in files for path in split_files(files, split, ".tfrecord")]
+    return alternatives_files.most(paths)
+
+
+def outputs_task(name: str, files: Files, vocabulary: seqio.Vocabulary) -> str:
+    """Registers annotated outputs (JSON lines) as a task; returns its name.
+
+    The features are those of `annotated_task`; the output's text and the id go through
+    an inference as `prediction_pretokenized` and `id_pretokenized`.
+
+    Args:
+      name: of the task, of letters, digits, dots and underscores.
+      files: by split, as `t5patches annotate` writes them: a file, pattern, prefix of
+        shards, or list of these.
+      vocabulary: of inputs and targets.
+    """
+    files = plain(files)
+
+    def columns_of(row: Row, where: str) -> dict[str, Any]:
+        checked = records.check_prediction(row, where, 0, vocabulary)
+        output = records.check_annotations(checked, where)
+        return {
+            "inputs": output["inputs"],
+            "targets": output["target_tokens"],
+            "target_annotations": output["target_annotations"],
+            "prediction_pretokenized": output["prediction"],
+            "id_pretokenized": output["id"],
+        }
+
+    dtypes = dict.fromkeys(
+        ("inputs", "prediction_pretokenized", "id_pretokenized"), tf.string
+    ) | dict.fromkeys(("targets", "target_annotations"), tf.int32)
+
+    @seqio.map_over_dataset
+    def encode(example: _Example) -> dict[str, tf.Tensor]:
+        inputs = tf.concat([vocabulary.encode_tf(example["inputs"]), [eos_id]], 0)
+        return {**example, "inputs": inputs}
+
+    eos_id = vocabulary.eos_id
+    return register(
+        name,
+        ("outputs", files, vocabulary),
+        source=FileSource(files, dtypes, columns_of),
+        preprocessors=[encode, seqio.CacheDatasetPlaceholder(), end_inputs_with_eos],
+        output_features={
+            "inputs": seqio.Feature(vocabulary),
+            "targets": seqio.Feature(vocabulary),
+            "target_annotations": MARKS,
+        },
+    )
 
 
 def _only_clean(dataset: tf.data.Dataset) -> tf.data.Dataset:

@@ -129,7 +129,8 @@ def token_losses(
             continue
         ids = () if negative_token_ids is None else negative_token_ids[index]
         unwanted = unwanted_tokens(targets[index], weights[index], ids)
-        kind, is_unwanted = negative if unwanted else positive, bool(unwanted)
+        is_unwanted = weights[index] < 0
+        kind = negative if is_unwanted else positive
         if unwanted_sets is not None:  # bool [batch, length, vocab]
             unwanted = sorted({*unwanted, *np.flatnonzero(unwanted_sets[index])})
         row = None if frozen is None else frozen[index]

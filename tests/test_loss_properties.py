@@ -21,12 +21,12 @@ EPSILON = 1e-6
 T5, MT5 = 32_128, 250_112
 
 
-def is_reverse(name, unwanted):
-    return loss_reference.TABLE[name][0 if unwanted else 1] == "reverse_kl"
+def is_reverse(name, weight):
+    return loss_reference.TABLE[name][0 if weight < 0 else 1] == "reverse_kl"
 
 
-def has_distribution_for_target(name, unwanted):
-    return loss_reference.TABLE[name][0 if unwanted else 1] in (
+def has_distribution_for_target(name, weight):
+    return loss_reference.TABLE[name][0 if weight < 0 else 1] in (
         "forward_kl",
         "reverse_kl",
     )
@@ -38,7 +38,7 @@ def target_of(name, batch, index, epsilon=EPSILON):
     unwanted = loss_reference.unwanted_tokens(
         batch.targets[index], batch.weights[index], () if ids is None else ids[index]
     )
-    floor = epsilon if is_reverse(name, unwanted) else 0.0
+    floor = epsilon if is_reverse(name, batch.weights[index]) else 0.0
     return loss_reference.p_new(batch.frozen[index], unwanted, floor), unwanted
 
 
@@ -85,8 +85,9 @@ def test_the_minimum_is_at_the_target(name, seed, ids, step, epsilon):
     batch = make_batch(seed, ids=ids)
     indices = []
     for index in np.ndindex(batch.targets.shape):
-        target, unwanted = target_of(name, batch, index, epsilon)
-        if batch.weights[index] and has_distribution_for_target(name, unwanted):
+        weight = batch.weights[index]
+        if weight and has_distribution_for_target(name, weight):
+            target, _ = target_of(name, batch, index, epsilon)
             batch.logits[index] = logits_of(target)
             indices.append(index)
         else:
@@ -148,7 +149,7 @@ def test_p_new_sums_to_1_with_nothing_but_the_floor_at_unwanted_tokens(
 def assert_exact_and_finite(name, batch, **options):
     # A reverse KL's is p · (log p − log q − KL): to the rounding of its difference.
     tokens = loss_cases.token_terms(name, batch)
-    noise = 1e-7 * np.abs(tokens.loss)[..., None] * is_reverse(name, unwanted=[0])
+    noise = 1e-7 * np.abs(tokens.loss)[..., None] * is_reverse(name, -1)
     options |= dict(atol=1e-5, tolerance=2e-5, noise=options.get("alpha", 1.0) * noise)
     value, gradient = loss_cases.assert_equals_reference(name, batch, **options)
     assert np.isfinite(value) and np.all(np.isfinite(gradient))
@@ -267,14 +268,14 @@ def test_minimising_over_free_logits_reaches_the_target(name, start):
         logits = np.random.default_rng(1).normal(size=frozen.shape).astype(np.float32)
     batch = unwanted_and_other(logits, frozen, top)
     unwanted, other = minimise(name, batch)[0]
-    p_new, ids = target_of(name, batch, (0, 0), epsilon=0.0)
+    p_new, _ = target_of(name, batch, (0, 0), epsilon=0.0)
     assert total_variation(p_o[0], p_new) > 0.5
     assert total_variation(unwanted, p_new) < 1e-3 + EPSILON
-    if is_reverse(name, ids):
+    if is_reverse(name, weight=-1):
         np.testing.assert_allclose(unwanted[top[0]], EPSILON, rtol=1e-2)
     else:
         assert unwanted[top[0]] < EPSILON
-    if has_distribution_for_target(name, unwanted=[]):
+    if has_distribution_for_target(name, weight=1):
         assert total_variation(other, p_o[1]) < 1e-3
     else:
         assert other[top[1]] > 1 - 1e-3

@@ -171,10 +171,10 @@ def test_negative_ids_are_a_set(name, weight, ids, unwanted):
     batch = one_token(logits, frozen, target=4, weight=weight, ids=ids)
     value, _ = value_and_grad(name, batch, alpha=10.0, epsilon=0.01)
     assert loss_reference.unwanted_tokens(4, weight, ids) == unwanted
-    kind = loss_reference.TABLE[name][0 if unwanted else 1]
+    kind = loss_reference.TABLE[name][0 if weight < 0 else 1]
     arrays = (x[0, 0].astype(np.float64) for x in (batch.logits, batch.frozen))
     expected, _ = loss_reference.term(kind, *arrays, 4, unwanted, 0.01, -10.3)
-    expected *= (10.0 if unwanted else 1.0) * abs(weight)
+    expected *= (10.0 if weight < 0 else 1.0) * abs(weight)
     np.testing.assert_allclose(value, expected, rtol=1e-5)
 
 

@@ -218,6 +218,26 @@ def test_a_position_at_which_everything_is_unwanted(tmp_path):
         tasks.annotated_task("t_table", files, VOCABULARY, unwanted_sets=str(table))
 
 
+def test_unwanted_alternatives_of_a_position(tmp_path):
+    """From pairs of position and id, beside further unwanted tokens."""
+    examples = annotated(2)
+    more = {"unwanted_alternatives": [1, 7, 1, 9, 2, 8], "negative_token_ids": [6] * 4}
+    path = shards.shard_path(tmp_path / "a", 0, 1, ".tfrecord")
+    tfrecords.write(path, [{**examples[0], **more}, examples[1]])
+    files = {"train": str(tmp_path / "a")}
+    assert tasks.find_alternatives(files) == 0
+    settings = {"alternatives": {"most": 2}}
+    json_files.write_json(tmp_path / "settings.json", settings)
+    k = tasks.find_alternatives(files)
+    name = tasks.annotated_task("t_alts", files, VOCABULARY, alternatives=k)
+    pairs = [[0, 0], [7, 9], [8, 0], [0, 0]]
+    rows = [row["negative_token_ids"].tolist() for row in read(name)]
+    assert rows == [pairs, [[0, 0]] * 4]
+    both = dict(alternatives=k, negative_token_ids=1)
+    rows = read(tasks.annotated_task("t_both", files, VOCABULARY, **both))
+    assert rows[0]["negative_token_ids"].tolist() == [[6, *pair] for pair in pairs]
+
+
 def test_sets_of_unwanted_tokens(tmp_path):
     """From the table beside the records to the batch; a record may have none."""
     examples = annotated(2)

@@ -13,12 +13,13 @@ from absl import logging
 from etils import epath
 
 from t5patches import progress
-from t5patches.annotate import workers
+from t5patches.annotate import trials, workers
 from t5patches.annotate.alignment import align
 from t5patches.annotate.annotator import Annotator, Found, settings_of
 from t5patches.annotate.statistics import FINDINGS, SKIPPED, Statistics
 from t5patches.errors import UserError
 from t5patches.interchange import (
+    alternatives,
     claims,
     json_files,
     records,
@@ -58,7 +59,8 @@ def annotate_files(
     Args:
       predictions, annotator, output_dir, vocabulary: as `Job` takes them.
       processes: how many share the work; the annotator must be picklable if several.
-      **options: `settings`, `only_annotated`, `feature_lengths`, `on_error` of `Job`.
+      **options: `settings`, `only_annotated`, `feature_lengths`, `on_error`,
+        `alternatives` of `Job`.
 
     Returns:
       The statistics, as in `stats.json`.
@@ -91,6 +93,9 @@ class Job:
         cut off is counted.
       on_error: 'stop' raises at the first wrong line; 'skip' leaves out wrong lines and
         missing shards and lists them.
+      alternatives: files of what else the model would have said
+        (`interchange.alternatives`), of which the annotator finds what is unwanted. Not
+        for annotators that know whole sets.
       paths: the files.
     """
 
@@ -103,6 +108,7 @@ class Job:
     only_annotated: bool = False
     feature_lengths: Mapping[str, int] = dataclasses.field(default_factory=dict)
     on_error: Literal["stop", "skip"] = "stop"
+    alternatives: shards.PathLike | Sequence[shards.PathLike] | None = None
 
     def __post_init__(self):
         self._skips = self.on_error == "skip"
@@ -114,6 +120,11 @@ class Job:
         )
         make = getattr(self.annotator, "unwanted_sets", None)
         self._sets = make and make(self.vocabulary)
+        self._trials: trials.Trials | None = None
+        if self._sets and self.alternatives:
+            logging.warning("This annotator knows whole sets: no alternatives are read")
+        elif self.alternatives:
+            self._trials = trials.Trials(self.alternatives, self.vocabulary)
         # What the results of all depend on, as the folder's `settings.json`.
         self._claimed = {
             "step": "annotate",
@@ -124,6 +135,7 @@ class Job:
             "feature_lengths": dict(self.feature_lengths),
             "files": len(self.paths),
             **({unwanted_sets.FEATURE: True} if self._sets else {}),
+            **({alternatives.SETTING: self._trials.settings} if self._trials else {}),
         }
         self._repeated: list[dict[int, UserError]] = []  # Lines of each file.
         self._sources = self._find_sources()
@@ -236,6 +248,18 @@ class Job:
         """Yields (`file:line`, annotated prediction) of a file."""
         rows = self._predictions(index, on_error)
         rows = progress.track(rows, f"annotate {epath.Path(self.paths[index]).name}")
+        if not self._trials:
+            return self._judged(rows, team, on_error)
+        rows = self._trials.beside(rows)
+        return self._trials.gather(self._judged(rows, team, on_error))
+
+    def _judged(
+        self,
+        rows: Iterator[tuple[str, Prediction]],
+        team: workers.Workers,
+        on_error: shards.OnError,
+    ) -> Iterator[tuple[str, AnnotatedPrediction]]:
+        """Yields predictions with what is unwanted in them."""
         for (where, row), found in workers.find(rows, team):
             try:
                 annotated = _with_spans(row, found, self.vocabulary)
@@ -275,6 +299,10 @@ class Job:
                 if kept or "inputs" in self.feature_lengths:
                     made = records.training_features(row, self.vocabulary)
                 statistics.count(row, made.get("inputs", []), where)
+                if self._trials:
+                    statistics.counts.update(self._trials.counts(row))
+                    if found := trials.feature(row):
+                        made[alternatives.FEATURE] = found
                 if kept:
                     lines.write(json_files.json_line(row))
                     if self._sets:
@@ -331,6 +359,7 @@ def _with_spans(row: Prediction, found: Found, vocabulary: Any) -> AnnotatedPred
     if isinstance(found, UserError):
         raise found
     ids = row.get("target_tokens", [])  # They are there: the vocabulary is known.
+    row.pop(alternatives.FEATURE, None)  # Of an annotation before.
     return {
         **row,
         "target_tokens": ids,

@@ -96,10 +96,12 @@ class Statistics:
             return {name: self.counts[name] for name in names}
 
         with_unwanted = self.counts["examples_with_unwanted"]
+        tried = ("alternatives_tried", "unwanted_alternatives", "positions_with_them")
         return {
             **counts("examples", "examples_with_unwanted"),
             "share_with_unwanted": with_unwanted / max(self.counts["examples"], 1),
             **counts("tokens", "unwanted_tokens"),
+            **(counts(*tried) if tried[0] in self.counts else {}),
             "annotations_by_label": dict(self.labels.most_common()),
             **counts("written", "empty", "reencoded", "changed_by_encoding"),
             "lost_characters": dict(self.lost.most_common()),

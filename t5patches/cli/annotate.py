@@ -74,6 +74,7 @@ def annotate(argv: list[str]) -> None:
         only_annotated=args.only_annotated,
         feature_lengths={name: n for name, n in lengths.items() if n is not None},
         on_error=args.on_error,
+        alternatives=args.alternatives,
     )
     stats = run(files)
     print(
@@ -83,6 +84,11 @@ def annotate(argv: list[str]) -> None:
         f"{stats['written']:,} written to {args.output}"
         + (f"; {stats['skipped']:,} skipped" if stats["skipped"] else "")
     )
+    if args.alternatives and "alternatives_tried" in stats:
+        print(
+            f"{stats['unwanted_alternatives']:,} of {stats['alternatives_tried']:,} "
+            f"alternatives are unwanted, at {stats['positions_with_them']:,} positions"
+        )
 
 
 def _add_shared(add: Add) -> None:
@@ -92,6 +98,11 @@ def _add_shared(add: Add) -> None:
     add("--vocabulary", "FILE", "the model's SentencePiece file, or 'bytes' for ByT5")
     text = "sentinel ids after the vocabulary (T5: 100; default: %(default)s)"
     add("--extra-ids", "N", text, type=sentinels, default=0)
+    text = (
+        "what else the model would have said (`t5patches generate` with "
+        "runs/alternatives.gin wrote it): what is unwanted of it is marked, too"
+    )
+    add("--alternatives", "FILE", text, nargs="+", default=None)
     text = "keep only predictions with something unwanted"
     add("--only-annotated", None, text, action="store_true")
     for name in ("inputs", "targets"):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from t5patches.cli import starting
 
 _GENERATE_GIN = "runs/generate.gin"
-_GENERATE_BEAM_GIN = "runs/generate_beam.gin"
+_GENERATE_GINS = (_GENERATE_GIN, "runs/generate_beam.gin", "runs/alternatives.gin")
 
 _HELP = """\
 {what}
@@ -44,7 +44,11 @@ skips what is complete.
 --forbid FILE decodes without the phrases of a file, one a line: no token that would
 complete one is chosen, and the others keep their proportions. Of the original model it
 is the exact token-level update, which `evaluate --exact-update` compares with.
---word-end piece|next says where a phrase ends, as in `annotate phrases`."""
+--word-end piece|next says where a phrase ends, as in `annotate phrases`.
+
+runs/alternatives.gin, without a file of tasks/, reads annotated predictions as FILES
+and tries what the model would nearly have said where it said something unwanted (or
+wherever it was unsure: UNSURE_BELOW), for `t5patches annotate --alternatives`."""
 
 
 def train(argv: list[str]) -> None:
@@ -94,7 +98,7 @@ def _run(script: str, argv: list[str], what: str, writes: str) -> None:
 def _with_generate_gin(argv: list[str]) -> list[str]:
     """Puts the run file after the model's, whose required macros it sets."""
     values = [word.removeprefix("--gin_file=") for word in argv]
-    named = any(v.endswith((_GENERATE_GIN, _GENERATE_BEAM_GIN)) for v in values)
+    named = any(v.endswith(_GENERATE_GINS) for v in values)
     if named or not argv or argv[0] in ("-h", "--help"):
         return argv
     models = [i for i, value in enumerate(values) if "models/" in value]

@@ -3,9 +3,10 @@
 import pytest
 from small_vocabulary import small_vocabulary
 
+from t5patches.annotate import job as job_of
 from t5patches.annotate import phrases
 from t5patches.errors import UserError
-from t5patches.interchange import json_files, records
+from t5patches.interchange import alternatives, json_files, records
 from t5patches.run import scripts
 
 VOCABULARY = small_vocabulary()
@@ -64,9 +65,9 @@ def greedy(job):
     return generate(job, "greedy")
 
 
-def run(folder, script, run_file, *more, **macros):
-    files = ["models/t5_1_1_tiny.gin", run_file, "tasks/text.gin", f"{folder}/job.gin"]
-    arguments = [f"--gin_file={name}" for name in files]
+def run(folder, script, run_file, *more, task="tasks/text.gin", **macros):
+    files = ["models/t5_1_1_tiny.gin", run_file, task, f"{folder}/job.gin"]
+    arguments = [f"--gin_file={name}" for name in files if name]
     arguments += [f"--gin.{name}={value!r}" for name, value in macros.items()]
     scripts.run(script, [*arguments, *more])
 
@@ -203,6 +204,68 @@ def test_a_stopped_inference_goes_on(job, monkeypatch):
     assert list(generate(job, "stopped", CHUNK_BATCHES=1, BATCH_SIZE=8)) == [
         row["id"] for row in ROWS
     ]
+
+
+def test_alternatives_go_into_the_annotation(job, greedy):
+    """Of an annotator that finds every 'e': those with one, at the positions tried."""
+
+    def find(text, inputs):
+        del inputs
+        return [(i, i + 1, "e") for i, c in enumerate(text) if c == "e"]
+
+    def annotate(name, **options):
+        predictions, settings = job / "greedy" / "text-predict", {"letters": "e"}
+        folder = job / name
+        stats = job_of.annotate_files(
+            predictions, find, folder, VOCABULARY, settings=settings, **options
+        )
+        return stats, list(records.read_annotated(folder / "annotated", VOCABULARY))
+
+    _, rows = annotate("marked")
+    out = job / "alternatives"
+    run(
+        *(job, "infer", "runs/alternatives.gin"),
+        task=None,
+        CHECKPOINT_PATH=str(job / "model" / "checkpoint_2"),
+        INFER_OUTPUT_DIR=str(out),
+        FILES={"train": str(job / "marked" / "annotated")},
+        SPLIT="train",
+        NUM_ALTERNATIVES=40,
+        UNSURE_BELOW=0.3,
+    )
+    (path,) = out.glob("alternatives-*.jsonl")
+    tried = {each.id: each.alternatives for each in alternatives.read(path)}
+    stats, found = annotate("more", alternatives=path)
+    assert stats["alternatives_tried"] == sum(map(len, tried.values()))
+    assert 0 < stats["unwanted_alternatives"] < stats["alternatives_tried"]
+    assert [row["target_annotations"] for row in found] == [
+        row["target_annotations"] for row in rows
+    ]
+    at_fine = 0
+    for row in found:
+        expected = []
+        for each in tried.get(row["id"], []):
+            own, mark = (
+                row[key][each.position]
+                for key in ("target_tokens", "target_annotations")
+            )
+            at_fine += not mark
+            assert own != each.tokens[0]
+            # A token is unwanted that has an 'e' itself.
+            if "e" in VOCABULARY.decode(each.tokens[:1]):
+                expected.append((each.position, each.tokens[0]))
+        pairs = [(e["position"], e["tokens"][0]) for e in row["unwanted_alternatives"]]
+        assert pairs == expected
+    assert at_fine
+    # They were tried in these outputs.
+    other = [{**row, "prediction": "", "target_tokens": [1]} for row in rows]
+    json_files.write_jsonl(job / "other.jsonl", other)
+    with pytest.raises(UserError, match="tried in another output"):
+        job_of.annotate_files(
+            *(job / "other.jsonl", find, job / "none", VOCABULARY),
+            settings={},
+            alternatives=path,
+        )
 
 
 def test_the_metrics_of_a_task(job, greedy):
