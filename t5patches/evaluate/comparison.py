@@ -285,7 +285,7 @@ def rejection_sampling(
     old = {pair.inputs: pair for pair in pairs}
     spans: dict[str, list[list[Span]]] = collections.defaultdict(list)
     taken: dict[str, Pair] = {}
-    drawn = 0
+    drawn, find = 0, _finder(annotator)
     for row in samples:
         key = row["inputs"]
         if key not in old:
@@ -293,7 +293,7 @@ def rejection_sampling(
                 f"id {row['id']!r} of the samples has inputs that no old prediction "
                 "has; sample for inputs of the same split"
             )
-        spans[key].append(_spans(row, annotator))
+        spans[key].append(find(row))
         drawn += key not in taken
         if key not in taken and not spans[key][-1]:
             new = {"new": row["prediction"], "new_spans": []}

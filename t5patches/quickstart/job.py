@@ -17,7 +17,7 @@ from etils import epath
 
 from t5patches import losses
 from t5patches.errors import UserError
-from t5patches.interchange import claims, json_files, records, unwanted_sets
+from t5patches.interchange import claims, json_files, records
 from t5patches.quickstart import run_folder, use_cases, vocabulary
 from t5patches.quickstart.run_folder import SPLITS, Record, Run
 
@@ -33,8 +33,12 @@ BASELINES = {
     "filtered_original": "filtered",
     "corrective": "corrective",
 }
-# The stage of the exact update.
+# The stage of the exact update, and that of what was nearly said: use cases with a list
+# of phrases have the first, the others the second.
 EXACT = "generate_exact"
+ALTERNATIVES = "alternatives"
+# The splits that an update reads.
+_TRAINING = ("train", "validation")
 # The family, each method a file of gin/methods, and the baselines.
 METHODS = (*losses.METHODS, *BASELINES)
 
@@ -165,14 +169,17 @@ def generate_before(run: Run) -> Record:
     return {"generations": counts}
 
 
-def _annotate(run: Run, predictions: str, folder: str) -> float:
-    """Annotates predictions; returns the share of them with something unwanted."""
+def _annotate(
+    run: Run, predictions: str, folder: str, alternatives: str | None = None
+) -> dict[str, Any]:
+    """Annotates predictions; returns the statistics."""
     from t5patches.annotate import annotate_files
 
     vocab = records.load_vocabulary(run.vocabulary_path)
     annotator = use_cases.find(run.use_case, run.data).annotator(run)
-    stats = annotate_files(predictions, annotator, folder, vocab)
-    return stats["share_with_unwanted"]
+    return annotate_files(
+        predictions, annotator, folder, vocab, alternatives=alternatives
+    )
 
 
 def annotate(run: Run) -> Record:
@@ -180,7 +187,7 @@ def annotate(run: Run) -> Record:
     shares = {
         split: _annotate(
             run, run.predictions("before", split), run.path("annotated", split)
-        )
+        )["share_with_unwanted"]
         for split in SPLITS
     }
     if not shares["train"]:
@@ -189,6 +196,33 @@ def annotate(run: Run) -> Record:
             f"to update. The generations are in {run.path('before')}"
         )
     return {"share_with_unwanted": shares}
+
+
+def try_alternatives(run: Run) -> Record:
+    """Marks what the model nearly said in place of what is unwanted, too."""
+    found = {}
+    for split in _TRAINING:
+        output = run.path("alternatives", split)
+        _script(
+            run,
+            "infer",
+            "alternatives",
+            ["models/t5_1_1_tiny.gin", "runs/alternatives.gin", f"{GIN}/_shared.gin"],
+            CHECKPOINT_PATH=run.checkpoint("finetuned"),
+            INFER_OUTPUT_DIR=output,
+            FILES={split: run.annotated(split)},
+            SPLIT=split,
+            BATCH_SIZE=128,
+        )
+        stats = _annotate(
+            run,
+            run.predictions("before", split),
+            run.path("annotated_alternatives", split),
+            os.path.join(output, "alternatives-predict_with_aux"),
+        )
+        names = ("alternatives_tried", "unwanted_alternatives")
+        found[split] = {name: stats[name] for name in names}
+    return found
 
 
 def training_files(run: Run, method: str, split: str) -> str:
@@ -212,7 +246,9 @@ def training_files(run: Run, method: str, split: str) -> str:
         rows = _rows_to_annotate(run, method, split)
         examples = json_files.write_jsonl(predictions, rows)
     # A filtered task leaves out what has something unwanted, which may be all.
-    share = _annotate(run, predictions, folder) if examples else 0.0
+    share = 0.0
+    if examples:
+        share = _annotate(run, predictions, folder)["share_with_unwanted"]
     if not examples or (share == 1 and BASELINES[method] == "filtered"):
         raise NothingLeftError(
             f"{folder}: {method} leaves nothing of the {split} split; there is too "
@@ -238,16 +274,21 @@ def _rows_to_annotate(run: Run, method: str, split: str) -> Iterable[Mapping[str
             yield {**row, "corrected": corrected}
 
 
-def update_model(run: Run, method: str, model: str, rows: bool = False) -> str:
+def update_model(run: Run, method: str, model: str, whole: bool = False) -> str:
     """Updates the fine-tuned model; returns the checkpoint, relative to the folder.
 
     Args:
       run: the run.
       method: one of METHODS.
       model: the new model's folder, in the run folder.
-      rows: whether to train the output layer's rows of unwanted tokens alone.
+      whole: whether to leave out everything that is known to be unwanted at a position:
+        of phrases by the output layer's rows alone, else with the alternatives.
     """
     kind = BASELINES.get(method, method)
+    files = {split: training_files(run, method, split) for split in _TRAINING}
+    rows = whole and use_cases.find(run.use_case, run.data).phrases is not None
+    if whole and not rows:
+        files = {s: run.path("annotated_alternatives", s, "annotated") for s in files}
     _script(
         run,
         "train",
@@ -256,7 +297,7 @@ def update_model(run: Run, method: str, model: str, rows: bool = False) -> str:
         + ["runs/unwanted_rows.gin"] * rows,
         MODEL_DIR=run.path(model),
         INITIAL_CHECKPOINT_PATH=run.checkpoint("finetuned"),
-        FILES={s: training_files(run, method, s) for s in ("train", "validation")},
+        FILES=files,
         RANDOM_SEED=run.seed,
         DATA_SEED=run.seed,
     )
@@ -265,9 +306,8 @@ def update_model(run: Run, method: str, model: str, rows: bool = False) -> str:
 
 def update(run: Run) -> Record:
     """Updates the fine-tuned model on its own annotated generations."""
-    sets = epath.Path(run.annotated("train")).parent / unwanted_sets.FILE
-    rows = run.method in losses.METHODS and sets.exists()
-    return {"checkpoint": update_model(run, run.method, "updated", rows)}
+    whole = run.method in losses.METHODS
+    return {"checkpoint": update_model(run, run.method, "updated", whole)}
 
 
 def generate_after(run: Run) -> Record:
@@ -316,6 +356,7 @@ STAGES: dict[str, tuple[str, Callable[[Run], Record]]] = {
     "finetune": ("fine-tune a small T5", finetune),
     "generate_before": ("generate with it", generate_before),
     "annotate": ("mark what is unwanted", annotate),
+    ALTERNATIVES: ("try what it would say instead", try_alternatives),
     "update": ("update the model", update),
     "generate_after": ("generate again", generate_after),
     EXACT: ("generate with the old model without the phrases", generate_exact),
@@ -329,9 +370,12 @@ SHARED_STAGES = [*STAGES][:4]
 
 
 def stages(run: Run, names: Iterable[str]) -> list[str]:
-    """Returns those that a run has: the exact update is known where phrases say all."""
+    """Returns those that a run has: where phrases say all the exact update is known."""
     known = use_cases.find(run.use_case, run.data).phrases is not None
-    return [name for name in names if known or name != EXACT]
+    left_out = {ALTERNATIVES} if known else {EXACT}
+    if run.method not in losses.METHODS:
+        left_out.add(ALTERNATIVES)
+    return [name for name in names if name not in left_out]
 
 
 def do_stages(run: Run, names: Iterable[str], label: str) -> dict[str, Record]:
