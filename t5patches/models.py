@@ -119,8 +119,8 @@ class NegativeTrainingTransformer(t5x_models.BaseTransformerModel):
         if trainable != "all" and self._unwanted_sets is None:
             raise ValueError(
                 "trainable = 'unwanted_rows' trains the rows of a table of"
-                " unwanted_sets, and there is none; `t5patches annotate phrases` writes it beside its"
-                " records. Without one set TRAINABLE = 'all'"
+                " unwanted_sets, and there is none; `t5patches annotate phrases` writes"
+                " it beside its records. Without one set TRAINABLE = 'all'"
             )
         if self._label_smoothing:
             raise ValueError(
