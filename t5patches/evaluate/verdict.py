@@ -8,8 +8,8 @@ from typing import Any
 # What to try when more was changed than mended.
 ADVICE = (
     "Try alpha 1 (or less), and let training know everything that is unwanted: for "
-    "phrases runs/unwanted_rows.gin, for other annotators runs/alternatives.gin; then a "
-    "third of the learning rate with three times the steps"
+    "phrases runs/unwanted_rows.gin, for other annotators runs/alternatives.gin; then "
+    "a third of the learning rate with three times the steps"
 )
 
 
