@@ -10,7 +10,7 @@ step, so the end is the same, bit for bit.
 
 import functools
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from etils import epath
@@ -22,6 +22,8 @@ from t5patches.quickstart import run_folder, use_cases, vocabulary
 from t5patches.quickstart.run_folder import SPLITS, Record, Run
 
 GIN = "experiments/quickstart"
+# What an update is trained on and watched by.
+TRAINING = ("train", "validation")
 
 # What the methods are compared with, plain training on other texts, and its file of
 # gin/methods:
@@ -159,31 +161,51 @@ def generate(run: Run, model: str, when: str, split: str, **macros: Any) -> int:
     return sum(1 for _ in records.read_predictions(output))
 
 
-def generate_before(run: Run) -> Record:
-    """Generates with the fine-tuned model for every split."""
-    counts = {split: generate(run, "finetuned", "before", split) for split in SPLITS}
-    return {"generations": counts}
+def of_round(number: int, name: str) -> str:
+    """Returns where a round of the update has something of its own, in the folder."""
+    return name if number == 1 else f"round{number}/{name}"
 
 
-def _annotate(run: Run, predictions: str, folder: str) -> float:
+def generate_before(run: Run, number: int = 1) -> Record:
+    """Generates with the fine-tuned model for every split.
+
+    A further round generates with the model of the round before, for what it is trained
+    on.
+    """
+    model, splits = "finetuned", SPLITS
+    if number > 1:
+        model, splits = of_round(number - 1, "updated"), TRAINING
+    when = of_round(number, "before")
+    return {"generations": {s: generate(run, model, when, s) for s in splits}}
+
+
+def _annotate(
+    run: Run, predictions: str, folder: str, only_annotated: bool = False
+) -> float:
     """Annotates predictions; returns the share of them with something unwanted."""
     from t5patches.annotate import annotate_files
 
     vocab = records.load_vocabulary(run.vocabulary_path)
     annotator = use_cases.find(run.use_case, run.data).annotator(run)
-    stats = annotate_files(predictions, annotator, folder, vocab)
+    stats = annotate_files(
+        predictions, annotator, folder, vocab, only_annotated=only_annotated
+    )
     return stats["share_with_unwanted"]
 
 
-def annotate(run: Run) -> Record:
-    """Marks what is unwanted in the generations; makes the update's training data."""
+def annotate(run: Run, number: int = 1) -> Record:
+    """Marks what is unwanted in the generations; makes the update's training data.
+
+    A further round adds to it what is unwanted now: most of the rest is there already.
+    """
+    when, folder = (of_round(number, name) for name in ("before", "annotated"))
     shares = {
         split: _annotate(
-            run, run.predictions("before", split), run.path("annotated", split)
+            run, run.predictions(when, split), run.path(folder, split), number > 1
         )
-        for split in SPLITS
+        for split in (SPLITS if number == 1 else TRAINING)
     }
-    if not shares["train"]:
+    if not shares["train"] and number == 1:
         raise UserError(
             "nothing unwanted is in what the fine-tuned model says: there is nothing "
             f"to update. The generations are in {run.path('before')}"
@@ -238,7 +260,9 @@ def _rows_to_annotate(run: Run, method: str, split: str) -> Iterable[Mapping[str
             yield {**row, "corrected": corrected}
 
 
-def update_model(run: Run, method: str, model: str, rows: bool = False) -> str:
+def update_model(
+    run: Run, method: str, model: str, rows: bool = False, rounds: int = 1
+) -> str:
     """Updates the fine-tuned model; returns the checkpoint, relative to the folder.
 
     Args:
@@ -246,8 +270,17 @@ def update_model(run: Run, method: str, model: str, rows: bool = False) -> str:
       method: one of METHODS.
       model: the new model's folder, in the run folder.
       rows: whether to train the output layer's rows of unwanted tokens alone.
+      rounds: whose annotated generations it is trained on.
     """
     kind = BASELINES.get(method, method)
+    more = [of_round(number, "annotated") for number in range(2, rounds + 1)]
+    files = {
+        split: [
+            training_files(run, method, split),
+            *(run.path(folder, split, "annotated") for folder in more),
+        ]
+        for split in TRAINING
+    }
     _script(
         run,
         "train",
@@ -256,23 +289,25 @@ def update_model(run: Run, method: str, model: str, rows: bool = False) -> str:
         + ["runs/unwanted_rows.gin"] * rows,
         MODEL_DIR=run.path(model),
         INITIAL_CHECKPOINT_PATH=run.checkpoint("finetuned"),
-        FILES={s: training_files(run, method, s) for s in ("train", "validation")},
+        FILES=files,
         RANDOM_SEED=run.seed,
         DATA_SEED=run.seed,
     )
     return os.path.relpath(run.checkpoint(model), run.folder)
 
 
-def update(run: Run) -> Record:
-    """Updates the fine-tuned model on its own annotated generations."""
+def update(run: Run, number: int = 1) -> Record:
+    """Updates the fine-tuned model on annotated generations, in every round anew."""
     sets = epath.Path(run.annotated("train")).parent / unwanted_sets.FILE
     rows = run.method in losses.METHODS and sets.exists()
-    return {"checkpoint": update_model(run, run.method, "updated", rows)}
+    model = of_round(number, "updated")
+    return {"checkpoint": update_model(run, run.method, model, rows, number)}
 
 
-def generate_after(run: Run) -> Record:
+def generate_after(run: Run, number: int = 1) -> Record:
     """Generates with the updated model for the test inputs."""
-    return {"generations": {"test": generate(run, "updated", "after", "test")}}
+    model, when = (of_round(number, name) for name in ("updated", "after"))
+    return {"generations": {"test": generate(run, model, when, "test")}}
 
 
 def generate_exact(run: Run) -> Record:
@@ -304,14 +339,14 @@ def compare(
     )
 
 
-def evaluate(run: Run) -> Record:
+def evaluate(run: Run, number: int = 1) -> Record:
     """Compares the generations of the two models on the test inputs."""
-    scores, examples = compare(run, "after", "test")
+    scores, examples = compare(run, of_round(number, "after"), "test")
     return {"scores": scores, "examples_to_show": examples}
 
 
 # Stage -> (what it does, said to the user; the function that does it).
-STAGES: dict[str, tuple[str, Callable[[Run], Record]]] = {
+STAGES: dict[str, tuple[str, Callable[..., Record]]] = {
     "corpus": ("corpus and vocabulary", make_corpus),
     "finetune": ("fine-tune a small T5", finetune),
     "generate_before": ("generate with it", generate_before),
@@ -323,6 +358,8 @@ STAGES: dict[str, tuple[str, Callable[[Run], Record]]] = {
 }
 # What comes before the update, whatever its method.
 SHARED_STAGES = [*STAGES][:4]
+# What a further round has of these, with its number.
+ROUND_STAGES = [name for name in [*STAGES][2:] if name != EXACT]
 
 
 # --------------------------------------------------------------------------- the run
@@ -334,30 +371,61 @@ def stages(run: Run, names: Iterable[str]) -> list[str]:
     return [name for name in names if known or name != EXACT]
 
 
-def do_stages(run: Run, names: Iterable[str], label: str) -> dict[str, Record]:
+def do_stages(
+    run: Run, names: Iterable[str], label: str, which: int = 1
+) -> dict[str, Record]:
     """Does stages, or reads the records of those that are done.
 
     Args:
       run: the run.
       names: keys of STAGES, in order.
       label: what is said to the user, with `{what}` and the stage's `{number}`.
+      which: the round; names of ROUND_STAGES if it is a further one.
 
     Returns:
-      Name -> record.
+      `of_round` of the name -> record.
     """
     records_by_name = {}
     for number, name in enumerate(names, start=1):
         what, work = STAGES[name]
+        further = [which] if which > 1 else []  # Not every stage takes the round.
+        name = of_round(which, name)
         records_by_name[name] = run_folder.do_stage(
             run.path(name),
             label.format(number=number, what=what),
-            functools.partial(work, run),
+            functools.partial(work, run, *further),
         )
     return records_by_name
 
 
-def run_all(run: Run) -> dict[str, Any]:
+def _further_rounds(run: Run, rounds: int) -> Iterator[dict[str, Record]]:
+    """Does the rounds behind the first, while there is something new to learn from."""
+    for number in range(2, rounds + 1):
+        names, label = ROUND_STAGES, f"[round {number} of {rounds}] {{what}}"
+        done = do_stages(run, names[:2], label, number)
+        yield done
+        if not done[of_round(number, "annotate")]["share_with_unwanted"]["train"]:
+            print(f"Nothing unwanted is left for round {number} to learn from")
+            return
+        yield do_stages(run, names[2:], label, number)
+
+
+def _by_round(evaluated: Iterable[Record]) -> dict[str, Any]:
+    fields = ("prevalence", "exact_match", "bleu", "rougeL")
+    return {
+        str(number): {field: record["scores"][field] for field in fields}
+        for number, record in enumerate(evaluated, start=1)
+    }
+
+
+def run_all(run: Run, rounds: int = 1) -> dict[str, Any]:
     """Does the whole job, or what of it is not done yet.
+
+    Args:
+      run: the run.
+      rounds: how many updates, each from the fine-tuned model: those behind the first
+        are also trained on what the update before still says that is unwanted. A
+        folder takes more of them later.
 
     Returns:
       The results, as in `results.json`.
@@ -372,18 +440,22 @@ def run_all(run: Run) -> dict[str, Any]:
     with run_folder.quiet():
         names = stages(run, STAGES)
         done = do_stages(run, names, f"[{{number}}/{len(names)}] {{what}}")
+        for further in _further_rounds(run, rounds):
+            done |= further
+        evaluated = [done[name] for name in done if name.endswith("evaluate")]
         results = {
             "method": run.method,
             "use_case": asked["use case"],
             "seed": run.seed,
-            **done["evaluate"]["scores"],
+            **evaluated[-1]["scores"],
+            **({"rounds": _by_round(evaluated)} if rounds > 1 else {}),
             **run_folder.total_costs([*done.values()]),
             "stage_seconds": {name: record["seconds"] for name, record in done.items()},
             "corpus_examples": done["corpus"]["examples"],
             "share_with_unwanted": done["annotate"]["share_with_unwanted"],
         }
         json_files.write_json(run.path("results.json"), results)
-        examples = done["evaluate"]["examples_to_show"]
+        examples = evaluated[-1]["examples_to_show"]
         table = report.write_report(run.folder, results, examples, asked)
     print(f"\n{table}\n\nThe report is {run.path('report.html')}", flush=True)
     return results
