@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import argparse
 import os
+from collections.abc import Collection, Sequence
 
 from t5patches.cli import starting
-from t5patches.cli.options import add_option, seed
+from t5patches.cli.options import add_option, positive, seed
 from t5patches.errors import UserError
 
 HALLUCINATION = "hallucination"
@@ -19,13 +20,17 @@ use cases  comments: made-up comments, some with rude words, found by a list of 
            that the report does not; names are found by a spaCy tagger, trained first
            your own: --data and --phrases
 
+--rounds N updates N times, each time from the fine-tuned model: from the second on also
+on what the updated model before still says that is unwanted.
+
 --methods compares several methods on the job: an update for each point of a fixed grid
 of alpha and learning rate, each method's point chosen on the validation inputs, all
 points shown on the test inputs. `all` takes about 45 minutes on two cores.
 
 Reads: nothing, or --data and --phrases. Writes into --output: the corpus, the models,
 their generations, results.json, report.html, report.png. A run that was stopped goes
-on when the same command is given again; one of several methods takes more of them.
+on when the same command is given again; one of several methods takes more of them, one
+of rounds more rounds.
 """
 
 
@@ -41,7 +46,7 @@ def quickstart(argv: list[str]) -> None:
     from t5patches.quickstart import job, run_folder, sweep, use_cases
 
     methods = arguments.methods and sweep.methods_of(arguments.methods)
-    _check(arguments, job.METHODS)
+    _check(arguments, job.METHODS, job.BASELINES)
     starting.prepare()
     use_case = arguments.use_case or "comments"
     run = run_folder.Run(
@@ -57,7 +62,7 @@ def quickstart(argv: list[str]) -> None:
         if methods:
             sweep.run_all(run, methods)
         else:
-            job.run_all(run)
+            job.run_all(run, arguments.rounds)
 
 
 def _parse(argv: list[str]) -> argparse.Namespace:
@@ -76,6 +81,8 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     add_option(methods, "--method", "METHOD", text, default="tnff")
     text = "compare methods: 'all', or names separated by commas"
     add_option(methods, "--methods", "LIST", text, default=None)
+    text = "of generating, marking and updating (default: 1)"
+    add_option(parser, "--rounds", "N", text, type=positive, default=1)
     text = (
         "your own .csv or .jsonl file instead of the made-up corpus, with the columns "
         "inputs and targets, or text, which is cut in two"
@@ -86,9 +93,16 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def _check(arguments: argparse.Namespace, methods: tuple[str, ...]) -> None:
+def _check(
+    arguments: argparse.Namespace, methods: Sequence[str], baselines: Collection[str]
+) -> None:
     if arguments.method not in methods:
         raise UserError(f"--method {arguments.method}: there is {', '.join(methods)}")
+    if arguments.rounds > 1 and (arguments.methods or arguments.method in baselines):
+        raise UserError(
+            "--rounds is for one update that learns what not to say: leave it out with "
+            f"--methods and with {', '.join(baselines)}"
+        )
     if bool(arguments.data) != bool(arguments.phrases):
         raise UserError("--data and --phrases go together: give both or neither")
     if arguments.data and arguments.use_case:

@@ -10,7 +10,7 @@ step, so the end is the same, bit for bit.
 
 import functools
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from etils import epath
@@ -22,6 +22,8 @@ from t5patches.quickstart import run_folder, use_cases, vocabulary
 from t5patches.quickstart.run_folder import SPLITS, Record, Run
 
 GIN = "experiments/quickstart"
+# What an update is trained on and watched by.
+TRAINING = ("train", "validation")
 
 # What the methods are compared with, plain training on other texts, and its file of
 # gin/methods:
@@ -37,8 +39,6 @@ BASELINES = {
 # of phrases have the first, the others the second.
 EXACT = "generate_exact"
 ALTERNATIVES = "alternatives"
-# The splits that an update reads.
-_TRAINING = ("train", "validation")
 # The family, each method a file of gin/methods, and the baselines.
 METHODS = (*losses.METHODS, *BASELINES)
 
@@ -163,34 +163,51 @@ def generate(run: Run, model: str, when: str, split: str, **macros: Any) -> int:
     return sum(1 for _ in records.read_predictions(output))
 
 
-def generate_before(run: Run) -> Record:
-    """Generates with the fine-tuned model for every split."""
-    counts = {split: generate(run, "finetuned", "before", split) for split in SPLITS}
-    return {"generations": counts}
+def of_round(number: int, name: str) -> str:
+    """Returns where a round of the update has something of its own, in the folder."""
+    return name if number == 1 else f"round{number}/{name}"
+
+
+def generate_before(run: Run, number: int = 1) -> Record:
+    """Generates with the fine-tuned model for every split.
+
+    A further round generates with the model of the round before, for what it is trained
+    on.
+    """
+    model, splits = "finetuned", SPLITS
+    if number > 1:
+        model, splits = of_round(number - 1, "updated"), TRAINING
+    when = of_round(number, "before")
+    return {"generations": {s: generate(run, model, when, s) for s in splits}}
 
 
 def _annotate(
-    run: Run, predictions: str, folder: str, alternatives: str | None = None
+    run: Run, predictions: str, folder: str, **options: Any
 ) -> dict[str, Any]:
     """Annotates predictions; returns the statistics."""
     from t5patches.annotate import annotate_files
 
     vocab = records.load_vocabulary(run.vocabulary_path)
     annotator = use_cases.find(run.use_case, run.data).annotator(run)
-    return annotate_files(
-        predictions, annotator, folder, vocab, alternatives=alternatives
-    )
+    return annotate_files(predictions, annotator, folder, vocab, **options)
 
 
-def annotate(run: Run) -> Record:
-    """Marks what is unwanted in the generations; makes the update's training data."""
+def annotate(run: Run, number: int = 1) -> Record:
+    """Marks what is unwanted in the generations; makes the update's training data.
+
+    A further round adds to it what is unwanted now: most of the rest is there already.
+    """
+    when, folder = (of_round(number, name) for name in ("before", "annotated"))
     shares = {
         split: _annotate(
-            run, run.predictions("before", split), run.path("annotated", split)
+            run,
+            run.predictions(when, split),
+            run.path(folder, split),
+            only_annotated=number > 1,
         )["share_with_unwanted"]
-        for split in SPLITS
+        for split in (SPLITS if number == 1 else TRAINING)
     }
-    if not shares["train"]:
+    if not shares["train"] and number == 1:
         raise UserError(
             "nothing unwanted is in what the fine-tuned model says: there is nothing "
             f"to update. The generations are in {run.path('before')}"
@@ -198,11 +215,11 @@ def annotate(run: Run) -> Record:
     return {"share_with_unwanted": shares}
 
 
-def try_alternatives(run: Run) -> Record:
-    """Marks what the model nearly said in place of what is unwanted, too."""
+def try_alternatives(run: Run, number: int = 1) -> Record:
+    """Marks what the original nearly said in place of what is unwanted, too."""
     found = {}
-    for split in _TRAINING:
-        output = run.path("alternatives", split)
+    for split in TRAINING:
+        output = run.path(of_round(number, "alternatives"), split)
         _script(
             run,
             "infer",
@@ -210,15 +227,16 @@ def try_alternatives(run: Run) -> Record:
             ["models/t5_1_1_tiny.gin", "runs/alternatives.gin", f"{GIN}/_shared.gin"],
             CHECKPOINT_PATH=run.checkpoint("finetuned"),
             INFER_OUTPUT_DIR=output,
-            FILES={split: run.annotated(split)},
+            FILES={split: run.path(of_round(number, "annotated"), split, "annotated")},
             SPLIT=split,
             BATCH_SIZE=128,
         )
         stats = _annotate(
             run,
-            run.predictions("before", split),
-            run.path("annotated_alternatives", split),
-            os.path.join(output, "alternatives-predict_with_aux"),
+            run.predictions(of_round(number, "before"), split),
+            run.path(of_round(number, "annotated_alternatives"), split),
+            only_annotated=number > 1,
+            alternatives=os.path.join(output, "alternatives-predict_with_aux"),
         )
         names = ("alternatives_tried", "unwanted_alternatives")
         found[split] = {name: stats[name] for name in names}
@@ -274,7 +292,9 @@ def _rows_to_annotate(run: Run, method: str, split: str) -> Iterable[Mapping[str
             yield {**row, "corrected": corrected}
 
 
-def update_model(run: Run, method: str, model: str, whole: bool = False) -> str:
+def update_model(
+    run: Run, method: str, model: str, whole: bool = False, rounds: int = 1
+) -> str:
     """Updates the fine-tuned model; returns the checkpoint, relative to the folder.
 
     Args:
@@ -283,12 +303,18 @@ def update_model(run: Run, method: str, model: str, whole: bool = False) -> str:
       model: the new model's folder, in the run folder.
       whole: whether to leave out everything that is known to be unwanted at a position:
         of phrases by the output layer's rows alone, else with the alternatives.
+      rounds: whose annotated generations it is trained on.
     """
     kind = BASELINES.get(method, method)
-    files = {split: training_files(run, method, split) for split in _TRAINING}
     rows = whole and use_cases.find(run.use_case, run.data).phrases is not None
-    if whole and not rows:
-        files = {s: run.path("annotated_alternatives", s, "annotated") for s in files}
+    made = "annotated" if rows or not whole else "annotated_alternatives"
+    rest = [of_round(number, made) for number in range(2, rounds + 1)]
+    files = {}
+    for split in TRAINING:
+        first = run.path(made, split, "annotated")
+        first = first if whole else training_files(run, method, split)
+        more = (run.path(folder, split, "annotated") for folder in rest)
+        files[split] = [first, *more]
     _script(
         run,
         "train",
@@ -304,15 +330,16 @@ def update_model(run: Run, method: str, model: str, whole: bool = False) -> str:
     return os.path.relpath(run.checkpoint(model), run.folder)
 
 
-def update(run: Run) -> Record:
-    """Updates the fine-tuned model on its own annotated generations."""
-    whole = run.method in losses.METHODS
-    return {"checkpoint": update_model(run, run.method, "updated", whole)}
+def update(run: Run, number: int = 1) -> Record:
+    """Updates the fine-tuned model on annotated generations, in every round anew."""
+    whole, model = run.method in losses.METHODS, of_round(number, "updated")
+    return {"checkpoint": update_model(run, run.method, model, whole, number)}
 
 
-def generate_after(run: Run) -> Record:
+def generate_after(run: Run, number: int = 1) -> Record:
     """Generates with the updated model for the test inputs."""
-    return {"generations": {"test": generate(run, "updated", "after", "test")}}
+    model, when = (of_round(number, name) for name in ("updated", "after"))
+    return {"generations": {"test": generate(run, model, when, "test")}}
 
 
 def generate_exact(run: Run) -> Record:
@@ -344,14 +371,14 @@ def compare(
     )
 
 
-def evaluate(run: Run) -> Record:
+def evaluate(run: Run, number: int = 1) -> Record:
     """Compares the generations of the two models on the test inputs."""
-    scores, examples = compare(run, "after", "test")
+    scores, examples = compare(run, of_round(number, "after"), "test")
     return {"scores": scores, "examples_to_show": examples}
 
 
 # Stage -> (what it does, said to the user; the function that does it).
-STAGES: dict[str, tuple[str, Callable[[Run], Record]]] = {
+STAGES: dict[str, tuple[str, Callable[..., Record]]] = {
     "corpus": ("corpus and vocabulary", make_corpus),
     "finetune": ("fine-tune a small T5", finetune),
     "generate_before": ("generate with it", generate_before),
@@ -364,6 +391,8 @@ STAGES: dict[str, tuple[str, Callable[[Run], Record]]] = {
 }
 # What comes before the update, whatever its method.
 SHARED_STAGES = [*STAGES][:4]
+# What a further round has of these, with its number.
+ROUND_STAGES = [name for name in [*STAGES][2:] if name != EXACT]
 
 
 # --------------------------------------------------------------------------- the run
@@ -378,30 +407,62 @@ def stages(run: Run, names: Iterable[str]) -> list[str]:
     return [name for name in names if name not in left_out]
 
 
-def do_stages(run: Run, names: Iterable[str], label: str) -> dict[str, Record]:
+def do_stages(
+    run: Run, names: Iterable[str], label: str, which: int = 1
+) -> dict[str, Record]:
     """Does stages, or reads the records of those that are done.
 
     Args:
       run: the run.
       names: keys of STAGES, in order.
       label: what is said to the user, with `{what}` and the stage's `{number}`.
+      which: the round; names of ROUND_STAGES if it is a further one.
 
     Returns:
-      Name -> record.
+      `of_round` of the name -> record.
     """
     records_by_name = {}
     for number, name in enumerate(names, start=1):
         what, work = STAGES[name]
+        further = [which] if which > 1 else []  # Not every stage takes the round.
+        name = of_round(which, name)
         records_by_name[name] = run_folder.do_stage(
             run.path(name),
             label.format(number=number, what=what),
-            functools.partial(work, run),
+            functools.partial(work, run, *further),
         )
     return records_by_name
 
 
-def run_all(run: Run) -> dict[str, Any]:
+def _further_rounds(run: Run, rounds: int) -> Iterator[dict[str, Record]]:
+    """Does the rounds behind the first, while there is something new to learn from."""
+    for number in range(2, rounds + 1):
+        names = stages(run, ROUND_STAGES)
+        label = f"[round {number} of {rounds}] {{what}}"
+        done = do_stages(run, names[:2], label, number)
+        yield done
+        if not done[of_round(number, "annotate")]["share_with_unwanted"]["train"]:
+            print(f"Nothing unwanted is left for round {number} to learn from")
+            return
+        yield do_stages(run, names[2:], label, number)
+
+
+def _by_round(evaluated: Iterable[Record]) -> dict[str, Any]:
+    fields = ("prevalence", "exact_match", "bleu", "rougeL")
+    return {
+        str(number): {field: record["scores"][field] for field in fields}
+        for number, record in enumerate(evaluated, start=1)
+    }
+
+
+def run_all(run: Run, rounds: int = 1) -> dict[str, Any]:
     """Does the whole job, or what of it is not done yet.
+
+    Args:
+      run: the run.
+      rounds: how many updates, each from the fine-tuned model: those behind the first
+        are also trained on what the update before still says that is unwanted. A
+        folder takes more of them later.
 
     Returns:
       The results, as in `results.json`.
@@ -416,18 +477,22 @@ def run_all(run: Run) -> dict[str, Any]:
     with run_folder.quiet():
         names = stages(run, STAGES)
         done = do_stages(run, names, f"[{{number}}/{len(names)}] {{what}}")
+        for further in _further_rounds(run, rounds):
+            done |= further
+        evaluated = [done[name] for name in done if name.endswith("evaluate")]
         results = {
             "method": run.method,
             "use_case": asked["use case"],
             "seed": run.seed,
-            **done["evaluate"]["scores"],
+            **evaluated[-1]["scores"],
+            **({"rounds": _by_round(evaluated)} if rounds > 1 else {}),
             **run_folder.total_costs([*done.values()]),
             "stage_seconds": {name: record["seconds"] for name, record in done.items()},
             "corpus_examples": done["corpus"]["examples"],
             "share_with_unwanted": done["annotate"]["share_with_unwanted"],
         }
         json_files.write_json(run.path("results.json"), results)
-        examples = done["evaluate"]["examples_to_show"]
+        examples = evaluated[-1]["examples_to_show"]
         table = report.write_report(run.folder, results, examples, asked)
     print(f"\n{table}\n\nThe report is {run.path('report.html')}", flush=True)
     return results

@@ -12,6 +12,7 @@
     RUN/updated/            the updated model
     RUN/after/test/         its generations
     RUN/exact/test/         those of the fine-tuned model without the phrases
+    RUN/round2/             a further round: before/, annotated/, updated/, after/
     RUN/points/             several methods, see `sweep.py`
     RUN/results.json, report.html, report.png
 

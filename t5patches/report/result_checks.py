@@ -48,6 +48,7 @@ _MORE = {
         "drawn": _COUNT,
     },
 }
+_ROUND = {name: _RESULTS[name] for name in ("prevalence", "exact_match")}
 
 
 def read(path: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
@@ -95,6 +96,10 @@ def check_results(results: Mapping[str, Any]) -> None:
         _check(results["outcomes"], dict.fromkeys(KINDS, _COUNT), "outcomes")
     for name in _MORE.keys() & results.keys():
         _check(results[name], _MORE[name], name, more=True)
+    if rounds := results.get("rounds"):
+        if not isinstance(rounds, Mapping):
+            raise _wrong("rounds", "an object", rounds)
+        _check(rounds, dict.fromkeys(rounds, _ROUND), "rounds", more=True)
     if exact := results.get("exact_update"):
         _check_agreement(exact, exact["subsets"], "exact_update.")
 

@@ -109,6 +109,14 @@ def _similarity_rows(results: Mapping[str, Any]) -> list[tuple[str, ...]]:
 def _remarks(results: Mapping[str, Any]) -> list[str]:
     """Returns what is to be said besides the numbers, as sentences."""
     found = [results["verdict"]] if results.get("verdict") else []
+    if rounds := results.get("rounds"):
+        each = (
+            f"{share(scores['prevalence']['after'])} unwanted and "
+            f"{share(scores['exact_match']['clean'])} of the clean outputs the same "
+            f"after round {number}"
+            for number, scores in rounds.items()
+        )
+        found.append(f"By round: {'; '.join(each)}.")
     if "distance_to_exact_update" in results:
         distance = results["distance_to_exact_update"]
         same, *alike = _scores(distance["outputs"])

@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,7 +14,7 @@ import pytest
 
 from t5patches import cli
 from t5patches.errors import UserError
-from t5patches.interchange import claims
+from t5patches.interchange import claims, records
 from t5patches.quickstart import job
 from t5patches.quickstart.run_folder import Run
 
@@ -110,6 +111,24 @@ def test_done_stages_are_not_done_again(whole, capsys, monkeypatch):
     assert capsys.readouterr().out.count("done before") == len(job.STAGES)
 
 
+def test_a_second_round_learns_from_what_is_still_unwanted(whole, options, tmp_path):
+    run = Run(folder=str(tmp_path / "run"), **options)
+    shutil.copytree(whole.folder, run.folder)
+    results = job.run_all(run, rounds=2)
+    said = records.read_predictions(run.predictions("round2/before", "train"))
+    learnt = list(records.read_annotated(run.path("round2/annotated/train/annotated")))
+    assert 0 < len(learnt) < len(list(said))
+    assert all(row["annotations"] for row in learnt)
+    gin = pathlib.Path(run.path("round2/updated/config.gin")).read_text()
+    for name in ("annotated", "round2/annotated", "finetuned/checkpoint_12"):
+        assert run.path(name) in gin
+    first, second = results["rounds"].values()
+    before = claims.findings(run.path("evaluate"))["scores"]
+    assert all(before[name] == value for name, value in first.items())
+    assert all(results[name] == value for name, value in second.items())
+    assert "after round 2" in pathlib.Path(run.path("report.html")).read_text()
+
+
 @pytest.mark.parametrize(
     ("change", "says"),
     [({"seed": 7}, "seed was 0, now 7"), ({"method": "ul"}, "method was 'tnff'")],
@@ -131,6 +150,8 @@ def test_a_folder_of_something_else_is_refused(tmp_path):
         (["--method", "magic"], "there is nl, ul, tnff"),
         (["--methods", "tnff,magic"], "no method 'magic'"),
         (["--methods", ","], "no method"),
+        (["--methods", "all", "--rounds", "2"], "leave it out with --methods"),
+        (["--method", "filtered", "--rounds", "2"], "with filtered"),
         (["--data", "x.csv"], "go together"),
         ([*OWN, "--use-case", "hallucination"], "is for made-up data"),
         (OWN, "no such file"),
