@@ -109,6 +109,7 @@ def test_the_exact_update_and_the_verdict(tmp_path):
     results = {
         **RESULTS,
         "verdict": "The update changed it.",
+        "rounds": {"1": RESULTS, "2": exact},
         "exact_update": exact,
         "distance_to_exact_update": comparison.distance(RESULTS, exact, [("a", "b")]),
         "rejection_sampling": dict(inputs=4, samples=40, acceptance_rate=0.5,
@@ -118,6 +119,7 @@ def test_the_exact_update_and_the_verdict(tmp_path):
     page = Reader((tmp_path / "report.html").read_text(encoding="utf-8")).text
     for shown in (table, page):
         assert "The update changed it." in shown
+        assert "0.0 % of the clean outputs the same after round 2." in shown
         assert "not the model conditioned on never saying a phrase" in shown
         assert "75.0 % of 4 inputs got such an output, for 9 samples" in shown
         assert "exact update, old output clean" in shown
@@ -132,6 +134,8 @@ def test_the_exact_update_and_the_verdict(tmp_path):
         {"exact_update": {**exact, "examples": 9}},
         {"distance_to_exact_update": {"ratio": {"bleu": "x"}}},
         {"rejection_sampling": {"inputs": 0.5}},
+        {"rounds": [RESULTS]},
+        {"rounds": {"1": {**RESULTS, "prevalence": 0}}},
     ):
         with pytest.raises(UserError, match=[*change][0]):
             report.write_report(tmp_path, {**results, **change}, [])
