@@ -83,7 +83,6 @@ def train(posts: Sequence[Post], settings: Settings) -> Language:
             "system.seed": settings.seed,
             "nlp.lang": settings.language,
             "training.eval_frequency": epoch,
-            "training.patience": 2 * epoch,
             "training.max_steps": settings.epochs * epoch,
         }
         nlp = initialize.init_nlp(Config().from_disk(CONFIG, overrides=overrides))

@@ -19,7 +19,7 @@ from t5patches.errors import UserError
 from t5patches.interchange import json_files
 
 BLANK = spacy.blank("en")
-ONCE, KNOWS = training.Settings(epochs=1), training.Settings(epochs=12)
+ONCE, KNOWS = training.Settings(epochs=1), training.Settings(epochs=5)
 RUDE = ["idiot", "moron", "stupid fool", "dumb"]
 
 
