@@ -38,15 +38,6 @@ setuptools.setup(
     },
     entry_points={
         "console_scripts": ["t5patches = t5patches.cli:main"],
-        # A trained tagger loads with spacy.load alone.
-        "spacy_factories": [
-            "t5patches_span_tagger ="
-            " t5patches.annotate.tagger.component:make_span_tagger"
-        ],
-        "spacy_architectures": [
-            "t5patches.TokenProbabilities.v1 = "
-            "t5patches.annotate.tagger.component:token_probabilities"
-        ],
     },
     install_requires=[
         "absl-py",

@@ -8,8 +8,8 @@ SentencePiece vocabulary of 4,000 pieces. `annotator` is the annotator alone; `j
 what `t5patches annotate` does, from reading JSON lines to TFRecords and statistics.
 Processor time is counted, so that a busy machine changes little. Without --pipeline the
 entities are those of a network of spaCy's standard shape, trained for a moment on the
-made-up names (a downloaded en_core_web_sm is of the same shape); the tagger's weights
-are those it starts with, which takes the time of trained ones.
+made-up names (a downloaded en_core_web_sm is of the same shape, and so is the tagger of
+`annotate toxicity`).
 """
 
 import argparse
@@ -27,9 +27,8 @@ import sentencepiece
 import spacy
 from spacy.training import Example
 
-from t5patches.annotate import annotate_files, annotate_texts, entities, toxicity
+from t5patches.annotate import annotate_files, annotate_texts, entities
 from t5patches.annotate.phrases import PhraseAnnotator
-from t5patches.annotate.tagger import component
 from t5patches.interchange import json_files, records
 
 CHUNK = 256
@@ -96,16 +95,6 @@ def name_pipeline(examples: list[tuple[str, str]]) -> spacy.Language:
     return nlp
 
 
-def save_tagger(folder: pathlib.Path, examples: list[tuple[str, str]]) -> pathlib.Path:
-    """Saves a tagger of the default shape, not trained; returns its folder."""
-    nlp = spacy.blank("en")
-    nlp.add_pipe(component.FACTORY)
-    docs = [nlp.make_doc(text) for text, _ in examples[:10]]
-    nlp.initialize(lambda: [Example(doc, doc) for doc in docs])
-    nlp.to_disk(folder / "tagger")
-    return folder / "tagger"
-
-
 def shouting(text: str, inputs: str) -> list[tuple[int, int, str]]:
     """A user's annotator: one regular expression."""
     del inputs
@@ -136,8 +125,6 @@ def main() -> None:
     }
     with tempfile.TemporaryDirectory() as name:
         folder = pathlib.Path(name)
-        tagger = save_tagger(folder, examples)
-        annotators["toxicity"] = toxicity.ToxicityAnnotator(tagger)
         vocabulary = made_up_vocabulary(folder, examples)
         rows = (
             {

@@ -41,13 +41,12 @@ class SpacyAnnotator(abc.ABC):
         """Yields the unwanted spans of each (text, inputs)."""
 
 
-def load(source: Any, advice: str = "") -> Any:
+def load(source: Any) -> Any:
     """Returns a spaCy pipeline by its name or folder.
 
     Args:
       source: the name of an installed package, or a folder; a pipeline is returned as
         it is.
-      advice: what to do where there is none; to install it if "".
 
     Raises:
       UserError: spaCy or the pipeline is missing or does not load.
@@ -63,7 +62,7 @@ def load(source: Any, advice: str = "") -> Any:
     text = os.fspath(source)
     if not os.path.exists(text) and (os.sep in text or not spacy.util.is_package(text)):
         hint = "" if os.sep in text else f" with `python -m spacy download {text}`"
-        advice = advice or f"install it{hint} or give the folder of one"
+        advice = f"install it{hint} or give the folder of one"
         raise UserError(f"{text}: no such spaCy pipeline; {advice}")
     try:
         return spacy.load(text)
@@ -75,8 +74,8 @@ def load(source: Any, advice: str = "") -> Any:
 def digest(nlp: Any) -> str:
     """Tells pipelines apart: by language, name, version, and files or else content.
 
-    Of the files in its folder only those count that spaCy loads: others, such as
-    `evaluation.json` of `t5patches tagger train`, may change while the pipeline stays.
+    Of the files in its folder only those count that spaCy loads, not what `t5patches
+    tagger train` writes beside them.
     """
     parts: dict[str, Any] = {k: nlp.meta.get(k) for k in ("lang", "name", "version")}
     if nlp.path is not None:

@@ -18,7 +18,7 @@ from t5patches.annotate import (
     toxicity,
 )
 from t5patches.cli import starting
-from t5patches.cli.options import add_option, names, positive, probability, sentinels
+from t5patches.cli.options import add_option, names, positive, sentinels
 
 Add = Callable[..., None]  # `add_option`, of a parser.
 Make = Callable[[argparse.Namespace], Annotator]
@@ -166,15 +166,8 @@ def _entities(add: Add) -> Make:
 
 def _toxicity(add: Add) -> Make:
     add("--tagger", "FOLDER", "what `t5patches tagger train` wrote")
-    text = (
-        "probability from which a word is marked (default: %(default)s); the one that "
-        "training chose, in evaluation.json, suits texts in which as much is unwanted "
-        "as in the posts of the training"
-    )
-    add("--threshold", "P", text, type=probability, default=toxicity.THRESHOLD)
     _add_batch_size(add)
-    make = toxicity.ToxicityAnnotator
-    return lambda args: make(args.tagger, args.threshold, args.batch_size)
+    return lambda args: toxicity.ToxicityAnnotator(args.tagger, args.batch_size)
 
 
 def _add_batch_size(add: Add) -> None:

@@ -87,11 +87,3 @@ def positive(text: str) -> int:
     if not value:
         raise argparse.ArgumentTypeError("must be at least 1")
     return value
-
-
-def probability(text: str) -> float:
-    """Reads a number from 0 to 1."""
-    value = float(text)
-    if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError(f"{text} is not between 0 and 1")
-    return value

@@ -5,27 +5,24 @@ from collections.abc import Sequence
 import numpy as np
 
 
-def character_f1(found: np.ndarray, gold: np.ndarray) -> np.ndarray:
+def character_f1(found: np.ndarray, gold: np.ndarray) -> float:
     """Returns the F1 of marked characters in one post.
 
     Where neither marks any it is 1, where only one does it is 0.
 
     Args:
-      found: bool [..., characters], which ones are marked; several tries at once.
+      found: bool [characters], which ones are marked.
       gold: bool [characters], which ones ought to be.
-
-    Returns:
-      float [...].
 
     References:
       Pavlopoulos et al. 2021, SemEval-2021 Task 5: Toxic Spans Detection, section 4.
     """
-    both = found.sum(-1) + gold.sum()
-    return np.where(both, 2 * (found & gold).sum(-1) / np.maximum(both, 1), 1.0)
+    both = found.sum() + gold.sum()
+    return float(2 * (found & gold).sum() / both) if both else 1.0
 
 
 def bootstrap_interval(
-    values: Sequence[float], draws: int = 10_000
+    values: Sequence[float] | np.ndarray, draws: int = 10_000
 ) -> tuple[float, float]:
     """Returns the 95 % percentile interval of the mean over posts drawn anew.
 
