@@ -23,6 +23,7 @@ def parse(script, files, *query, more=()):
     """What gin files, read in this order, make of parameters, such as '%MODEL'."""
     files = [f"{file}.gin" for file in files]
     given = [f"{macro} = 'x'" for macro in (*GIVEN[script], *more)]
+    given.append("UNWANTED_SETS = None")  # It would look at the files.
     with scripts.configuration(script, files, given):
         return [copy.deepcopy(gin.query_parameter(parameter)) for parameter in query]
 

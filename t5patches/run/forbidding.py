@@ -124,8 +124,15 @@ def _read(tables: unwanted_sets.Tables, seen: _Seen, token: Array) -> _Seen:
     """Reads a token of each sequence, as `PhraseSets.of` does."""
     state, point, missing = seen
     byte, classes = tables.bytes[token], tables.classes[token]
-    begins = jnp.select([byte >= 0xF0, byte >= 0xE0, byte >= 0xC0], [3, 2, 1], 0)
-    goes_on = (byte > 0) & (byte < 0xC0) & (missing > 0)
+    leads = [byte >= 0xF5, byte >= 0xF0, byte >= 0xE0, byte >= 0xC2]
+    begins = jnp.select(leads, [0, 3, 2, 1], 0)
+    # A second byte must not make a code point that is shorter otherwise, a surrogate or
+    # beyond the last; a third of four finds at least 16 before it.
+    both = jnp.left_shift(point, 6) | byte & 0x3F
+    second = (missing == 2) & (point < 0x10)
+    wrong = second & ((both < 0x20) | (both >> 5 == 0x1B))
+    wrong |= (missing == 3) & ((both < 0x10) | (both > 0x10F))
+    goes_on = (byte > 0) & (byte < 0xC0) & (missing > 0) & ~wrong
     read = (byte > 0) | (classes[:, 0] < tables.next.shape[1] - 1)
     lost = ((missing > 0) & read & ~goes_on) | ((byte > 0) & ~goes_on & (begins == 0))
     state = jnp.where(lost, tables.next[state, tables.broken], state)
@@ -134,10 +141,8 @@ def _read(tables: unwanted_sets.Tables, seen: _Seen, token: Array) -> _Seen:
         0, classes.shape[1], lambda i, state: tables.next[state, classes[:, i]], state
     )
     # A leading byte has its own bits below those that say how many follow.
-    bits = jnp.where(goes_on, byte & 0x3F, byte & jnp.right_shift(0x3F, begins))
-    point = jnp.where(
-        goes_on, jnp.left_shift(point, 6) | bits, jnp.where(read, bits, point)
-    )
+    bits = byte & jnp.right_shift(0x3F, begins)
+    point = jnp.where(goes_on, both, jnp.where(read, bits, point))
     missing = jnp.where(goes_on, missing - 1, jnp.where(read, begins, missing))
     whole = tables.next[
         state, tables.points[jnp.minimum(point, len(tables.points) - 1)]

@@ -152,7 +152,7 @@ def test_annotations_that_do_not_agree(folder, change, message, capsys):
 def test_a_file_with_itself(folder, capsys):
     (folder / "link.jsonl").symlink_to("old.jsonl")
     command = f"{EVALUATE} --new link.jsonl --phrases rude.txt"
-    refused(folder, {}, command, "is given as old and as new", capsys)
+    refused(folder, {}, command, "is given as old predictions and as new", capsys)
 
 
 @pytest.mark.parametrize(

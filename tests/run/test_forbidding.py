@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import seqio
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from small_vocabulary import small_vocabulary
 from t5x import decoding
@@ -34,6 +34,8 @@ rows_of = jax.jit(forbidding.rows)
 
 @pytest.mark.parametrize("name", VOCABULARIES)
 @settings(max_examples=25, deadline=None)
+@example(text="fool", more=[248, 131, 131, 131])  # No lead byte of UTF-8.
+@example(text="", more=[227, 131, 131, 240, 163, 131])  # Too long, a surrogate.
 @given(text=TEXTS, more=st.lists(st.integers(2, 258), max_size=6))
 def test_rows_are_those_of_annotation(name, text, more):
     vocabulary = VOCABULARIES[name]
