@@ -36,9 +36,7 @@ setuptools.setup(
         "t5patches.run": ["macros.toml"],
         "t5x_embedded": ["README.md"],
     },
-    entry_points={
-        "console_scripts": ["t5patches = t5patches.cli:main"],
-    },
+    entry_points={"console_scripts": ["t5patches = t5patches.cli:main"]},
     install_requires=[
         "absl-py",
         "clu>=0.0.12",
