@@ -56,7 +56,7 @@ TEXTS = st.one_of(
 
 
 @pytest.mark.parametrize("name", VOCABULARIES)
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(text=TEXTS, more=st.lists(st.integers(2, 300), max_size=6))
 def test_sets_hold_what_the_annotator_marks(name, text, more):
     vocabulary = VOCABULARIES[name]
