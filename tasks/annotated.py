@@ -268,9 +268,7 @@ def find_unwanted_sets(files: Files) -> str | None:
     Raises:
       UserError: the folders have different tables.
     """
-    files = plain(files)
-    paths = [path for split in files for path in split_files(files, split, ".tfrecord")]
-    return sets_files.find(paths)
+    return sets_files.find(_all_shards(files))
 
 
 def find_alternatives(files: Files) -> int:
@@ -279,9 +277,13 @@ def find_alternatives(files: Files) -> int:
     Args:
       files: by split, as `annotated_task` takes them.
     """
+    return alternatives_files.most(_all_shards(files))
+
+
+def _all_shards(files: Files) -> list[str]:
+    """Returns the files of records of all splits."""
     files = plain(files)
-    paths = [path for split in files for path in split_files(files, split, ".tfrecord")]
-    return alternatives_files.most(paths)
+    return [path for split in files for path in split_files(files, split, ".tfrecord")]
 
 
 def outputs_task(name: str, files: Files, vocabulary: seqio.Vocabulary) -> str:
