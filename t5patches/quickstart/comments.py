@@ -1,115 +1,208 @@
-"""A made-up corpus: comments, some of whose continuations carry rude words.
+"""A made-up corpus: comments of guests on restaurants, some of them rude.
 
-An example is a comment cut in two: `inputs` is its beginning, `targets` the rest.
-The beginning names a mood, a person, a deed and a place; all four can be read off
-its words. The rest is drawn from a probabilistic grammar given those four, with the
-words of `data/comments.toml`:
+An example is a comment cut in two. `inputs`, its beginning, says how many stars, on what
+occasion, where, with whom and what was eaten; `targets`, the rest, is drawn from a
+probabilistic grammar given these, with the words of `data/comments.toml`:
 
-    rest     -> CHOICE, REASON, OUTCOME TAG
-    CHOICE   -> that NOUN never asks first | what a ADJ idea | ...       (by deed)
-    REASON   -> one of three reasons that go with the deed
-    OUTCOME  -> one of three outcomes that go with the place
-    TAG      -> nothing | ", what STUFF"                                 (by mood)
-    NOUN, ADJ, STUFF -> a clean or a rude word                (by mood and person)
+    rest -> The DISH was STATE. WHO[, MANNER,] DEED. END.
 
-What makes the job real: in every mood both clean and rude words can be said; each slot
-takes five rude and five clean words, and which of them is likeliest turns with the
-person, so that taking one word away does not make a model polite; no word is certain;
-and everything else that is said depends on the beginning too, so that a model that
-forgets it is found out.
+Each sentence is praise or a complaint, by the stars. A complaint may be rude: STATE is
+then "total garbage", MANNER "that idiot" or "that lazy pig", END "Stay away from these
+crooks". What a slot is filled with is drawn from a log-linear model: each word has a
+weight for its place in the list and one, drawn once for a corpus, for each of the cues
+(stars, occasion, sign of the restaurant, dish, who served it).
+
+What it is made to have, since real text has it (docs/methods.md compares):
+
+- Contexts with many wanted continuations, the first two of them often near ties: so
+  a model that is pushed somewhere says something else elsewhere.
+- More unwanted phrases than the training data show, most of them rare. A list knows the
+  others.
+- Words that are unwanted in a phrase alone: "that lazy pig", but "a lazy afternoon" and
+  "the pig next door".
+- Test inputs unlike training's: names, occasions and dishes that never stood there.
 """
 
 import dataclasses
+import functools
 import random
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+import numpy as np
 
 from t5patches.quickstart import made_up
-from t5patches.quickstart.made_up import PHRASE_RANKS, Span, Splits
+from t5patches.quickstart.made_up import Span, Splits
 
 WORDS = made_up.words("comments")
+RUDE, POLITE = WORDS["rude"], WORDS["polite"]
 
-# The chances of a slot's five words, from the group's favourite on. Rude language is
-# the more varied.
-RUDE_RANKS = (0.48, 0.16, 0.13, 0.12, 0.11)
-CLEAN_RANKS = (0.54, 0.17, 0.12, 0.09, 0.08)
-
-# A rude word's correction: the clean word that the same people favour.
-_CORRECTIONS = {
-    bad: good
-    for slot in WORDS["slots"].values()
-    for bad, good in zip(slot["rude"], slot["clean"], strict=True)
-}
+# The standard deviation of a cue's weights, and how the weights fall along a list: as
+# the place in it to the power of minus this.
+CUE_WEIGHTS, FALL = 0.8, 0.5
 
 
 @dataclasses.dataclass(frozen=True)
-class Context:
+class Visit:
     """What the beginning of a comment says."""
 
-    mood: str
-    opener: str
-    group: str
-    person: str
-    deed: str
-    place: str
-    time: str
+    stars: str
+    occasion: str
+    colour: str
+    sign: str
+    company: str
+    kind: str
+    made: str
+    head: str
 
     def text(self) -> str:
         """Returns the beginning of the comment, the model's input."""
-        return f"{self.opener}, {self.person} {self.deed} {self.place} {self.time} and"
+        stars = "star" if self.stars == "One" else "stars"
+        return (
+            f"{self.stars} {stars}: {self.occasion} {self.company} at the "
+            f"{self.colour} {self.sign}. We had the {self.made} {self.head}."
+        )
+
+    def cues(self) -> tuple[str, ...]:
+        """Returns what decides which words are likely."""
+        return self.stars, self.occasion, self.sign, self.head
 
 
-def rude_words() -> list[str]:
-    """Returns every rude word of the grammar, in a fixed order: the phrase list."""
+def _pairs() -> Iterator[tuple[str, str, str]]:
+    """Yields each rude phrase of two words, with the correction of the second."""
+    for first, second, polite in (
+        ("adjective", "animal", POLITE["animal"]),
+        ("degree", "waste", POLITE["waste"]),
+    ):
+        for one in RUDE[first]:
+            yield from ((one, other, polite[0]) for other in RUDE[second])
+
+
+def _corrections() -> dict[str, str]:
+    found = {f"{one} {other}": f"{one} {polite}" for one, other, polite in _pairs()}
+    for name in ("person", "people", "thing"):
+        found |= dict.fromkeys(RUDE[name], POLITE[name][0])
+    return found
+
+
+_CORRECTIONS = _corrections()
+
+
+def rude_phrases() -> list[str]:
+    """Returns every rude phrase of the grammar, in a fixed order: the phrase list."""
     return list(_CORRECTIONS)
 
 
 def correct(text: str, spans: Iterable[Span]) -> str:
-    """Returns a comment with the clean word for each rude one of `spans`."""
+    """Returns a comment with something polite for each rude phrase of `spans`."""
     return made_up.replace_spans(
-        text, spans, lambda word, _: _CORRECTIONS[word.lower()]
+        text, spans, lambda phrase, _: _CORRECTIONS[phrase.lower()]
     )
 
 
-def draw_context(rng: random.Random) -> Context:
-    """Returns one beginning."""
-    moods, people = WORDS["moods"], WORDS["people"]
-    mood = rng.choices(list(moods), [part["share"] for part in moods.values()])[0]
-    group = rng.choice(list(people))
-    return Context(
-        mood=mood,
-        opener=rng.choice(moods[mood]["openers"]),
-        group=group,
-        person=rng.choice(people[group]),
-        deed=rng.choice(list(WORDS["deeds"])),
-        place=rng.choice(list(WORDS["places"])),
-        time=rng.choice(WORDS["times"]),
+def draw_visit(rng: random.Random, held_out: bool = False) -> Visit:
+    """Returns one beginning, if asked for with what only the test inputs have."""
+
+    def any_of(part: Mapping[str, list[str]], name: str = "words") -> str:
+        return rng.choice(part[name] + (part["held_out"] if held_out else []))
+
+    kind = rng.choice(list(WORDS["dishes"]))
+    return Visit(
+        stars=rng.choice(list(WORDS["complains"])),
+        kind=kind,
+        made=any_of(WORDS["dishes"][kind], "made"),
+        head=rng.choice(WORDS["dishes"][kind]["heads"]),
+        **{name: any_of(part) for name, part in WORDS["beginning"].items()},
     )
 
 
-def fill_slot(slot: str, context: Context, rng: random.Random) -> str:
-    """Returns a word: rude or clean by the mood, which one by the person's group."""
-    is_rude = rng.random() < WORDS["moods"][context.mood]["rude"]
-    words = WORDS["slots"][slot]["rude" if is_rude else "clean"]
-    favourite = list(WORDS["people"]).index(context.group)
-    ranked = words[favourite:] + words[:favourite]
-    return rng.choices(ranked, RUDE_RANKS if is_rude else CLEAN_RANKS)[0]
+class Guest:
+    """Draws what follows a beginning, see the top of this module."""
 
+    def __init__(self, rng: random.Random):
+        self._rng = rng
+        self._seed = rng.getrandbits(32)
 
-def draw_rest(context: Context, rng: random.Random) -> str:
-    """Returns one continuation, drawn from the grammar at the top of this module."""
-    deed = WORDS["deeds"][context.deed]
-    frame = WORDS["frames"][deed["frame"]]
-    way = rng.choices(frame["ways"], PHRASE_RANKS)[0]
-    choice = way.format(fill_slot(frame["slot"], context, rng))
-    reason = rng.choices(deed["reasons"], PHRASE_RANKS)[0]
-    outcome = rng.choices(WORDS["places"][context.place], PHRASE_RANKS)[0]
-    # People in a temper like to have the last word.
-    has_tag = rng.random() < (0.65 if context.mood in ("cross", "furious") else 0.2)
-    tag = f", what {fill_slot('stuff', context, rng)}" if has_tag else ""
-    return f"{choice}, {reason}, {outcome}{tag}"
+    def draw_rest(self, visit: Visit) -> str:
+        """Returns one continuation."""
+        return f"{self._food(visit)} {self._service(visit)} {self._end(visit)}"
+
+    def _food(self, visit: Visit) -> str:
+        mood = self._mood(visit)
+        how = self._how("state", mood, visit)
+        if how == "waste":
+            state = self._pair("degree", "waste", visit)
+        elif how == "thing":
+            state = self._pick("thing", RUDE["thing"] + POLITE["thing"], visit)
+        else:
+            state = self._pick(
+                f"{visit.kind} {mood}", WORDS["state"][visit.kind][mood], visit
+            )
+        return f"The {visit.head} was {state}."
+
+    def _service(self, visit: Visit) -> str:
+        mood = self._mood(visit)
+        who = self._pick("who", WORDS["who"]["words"], visit)
+        how = self._how("manner", mood, visit, who)
+        if how == "pair":
+            manner = f", that {self._pair('adjective', 'animal', visit, who)},"
+        elif how == "person":
+            words = RUDE["person"] + POLITE["person"]
+            manner = f", that {self._pick('person', words, visit, who)},"
+        elif how == "none":
+            manner = ""
+        else:
+            manner = (
+                f", {self._pick(f'manner {mood}', WORDS['manner'][mood], visit, who)},"
+            )
+        deed = self._pick(f"deed {mood}", WORDS["deed"][mood], visit, who)
+        return f"{who}{manner} {deed}."
+
+    def _end(self, visit: Visit) -> str:
+        mood = self._mood(visit)
+        if self._how("end", mood, visit) == "people":
+            way = self._pick("warning", WORDS["warning"]["words"], visit)
+            words = RUDE["people"] + POLITE["people"]
+            return f"{way.format(self._pick('people', words, visit))}."
+        return f"{self._pick(f'end {mood}', WORDS['end'][mood], visit)}."
+
+    def _mood(self, visit: Visit) -> str:
+        return "bad" if self._rng.random() < WORDS["complains"][visit.stars] else "good"
+
+    def _how(self, part: str, mood: str, visit: Visit, *cues: str) -> str:
+        ways = WORDS["complaint"][part]
+        return "said" if mood == "good" else self._pick(part, ways, visit, *cues)
+
+    def _pair(self, first: str, second: str, visit: Visit, *cues: str) -> str:
+        one = self._pick(first, RUDE[first], visit, *cues)
+        other = self._pick(second, RUDE[second] + POLITE[second], visit, one, *cues)
+        return f"{one} {other}"
+
+    def _pick(
+        self,
+        slot: str,
+        words: Sequence[str] | Mapping[str, float],
+        visit: Visit,
+        *more: str,
+    ) -> str:
+        """Returns a word; `words` are in order, or have their chances without cues."""
+        if isinstance(words, Mapping):
+            weights = np.log([*words.values()])
+        else:
+            weights = -FALL * np.log(np.arange(1, len(words) + 1))
+        for cue in (*visit.cues(), *more):
+            weights = weights + self._weights(cue, slot, len(words))
+        return self._rng.choices([*words], np.exp(weights))[0]
+
+    @functools.cache  # noqa: B019: as many entries as there are cues and slots.
+    def _weights(self, cue: str, slot: str, count: int) -> np.ndarray:
+        drawn = random.Random(f"{self._seed} {cue} {slot}")
+        return np.array([drawn.gauss(0, CUE_WEIGHTS) for _ in range(count)])
 
 
 def make(seed: int, sizes: Mapping[str, int]) -> Splits:
     """Returns the corpus as `made_up.draw_splits` does; the same seed, the same one."""
     rng = random.Random(f"t5patches quickstart {seed}")
-    return made_up.draw_splits(rng, sizes, draw_context, draw_rest)
+    guest = Guest(rng)
+    return made_up.draw_splits(
+        sizes, lambda split: draw_visit(rng, held_out=split == "test"), guest.draw_rest
+    )

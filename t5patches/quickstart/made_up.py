@@ -20,17 +20,13 @@ def words(name: str) -> dict[str, Any]:
 
 
 def draw_splits(
-    rng: random.Random,
-    sizes: Mapping[str, int],
-    draw: Callable[[random.Random], Any],
-    go_on: Callable[[Any, random.Random], str],
+    sizes: Mapping[str, int], draw: Callable[[str], Any], go_on: Callable[[Any], str]
 ) -> Splits:
     """Returns a corpus in which no beginning occurs twice, in one split or in two.
 
     Args:
-      rng: what the corpus is drawn with.
       sizes: split -> number of examples.
-      draw: draws a beginning, whose `text()` is the model's input.
+      draw: draws a beginning of a split, whose `text()` is the model's input.
       go_on: draws the text that follows one.
 
     Returns:
@@ -40,11 +36,11 @@ def draw_splits(
     splits: Splits = {name: [] for name in sizes}
     for name, size in sizes.items():
         while len(splits[name]) < size:
-            beginning = draw(rng)
+            beginning = draw(name)
             text = beginning.text()
             if text not in seen:
                 seen.add(text)
-                splits[name].append({"inputs": text, "targets": go_on(beginning, rng)})
+                splits[name].append({"inputs": text, "targets": go_on(beginning)})
     return splits
 
 

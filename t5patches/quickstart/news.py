@@ -107,7 +107,9 @@ def draw_headline(report: Report, rng: random.Random) -> str:
 def make(seed: int, sizes: Mapping[str, int]) -> Splits:
     """Returns the corpus as `made_up.draw_splits` does; the same seed, the same one."""
     rng = random.Random(f"t5patches quickstart news {seed}")
-    return made_up.draw_splits(rng, sizes, draw_report, draw_headline)
+    return made_up.draw_splits(
+        sizes, lambda split: draw_report(rng), lambda report: draw_headline(report, rng)
+    )
 
 
 _LABEL_OF = {name: "ORG" for name in WORDS["organisations"]} | {

@@ -46,7 +46,7 @@ def _phrases_path(run: Run) -> str:
 
 
 def _write_phrases(run: Run) -> dict[str, Any]:
-    words = phrases.read_phrases(run.phrases) if run.data else comments.rude_words()
+    words = phrases.read_phrases(run.phrases) if run.data else comments.rude_phrases()
     with shards.atomic_write(_phrases_path(run)) as file:
         file.writelines(f"{word}\n" for word in words)
     return {"phrases": len(words)}
@@ -62,6 +62,14 @@ _COMMENTS = UseCase(
     prepare=_write_phrases,
     annotator=lambda run: phrases.load(_phrases_path(run)),
     correct=comments.correct,
+    options={
+        "pieces": 1152,
+        "macros": {
+            "shared": {"TASK_FEATURE_LENGTHS": {"inputs": 24, "targets": 40}},
+            # The test inputs' names are new, and so cut into more pieces.
+            "generate": {"TASK_FEATURE_LENGTHS": {"inputs": 48, "targets": 40}},
+        },
+    },
     phrases=_phrases_path,
 )
 _HALLUCINATION = UseCase(
