@@ -25,7 +25,7 @@ on what the updated model before still says that is unwanted.
 
 --methods compares several methods on the job: an update for each point of a fixed grid
 of alpha and learning rate, each method's point chosen on the validation inputs, all
-points shown on the test inputs. `all` takes about 45 minutes on two cores.
+points shown on the test inputs. `all` takes about an hour on two cores.
 
 Reads: nothing, or --data and --phrases. Writes into --output: the corpus, the models,
 their generations, results.json, report.html, report.png. A run that was stopped goes

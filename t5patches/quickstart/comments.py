@@ -1,8 +1,8 @@
 """A made-up corpus: comments of guests on restaurants, some of them rude.
 
-An example is a comment cut in two. `inputs`, its beginning, says how many stars, on what
-occasion, where, with whom and what was eaten; `targets`, the rest, is drawn from a
-probabilistic grammar given these, with the words of `data/comments.toml`:
+An example is a comment cut in two. `inputs`, its beginning, says how many stars, on
+what occasion, where, with whom and what was eaten; `targets`, the rest, is drawn from
+a probabilistic grammar given these, with the words of `data/comments.toml`:
 
     rest -> The DISH was STATE. WHO[, MANNER,] DEED. END.
 
@@ -121,6 +121,7 @@ class Guest:
     def __init__(self, rng: random.Random):
         self._rng = rng
         self._seed = rng.getrandbits(32)
+        self._weights = functools.cache(self._draw_weights)
 
     def draw_rest(self, visit: Visit) -> str:
         """Returns one continuation."""
@@ -193,8 +194,7 @@ class Guest:
             weights = weights + self._weights(cue, slot, len(words))
         return self._rng.choices([*words], np.exp(weights))[0]
 
-    @functools.cache  # noqa: B019: as many entries as there are cues and slots.
-    def _weights(self, cue: str, slot: str, count: int) -> np.ndarray:
+    def _draw_weights(self, cue: str, slot: str, count: int) -> np.ndarray:
         drawn = random.Random(f"{self._seed} {cue} {slot}")
         return np.array([drawn.gauss(0, CUE_WEIGHTS) for _ in range(count)])
 

@@ -2,6 +2,7 @@
 
 Every method of the family gets the same points: alpha over almost two decades, and a
 smaller learning rate. The baselines have no alpha; they get one learning rate more.
+Whole sets are learned by a few parameters, at a larger rate.
 
 A method's point is chosen on the validation inputs: the one nearest to the ideal, at
 which nothing unwanted is left and every clean output is as it was (`distance`). The
@@ -18,6 +19,7 @@ from t5patches.quickstart import job
 # (alpha, learning rate)
 FAMILY = ((0.25, 0.001), (1.0, 0.001), (4.0, 0.001), (16.0, 0.001), (4.0, 0.0003))
 BASELINES = ((None, 0.0003), (None, 0.001), (None, 0.003))
+WHOLE_SETS = ((0.25, 0.04), (1.0, 0.04), (4.0, 0.04), (1.0, 0.01))
 
 RULE = (
     "Chosen on the validation inputs: the point with the least √(r² + c²), r being the "
@@ -54,6 +56,8 @@ class Point:
 
 def title(method: str) -> str:
     """Returns a method's name for the reader: the paper's abbreviation, or words."""
+    if method == job.WHOLE_SETS:
+        return "TNFF on whole sets"
     if method in job.BASELINES:
         return method.replace("_", " ")
     return method.upper()
@@ -61,10 +65,11 @@ def title(method: str) -> str:
 
 def points(methods: Iterable[str]) -> list[Point]:
     """Returns the grid of some methods, method by method."""
+    grids = {**dict.fromkeys(job.BASELINES, BASELINES), job.WHOLE_SETS: WHOLE_SETS}
     return [
         Point(method, alpha, rate)
         for method in methods
-        for alpha, rate in (BASELINES if method in job.BASELINES else FAMILY)
+        for alpha, rate in grids.get(method, FAMILY)
     ]
 
 

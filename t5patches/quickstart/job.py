@@ -41,6 +41,9 @@ EXACT = "generate_exact"
 ALTERNATIVES = "alternatives"
 # The family, each method a file of gin/methods, and the baselines.
 METHODS = (*losses.METHODS, *BASELINES)
+# What the methods, which learn of what was said, are compared with besides: TNFF as
+# `update` trains it where a list of phrases says all.
+WHOLE_SETS = "whole_sets"
 
 
 class NothingLeftError(UserError):

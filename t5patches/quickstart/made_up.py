@@ -1,7 +1,6 @@
 """What the made-up corpora share: their words, drawing examples, correcting texts."""
 
 import importlib.resources
-import random
 import tomllib
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any

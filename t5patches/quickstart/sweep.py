@@ -28,12 +28,9 @@ from t5patches.quickstart import grid, job, run_folder, use_cases
 from t5patches.quickstart.run_folder import Record, Run
 
 SPLITS = ("validation", "test")
-_MACROS = {
-    # A point is done again from its start: one checkpoint, of the end, is enough.
-    **{"SAVE_PERIOD": 400, "EVAL_PERIOD": 400, "KEEP_CHECKPOINTS": 1},
-    # The paper's methods: all parameters, and the tokens that were said.
-    "UNWANTED_SETS": None,
-}
+METHODS = (*job.METHODS, job.WHOLE_SETS)
+# A point is done again from its start: one checkpoint, of the end, is enough.
+_MACROS = {"SAVE_PERIOD": 400, "EVAL_PERIOD": 400, "KEEP_CHECKPOINTS": 1}
 
 
 def methods_of(text: str) -> list[str]:
@@ -43,13 +40,13 @@ def methods_of(text: str) -> list[str]:
       UserError: one of them is none, or none is given.
     """
     if text == "all":
-        return list(job.METHODS)
+        return list(METHODS)
     names = [name.strip() for name in text.split(",") if name.strip()]
     for name in names or [text]:
-        if name not in job.METHODS:
+        if name not in METHODS:
             raise UserError(
                 f"--methods {text}: no method {name!r}; there is "
-                f"{', '.join(job.METHODS)}, or all"
+                f"{', '.join(METHODS)}, or all"
             )
     return list(dict.fromkeys(names))
 
@@ -63,8 +60,10 @@ def do_point(run: Run, point: grid.Point) -> dict[str, Any]:
     """
     folder = f"points/{point.name}"
     found: dict[str, Any] = {"name": point.name, **dataclasses.asdict(point)}
+    whole = point.method == job.WHOLE_SETS
+    method = "tnff" if whole else point.method
     try:
-        job.update_model(_with_macros(run, point), point.method, f"{folder}/model")
+        job.update_model(_with_macros(run, point), method, f"{folder}/model", whole)
     except UserError as error:
         # The trainer leaves the batch; any other mistake is not the point's own.
         model = epath.Path(run.path(folder, "model"))
@@ -84,6 +83,9 @@ def do_point(run: Run, point: grid.Point) -> dict[str, Any]:
 def _with_macros(run: Run, point: grid.Point) -> Run:
     """Returns the run whose updates are at a point of the grid."""
     own = run.macros.get("update", {})
+    if point.method != job.WHOLE_SETS:
+        # The paper's methods learn of the tokens that were said.
+        own = {"UNWANTED_SETS": None, **own}
     macros = {**_MACROS, **own, **point.macros()}
     return dataclasses.replace(run, macros={**run.macros, "update": macros})
 
@@ -155,7 +157,7 @@ def run_all(run: Run, methods: Sequence[str]) -> dict[str, Any]:
 
     Args:
       run: the run; its `method` does not matter.
-      methods: some of `job.METHODS`.
+      methods: some of METHODS; whole sets are left out where nobody knows them.
 
     Returns:
       The results, as in `results.json`.
@@ -166,6 +168,12 @@ def run_all(run: Run, methods: Sequence[str]) -> dict[str, Any]:
     """
     from t5patches import report
 
+    if use_cases.find(run.use_case, run.data).phrases is None:
+        methods = [method for method in methods if method != job.WHOLE_SETS]
+    if not methods:
+        raise UserError(
+            f"--methods {job.WHOLE_SETS}: only a list of phrases says what is in them"
+        )
     asked = job.settings(run, methods="*")
     job.claim(run, asked)
     with run_folder.quiet():
@@ -174,7 +182,7 @@ def run_all(run: Run, methods: Sequence[str]) -> dict[str, Any]:
         points = _do_points(run, grid.points(methods))
         results = results_of(run, shared, points)
         json_files.write_json(run.path("results.json"), results)
-        titles = {method: grid.title(method) for method in job.METHODS}
+        titles = {method: grid.title(method) for method in METHODS}
         table = report.write_comparison(run.folder, results, titles, asked)
     print(f"\n{table}\n\nThe report is {run.path('report.html')}", flush=True)
     return results

@@ -25,7 +25,7 @@ def options(tmp_path_factory):
     folder = tmp_path_factory.mktemp("own")
     rows = comments.make(0, {"train": 260})["train"]
     json_files.write_jsonl(folder / "data.jsonl", rows)
-    (folder / "phrases.txt").write_text("\n".join([*PHRASES, *comments.rude_words()]))
+    (folder / "phrases.txt").write_text("\n".join([*PHRASES, *comments.rude_phrases()]))
     return {
         "data": str(folder / "data.jsonl"),
         "phrases": str(folder / "phrases.txt"),

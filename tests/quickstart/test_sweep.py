@@ -20,6 +20,7 @@ def small_grid():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(grid, "FAMILY", ((4.0, 0.001),))
         patch.setattr(grid, "BASELINES", ((None, 0.001),))
+        patch.setattr(grid, "WHOLE_SETS", ((1.0, 0.04),))
         yield
 
 
@@ -67,6 +68,21 @@ def test_more_methods_later(run, first, capsys):
     assert set(results["front"]) <= {"tnff", "corrective"} != set()
 
 
+def test_whole_sets_are_learned_by_the_rows_of_unwanted_tokens(run, first):
+    results = sweep.run_all(run, ["tnff", "whole_sets"])
+    name = results["chosen"]["whole_sets"]
+    config = pathlib.Path(run.path("points", name, "model", "config.gin")).read_text()
+    for line in ("LEARNING_RATE = 0.04", "TRAINABLE = 'unwanted_rows'"):
+        assert f"\n{line}\n" in config
+    assert "UNWANTED_SETS = None" not in config
+
+
+def test_whole_sets_of_no_phrases(tmp_path):
+    run = Run(folder=str(tmp_path / "run"), use_case="hallucination")
+    with pytest.raises(UserError, match="only a list of phrases"):
+        sweep.run_all(run, ["whole_sets"])
+
+
 def training_texts(run, method, split="train"):
     """Returns the texts that a baseline's task trains on: inputs -> targets."""
     vocabulary = records.load_vocabulary(run.vocabulary_path)
@@ -112,7 +128,7 @@ def test_a_baseline_without_data_ends_its_point_only(run, first):
 
 
 def test_a_loss_that_is_nan_ends_its_point_only(run, first, monkeypatch):
-    def diverges(run, method, model):
+    def diverges(run, method, model, whole):
         pathlib.Path(run.path(model)).mkdir(parents=True)
         pathlib.Path(run.path(model, "bad_batch_7-00000-of-00001.jsonl")).touch()
         raise UserError("the loss is NaN at step 7\nand more")
