@@ -157,7 +157,7 @@ def test_the_grid_goes_before_the_settings_of_the_job(run):
 
 
 def test_names_of_methods():
-    assert sweep.methods_of("all") == list(job.METHODS)
+    assert sweep.methods_of("all") == list(sweep.METHODS)
     assert sweep.methods_of("ul, tnff,ul") == ["ul", "tnff"]
 
 
