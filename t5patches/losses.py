@@ -131,11 +131,9 @@ class Unwanted(NamedTuple):
         single = _first_of_each(self.ids)
         if self.bits is None:
             return jnp.sum(single, axis=-1)
-        ids = jnp.maximum(self.ids, 0)
-        words = jnp.take_along_axis(self.bits, ids // 32, axis=-1, mode="clip")
-        known = jnp.right_shift(words, (ids % 32).astype(jnp.uint32)) & 1
+        known = _in_bits(self.bits, jnp.maximum(self.ids, 0))
         several = jnp.sum(jax.lax.population_count(self.bits), axis=-1)
-        return several.astype(jnp.int32) + jnp.sum(single & (known == 0), axis=-1)
+        return several.astype(jnp.int32) + jnp.sum(single & ~known, axis=-1)
 
     def log_mass(self, logits: Array, total: _LogSum) -> Array:
         """Computes the log-probability of all of them together, float32 [...]."""
@@ -143,6 +141,12 @@ class Unwanted(NamedTuple):
             return _log_mass(logits, total, self.ids)
         log_p = total.normalize(logits.astype(jnp.float32))
         return jnp.log(jnp.sum(jnp.exp(log_p), axis=-1, where=self.mask(logits.shape)))
+
+
+def _in_bits(bits: Array, ids: Array) -> Array:
+    """Bool [..., n]: whether each of `ids`, none negative, is among `bits`."""
+    words = jnp.take_along_axis(bits, ids // 32, axis=-1, mode="clip")
+    return (jnp.right_shift(words, (ids % 32).astype(jnp.uint32)) & 1).astype(bool)
 
 
 def _first_of_each(ids: Array) -> Array:
@@ -440,6 +444,7 @@ def read_annotation(
     weights: Array,
     negative_token_ids: Array | None = None,
     unwanted_bits: Array | None = None,
+    sets_decide: bool = False,
 ) -> Annotation:
     """Takes the signs off the weights of a batch.
 
@@ -450,6 +455,9 @@ def read_annotation(
       negative_token_ids: [batch, length, k] integer, further unwanted tokens of a
         position, whatever the sign of its weight, which they leave; 0 for none.
       unwanted_bits: [batch, length, vocab / 32] uint32, see `Unwanted`.
+      sets_decide: whether a position's own token is unwanted only where its bit says
+        so. A phrase's first tokens have the sign of the whole, but p_new without its
+        last ones does not have to do without them.
 
     Returns:
       An `Annotation` with 1 + k unwanted ids at each position.
@@ -464,7 +472,10 @@ def read_annotation(
             f"weights must have shape {targets.shape}, that of targets,"
             f" got {weights.shape}"
         )
-    ids = jnp.where(weights < 0, targets, NO_TOKEN)[..., None]
+    unwanted = weights < 0
+    if sets_decide and unwanted_bits is not None:
+        unwanted &= _in_bits(unwanted_bits, targets[..., None])[..., 0]
+    ids = jnp.where(unwanted, targets, NO_TOKEN)[..., None]
     if negative_token_ids is not None:
         integers = jnp.issubdtype(negative_token_ids.dtype, jnp.integer)
         if not integers or negative_token_ids.shape[:-1] != targets.shape:

@@ -254,7 +254,9 @@ class NegativeTrainingTransformer(t5x_models.BaseTransformerModel):
             )
         bits = None if rows is None else jnp.asarray(self._unwanted_sets)[rows]
         weights = batch["decoder_loss_weights"]
-        return targets, losses.read_annotation(targets, weights, ids, bits)
+        # A likelihood would have a phrase's first tokens be said.
+        decide = self.METHOD.positive != "cross_entropy"
+        return targets, losses.read_annotation(targets, weights, ids, bits, decide)
 
     def _token_losses(self, logits, frozen_logits, targets, annotation) -> jax.Array:
         """Returns each token's loss, alpha and weight included, [batch, length]."""

@@ -119,6 +119,7 @@ def token_losses(
     threshold=-10.3,
     negative_token_ids=None,
     unwanted_sets=None,
+    sets_decide=False,
 ):
     """{(batch, position): (loss, gradient, log Z, whether unwanted)}, no padding."""
     logits = np.asarray(logits, np.float64)
@@ -128,8 +129,11 @@ def token_losses(
         if weights[index] == 0:
             continue
         ids = () if negative_token_ids is None else negative_token_ids[index]
-        unwanted = unwanted_tokens(targets[index], weights[index], ids)
         is_unwanted = weights[index] < 0
+        if sets_decide:  # A marked token that is in no set is like any other.
+            is_unwanted = is_unwanted and unwanted_sets[index][targets[index]]
+        sign = -1 if is_unwanted else 1
+        unwanted = unwanted_tokens(targets[index], sign, ids)
         kind = negative if is_unwanted else positive
         if unwanted_sets is not None:  # bool [batch, length, vocab]
             unwanted = sorted({*unwanted, *np.flatnonzero(unwanted_sets[index])})
