@@ -39,6 +39,7 @@ BASELINES = {
 # of phrases have the first, the others the second.
 EXACT = "generate_exact"
 ALTERNATIVES = "alternatives"
+ANNOTATED_EXACT = "annotated_exact"
 # The family, each method a file of gin/methods, and the baselines.
 METHODS = (*losses.METHODS, *BASELINES)
 # What the methods, which learn of what was said, are compared with besides: TNFF as
@@ -141,7 +142,14 @@ def finetune(run: Run) -> Record:
     return {"checkpoint": os.path.relpath(run.checkpoint("finetuned"), run.folder)}
 
 
-def generate(run: Run, model: str, when: str, split: str, **macros: Any) -> int:
+def generate(
+    run: Run,
+    model: str,
+    when: str,
+    split: str,
+    files: Mapping[str, str] | None = None,
+    **macros: Any,
+) -> int:
     """Generates with a model's last checkpoint; returns how many outputs.
 
     Args:
@@ -149,6 +157,7 @@ def generate(run: Run, model: str, when: str, split: str, **macros: Any) -> int:
       model: the model's folder, in the run folder.
       when: the folder for the outputs, there too.
       split: whose inputs.
+      files: split -> file of the inputs; None for the corpus.
       **macros: of the gin files.
     """
     output = run.predictions(when, split)
@@ -159,7 +168,7 @@ def generate(run: Run, model: str, when: str, split: str, **macros: Any) -> int:
         [f"{GIN}/generate.gin"],
         CHECKPOINT_PATH=run.checkpoint(model),
         INFER_OUTPUT_DIR=os.path.dirname(output),
-        FILES=run.corpus_files(),
+        FILES=files or run.corpus_files(),
         SPLIT=split,
         **macros,
     )
@@ -216,6 +225,34 @@ def annotate(run: Run, number: int = 1) -> Record:
             f"to update. The generations are in {run.path('before')}"
         )
     return {"share_with_unwanted": shares}
+
+
+def generate_exact(run: Run) -> Record:
+    """Generates with the fine-tuned model without the phrases: the exact update.
+
+    Where something unwanted was said the update is trained on what would have been said
+    instead, too: what follows that no output of the original shows.
+    """
+    phrases = use_cases.find(run.use_case, run.data).phrases
+    assert phrases is not None  # Else `stages` leaves it out.
+    counts = {}
+    for split, path in run.corpus_files().items():
+        if split in TRAINING:
+            annotated = records.read_annotated(run.annotated(split))
+            marked = {row["id"] for row in annotated if row["annotations"]}
+            rows = (
+                row for _, row in json_files.read_jsonl(path) if row["id"] in marked
+            )
+            path = run.path("exact", f"{split}_inputs.jsonl")
+            if not json_files.write_jsonl(path, rows):
+                continue
+        macros = {"files": {split: path}, "FORBID": phrases(run)}
+        counts[split] = generate(run, "finetuned", "exact", split, **macros)
+        if split in TRAINING:
+            _annotate(
+                run, run.predictions("exact", split), run.path(ANNOTATED_EXACT, split)
+            )
+    return {"generations": counts}
 
 
 def try_alternatives(run: Run, number: int = 1) -> Record:
@@ -312,11 +349,13 @@ def update_model(
     rows = whole and use_cases.find(run.use_case, run.data).phrases is not None
     made = "annotated" if rows or not whole else "annotated_alternatives"
     rest = [of_round(number, made) for number in range(2, rounds + 1)]
+    rest += [ANNOTATED_EXACT] * rows
     files = {}
     for split in TRAINING:
         first = run.path(made, split, "annotated")
         first = first if whole else training_files(run, method, split)
-        more = (run.path(folder, split, "annotated") for folder in rest)
+        folders = (run.path(folder, split) for folder in rest)
+        more = [f"{folder}/annotated" for folder in folders if os.path.isdir(folder)]
         files[split] = [first, *more]
     _script(
         run,
@@ -343,14 +382,6 @@ def generate_after(run: Run, number: int = 1) -> Record:
     """Generates with the updated model for the test inputs."""
     model, when = (of_round(number, name) for name in ("updated", "after"))
     return {"generations": {"test": generate(run, model, when, "test")}}
-
-
-def generate_exact(run: Run) -> Record:
-    """Generates with the fine-tuned model without the phrases: the exact update."""
-    phrases = use_cases.find(run.use_case, run.data).phrases
-    assert phrases is not None  # Else `stages` leaves it out.
-    count = generate(run, "finetuned", "exact", "test", FORBID=phrases(run))
-    return {"generations": {"test": count}}
 
 
 def compare(
@@ -386,10 +417,10 @@ STAGES: dict[str, tuple[str, Callable[..., Record]]] = {
     "finetune": ("fine-tune a small T5", finetune),
     "generate_before": ("generate with it", generate_before),
     "annotate": ("mark what is unwanted", annotate),
+    EXACT: ("generate with it without the phrases", generate_exact),
     ALTERNATIVES: ("try what it would say instead", try_alternatives),
     "update": ("update the model", update),
     "generate_after": ("generate again", generate_after),
-    EXACT: ("generate with the old model without the phrases", generate_exact),
     "evaluate": ("compare", evaluate),
 }
 # What comes before the update, whatever its method.
