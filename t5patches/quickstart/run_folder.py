@@ -11,7 +11,8 @@
     RUN/baselines/METHOD/   what a baseline is trained on, where it is something else
     RUN/updated/            the updated model
     RUN/after/test/         its generations
-    RUN/exact/test/         those of the fine-tuned model without the phrases
+    RUN/exact/SPLIT/        those of the fine-tuned model without the phrases
+    RUN/annotated_exact/    the same, for training: only where something was unwanted
     RUN/round2/             a further round: before/, annotated/, updated/, after/
     RUN/points/             several methods, see `sweep.py`
     RUN/results.json, report.html, report.png
