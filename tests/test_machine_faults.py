@@ -294,8 +294,11 @@ def test_an_interrupt_while_something_is_imported(tmp_path):
         "try: os.kill(os.getpid(), signal.SIGINT)\n"
         "except BaseException: pass"
     )
-    code = "from t5patches import cli; cli._dispatch = __import__; cli.main('slow')"
-    code = code.replace("__import__", "lambda argv: __import__('slow')")
+    code = (  # A shell's background job, as this may be one, ignores interrupts.
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "from t5patches import cli; cli._dispatch = lambda argv: __import__('slow')\n"
+        "cli.main('slow')"
+    )
     command = [sys.executable, "-c", code]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (130, f"{cli.INTERRUPTED}\n")

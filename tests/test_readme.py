@@ -5,7 +5,6 @@ import typed_commands
 from t5patches.interchange import json_files
 
 SMALLER = {
-    "models/t5_1_1_small.gin": "models/t5_1_1_tiny.gin",
     "TRAIN_STEPS_RELATIVE=10000": "TRAIN_STEPS_RELATIVE=4",
     "TRAIN_STEPS_RELATIVE=1000": "TRAIN_STEPS_RELATIVE=2",
     "checkpoint_10000": "checkpoint_4",
@@ -34,8 +33,8 @@ def test_a_job_on_ones_own_model(tmp_path, monkeypatch):
         json_files.write_jsonl(tmp_path / f"{split}.jsonl", rows)
     # Pieces of which a model of four steps says some.
     (tmp_path / "unwanted.txt").write_text("\n".join(typed_commands.WORDS))
-    job = block_with("TASK_FEATURE_LENGTHS =") + "DROPOUT_RATE = 0.0\n"
-    (tmp_path / "job.gin").write_text(job)
+    job = block_with("TASK_FEATURE_LENGTHS =")
+    (tmp_path / "job.gin").write_text(typed_commands.SMALL + job)
     typed = typed_commands.words(block_with("t5patches evaluate"), tmp_path)
     typed_commands.run(typed)
     assert len(typed) == 11

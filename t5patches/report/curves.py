@@ -12,10 +12,10 @@ from t5patches.report import drawing
 # Colours that people who see fewer of them can tell apart (Okabe and Ito), and markers.
 _COLOURS = (
     "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7a4b9d",
-    "#6b7280", "#9a6b2f", "#374151",
+    "#6b7280", "#9a6b2f", "#374151", "#b3123d",
 )  # fmt: skip
-_MARKERS = "os^Dv<>PX*"
-_EXACT = {"color": drawing.INK, "markersize": 17, "clip_on": False, "zorder": 4}
+_MARKERS = "os^Dv<>PXph"
+_EXACT = {"color": drawing.INK, "markersize": 15, "clip_on": False, "zorder": 2.5}
 _PANELS = (
     ("clean outputs that stayed word for word", lambda s: s["exact_match"]["clean"]),
     ("BLEU of all new outputs against the old", lambda s: s["bleu"]),
@@ -48,7 +48,7 @@ def draw(results: Mapping[str, Any], titles: Mapping[str, str]) -> Any:
         if exact and (x := similarity(exact)) is not None:
             y = exact["prevalence"]["after"]
             axes.plot(x, y, "*", label="exact update", **_EXACT)
-        axes.set_ylim(-0.02 * top, 1.08 * top)
+        axes.set_ylim(-0.04 * top, 1.08 * top)
         axes.set_xlabel(name, fontsize=13, color=drawing.INK, labelpad=8)
     left, right = panels
     right.tick_params(labelleft=False)
@@ -71,7 +71,8 @@ def _draw_panel(axes: Any, results, titles, similarity) -> None:
     measured = False
     for number, method in enumerate(results["methods"]):
         marker = _MARKERS[number % len(_MARKERS)]
-        style = {"color": _COLOURS[number % len(_COLOURS)], "zorder": 2}
+        colour = _COLOURS[number % len(_COLOURS)]
+        style = {"color": colour, "zorder": 2, "clip_on": False}
         # By name; a point whose similarity could not be measured has no place.
         points = {
             row["name"]: (x, row["test"]["prevalence"]["after"])

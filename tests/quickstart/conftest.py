@@ -49,10 +49,11 @@ def before_update(whole, options, tmp_path_factory):
     def copy(settings):
         run = Run(folder=str(tmp_path_factory.mktemp("copy") / "run"), **options)
         claims.claim(run.folder, settings)
-        for name in ("corpus", "finetuned", "before", "annotated"):
-            shutil.copytree(whole.path(name), run.path(name))
-        for name in job.SHARED_STAGES:
+        for name in job.stages(whole, (*job.SHARED_STAGES, job.EXACT)):
             claims.mark_done(run.path(name), claims.findings(whole.path(name)))
+        folders = ("corpus", "finetuned", "before", "annotated", "exact")
+        for name in (*folders, job.ANNOTATED_EXACT):
+            shutil.copytree(whole.path(name), run.path(name))
         return run
 
     return copy
