@@ -31,6 +31,8 @@ KINDS = ("First", "Diff", "Full")
 FAMILIES = ("NegativeTraining", "CorrectiveTraining", "NegativeAndPositiveTraining")
 NINE = [f"{family}{kind}FeatureConverter" for family in FAMILIES for kind in KINDS]
 DECODER_ONLY = fcs.DecoderOnlyTargetAnnotationsFeatureConverter
+# What `convert` has made: TensorFlow takes a second or two for each.
+CONVERTED = {}
 
 
 def dataset(examples=EXAMPLES, dtype=tf.int32, k=2):
@@ -46,8 +48,12 @@ def convert(
     cls=fcs.TargetAnnotationsFeatureConverter,
     **options,
 ):
-    ds = cls(**options)(dataset(examples), lengths)
-    return [{k: v.tolist() for k, v in ex.items()} for ex in ds.as_numpy_iterator()]
+    key = repr((examples, lengths, cls, options))
+    if key not in CONVERTED:
+        ds = cls(**options)(dataset(examples), lengths)
+        rows = ds.as_numpy_iterator()
+        CONVERTED[key] = [{k: v.tolist() for k, v in ex.items()} for ex in rows]
+    return copy.deepcopy(CONVERTED[key])
 
 
 def segments(rows):

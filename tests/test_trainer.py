@@ -377,7 +377,7 @@ import t5patches
 import numpy as np
 import test_trainer, tiny
 losses = []
-for partitions in (1, 2, 4):
+for partitions in (1, 4):
     trainer = test_trainer.make_trainer(
         tiny.make_model(), num_partitions=partitions, frozen_dtype="bfloat16"
     )
@@ -387,12 +387,12 @@ for partitions in (1, 2, 4):
                for x in test_trainer.jax.tree.leaves(trainer.frozen_params)]
     assert any(sharded) == (partitions > 1), sharded
     trainer.close()
-np.testing.assert_allclose(losses, losses[:1] * 3, rtol=1e-5)
+np.testing.assert_allclose(losses, losses[:1] * 2, rtol=1e-5)
 """
 
 
 def test_meshes_of_eight_devices_give_the_same_loss():
-    """(data 8), (data 4, model 2), (data 2, model 4), in a process of its own."""
+    """(data 8) and (data 2, model 4), in a process of its own."""
     tests = pathlib.Path(__file__).parent
     path = [str(tests), str(tests.parent), os.environ.get("PYTHONPATH", "")]
     subprocess.run(
