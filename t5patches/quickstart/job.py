@@ -201,7 +201,9 @@ def _annotate(
 
     vocab = records.load_vocabulary(run.vocabulary_path)
     annotator = use_cases.find(run.use_case, run.data).annotator(run)
-    return annotate_files(predictions, annotator, folder, vocab, **options)
+    # What it warns of, texts without ids or without anything unwanted, is meant so here.
+    with run_folder.quiet("error"):
+        return annotate_files(predictions, annotator, folder, vocab, **options)
 
 
 def annotate(run: Run, number: int = 1) -> Record:

@@ -164,12 +164,12 @@ def _peak_memory_gb() -> float:
 
 
 @contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Leaves of the libraries' logs the warnings; the stages have a line each."""
+def quiet(level: str = "warning") -> Iterator[None]:
+    """Leaves of the log the warnings, or the errors; the stages have a line each."""
     from absl import logging as absl_logging
 
     logger, before = logging.getLogger("absl"), absl_logging.get_verbosity()
-    absl_logging.set_verbosity(absl_logging.WARNING)
+    absl_logging.set_verbosity(level)
     try:
         yield
     finally:
