@@ -11,7 +11,10 @@ from t5patches.quickstart.run_folder import Run
 MACROS = {
     "finetune": {"TRAIN_STEPS_RELATIVE": 12, "EVAL_PERIOD": 12, "SAVE_PERIOD": 4},
     "update": {"TRAIN_STEPS_RELATIVE": 6, "EVAL_PERIOD": 6, "SAVE_PERIOD": 2},
-    "shared": {"TASK_FEATURE_LENGTHS": {"inputs": 24, "targets": 12}},
+    "shared": {
+        "TASK_FEATURE_LENGTHS": {"inputs": 24, "targets": 12},
+        **{"EMB_DIM": 16, "NUM_HEADS": 2, "HEAD_DIM": 8, "NUM_LAYERS": 1, "MLP_DIM": 16},
+    },
 }
 
 # Twelve steps teach nobody to swear: the phrases of these runs are what an untrained
