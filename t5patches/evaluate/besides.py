@@ -40,8 +40,17 @@ class Part(Protocol):
 class SecondDetector:
     """Prevalence by an annotator that had no part in the update."""
 
-    def __init__(self, annotator: Annotator | None, name: str):
-        """Takes an annotator; None if the rows of SECOND have its annotations."""
+    def __init__(
+        self, annotator: Annotator | None, name: str, names: Mapping[str, str]
+    ):
+        """Takes an annotator.
+
+        Args:
+          annotator: None if the rows of SECOND have its annotations.
+          name: what it is called in the results.
+          names: what sets are called in messages.
+        """
+        self._names = names
         self._sides = (pairs.OLD, pairs.NEW) if annotator else SECOND
         self._find, self._name = pairs.finder(annotator), name
         self._found = Table([("before", "?"), ("after", "?")])
@@ -55,8 +64,8 @@ class SecondDetector:
         for side, name in zip((pairs.OLD, pairs.NEW), self._sides, strict=True):
             if rows[side]["prediction"] != rows[name]["prediction"]:
                 raise UserError(
-                    f"id {rows[side]['id']!r} has another text in the {name} than in "
-                    f"the {side}; annotate the same predictions"
+                    f"id {rows[side]['id']!r} has another text in the "
+                    f"{self._names[name]} than in the {self._names[side]}; annotate the same predictions"
                 )
         self._found.append(tuple(bool(self._find(rows[n])) for n in self._sides))
 

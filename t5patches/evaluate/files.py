@@ -127,7 +127,7 @@ def evaluate_files(
     parts: dict[str, besides.Part] = {}
     if second:
         name = _typed(second[0]) if own else besides.name_of(second)
-        detector = besides.SecondDetector(None if own else second, name)
+        detector = besides.SecondDetector(None if own else second, name, names)
         parts["second_detector"] = detector
     if variants:
         parts["variants"] = besides.VariantsOfPhrases(annotator)

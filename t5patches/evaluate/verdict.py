@@ -34,7 +34,7 @@ def _how_sure(results: Mapping[str, Any]) -> str:
     """Returns what the intervals of prevalence leave open."""
     intervals, after = results["intervals"], results["prevalence"]["after"]
     low, high = (100 * end for end in intervals["prevalence"]["difference"])
-    sure = f"{intervals['confidence']:.0%}"
+    sure = f"{100 * intervals['confidence']:.0f} %"
     if low <= 0 <= high:
         found = (
             f"That outputs are unwanted less often cannot be told from these "
@@ -50,7 +50,7 @@ def _how_sure(results: Mapping[str, Any]) -> str:
         most = intervals["prevalence"]["after"][1]
         found += (
             f" None of {results['examples']:,} is unwanted now; a share of up to "
-            f"{most:.2%} would be consistent with that."
+            f"{100 * most:.2f} % would be consistent with that."
         )
     return found
 
