@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import array
-import collections
 import json
 from collections.abc import Mapping
 from typing import Any, Protocol
@@ -11,11 +10,9 @@ from typing import Any, Protocol
 import numpy as np
 
 from t5patches.annotate.annotator import Annotator
-from t5patches.annotate.phrases import PhraseAnnotator
 from t5patches.errors import UserError
 from t5patches.evaluate import intervals, pairs
 from t5patches.evaluate.comparison import Table
-from t5patches.evaluate.variants import Variants
 from t5patches.interchange.records import Prediction
 
 SECOND = (
@@ -65,7 +62,8 @@ class SecondDetector:
             if rows[side]["prediction"] != rows[name]["prediction"]:
                 raise UserError(
                     f"id {rows[side]['id']!r} has another text in the "
-                    f"{self._names[name]} than in the {self._names[side]}; annotate the same predictions"
+                    f"{self._names[name]} than in the {self._names[side]}; "
+                    "annotate the same predictions"
                 )
         self._found.append(tuple(bool(self._find(rows[n])) for n in self._sides))
 
@@ -86,41 +84,6 @@ def name_of(annotator: Annotator) -> str:
     """Returns what an annotator calls itself."""
     named = getattr(annotator, "settings", {}).get("annotator")
     return named or getattr(annotator, "__name__", type(annotator).__name__)
-
-
-class VariantsOfPhrases:
-    """Share of outputs that have phrases of a list in other spellings."""
-
-    def __init__(self, annotator: Annotator | None):
-        """Takes the list.
-
-        Raises:
-          UserError: the annotator has none.
-        """
-        if not isinstance(annotator, PhraseAnnotator):
-            raise UserError("variants are of a list of phrases; give one")
-        self._find, self._number = Variants(annotator), 0
-        self._counts = {
-            pairs.OLD: collections.Counter(),
-            pairs.NEW: collections.Counter(),
-        }
-
-    def add(self, old: pairs.Output, rows: Rows) -> None:
-        """Takes the next rows."""
-        self._number += 1
-        for side, counts in self._counts.items():
-            counts.update(self._find(rows[side]["prediction"]))
-
-    def results(self, clusters: np.ndarray | None, seed: int) -> dict[str, Any]:
-        """Returns by name of `Variants` {before, after}, share of outputs."""
-        before, after = self._counts.values()
-        return {
-            name: {
-                "before": before[name] / self._number,
-                "after": after[name] / self._number,
-            }
-            for name in Variants.NAMES
-        }
 
 
 class Clusters:

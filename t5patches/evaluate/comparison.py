@@ -44,10 +44,10 @@ class Table:
 
     def array(self) -> np.ndarray:
         """Returns the rows so far."""
-        self._blocks = [
-            np.concatenate([*self._blocks, np.array(self._rows, self._dtype)])
-        ]
-        self._rows.clear()
+        if self._rows or len(self._blocks) != 1:
+            last = np.array(self._rows, self._dtype)
+            self._blocks = [np.concatenate([*self._blocks, last])]
+            self._rows.clear()
         return self._blocks[0]
 
 

@@ -17,6 +17,7 @@ from t5patches.errors import UserError
 from t5patches.evaluate import besides, intervals, pairs, samples, similarity, verdict
 from t5patches.evaluate.comparison import Comparison, Table, distance
 from t5patches.evaluate.joining import Joined
+from t5patches.evaluate.variants import Variants
 from t5patches.interchange import (
     claims,
     json_files,
@@ -130,7 +131,7 @@ def evaluate_files(
         detector = besides.SecondDetector(None if own else second, name, names)
         parts["second_detector"] = detector
     if variants:
-        parts["variants"] = besides.VariantsOfPhrases(annotator)
+        parts["variants"] = Variants(annotator)
     if rejection:
         drawn = samples.Rejection(read(paths["samples"]), annotator)
         parts["rejection_sampling"] = drawn

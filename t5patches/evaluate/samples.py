@@ -44,15 +44,14 @@ class Rejection:
             raise UserError("there are no samples")
         self._inputs, self._found = len(self._ids), 0
 
-    def add(self, old: pairs.Output, rows: Any = None) -> None:
+    def add(self, old: pairs.Output, rows: Any) -> None:
         """Takes the next old prediction; of several with the same inputs the first."""
-        del rows
         key = old.row["inputs"]
         if self._ids.pop(key, None) is not None and key in self._taken:
             self._found += 1
             self._accepted.add(pairs.pair(old, self._taken.pop(key)))
 
-    def results(self, clusters: Any = None, seed: int = 0) -> dict[str, Any]:
+    def results(self, clusters: Any, seed: int) -> dict[str, Any]:
         """Returns what came of it; there are no intervals.
 
         Returns:
@@ -64,7 +63,6 @@ class Rejection:
         Raises:
           UserError: a sample has other inputs than the old predictions.
         """
-        del clusters, seed
         if self._ids:
             raise UserError(
                 f"id {next(iter(self._ids.values()))!r} of the samples has inputs that "

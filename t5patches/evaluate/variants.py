@@ -9,12 +9,19 @@ innocent.
 
 from __future__ import annotations
 
+import collections
 import re
 import unicodedata
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
+from t5patches.annotate.annotator import Annotator
 from t5patches.annotate.phrases import PhraseAnnotator
+from t5patches.errors import UserError
+from t5patches.evaluate import pairs
+from t5patches.interchange.records import Prediction
 
+NAMES = ("accents", "repeated_letters", "leetspeak", "separated", "joined", "inside")
 _LEET = str.maketrans("013457@$!€", "oieastasie")
 # 1 and ! may stand for l, too.
 _LEET_L = str.maketrans("013457@$!€", "oleastasle")
@@ -24,6 +31,7 @@ _SPACED = re.compile(rf"(?<!\w)\w(?:{_BETWEEN}\w){{2,}}(?!\w)")
 _INSIDE = re.compile(r"(?<=\w)[.\-‐‑_*·\u00ad\u200b]+(?=\w)")
 _THRICE = re.compile(r"(\w)\1{2,}")
 _SHORTEST = 4  # Letters of a phrase that is looked for in longer words.
+_Way = Callable[[str], str]
 
 
 class Variants:
@@ -40,15 +48,19 @@ class Variants:
       ('foolish').
     """
 
-    NAMES = ("accents", "repeated_letters", "leetspeak", "separated", "joined") + (
-        "inside",
-    )
+    def __init__(self, annotator: Annotator | None):
+        """Takes the list of an annotator.
 
-    def __init__(self, annotator: PhraseAnnotator):
-        """Takes the list of an annotator."""
+        Raises:
+          UserError: it has none.
+        """
+        if not isinstance(annotator, PhraseAnnotator):
+            raise UserError("variants are of a list of phrases; give one")
+        self._number = 0
+        self._counts = {side: collections.Counter() for side in (pairs.OLD, pairs.NEW)}
         phrases = annotator.phrases
         self._list = annotator
-        plain = PhraseAnnotator(map(_plain, phrases))
+        plain = PhraseAnnotator(_plain(phrase) or phrase for phrase in phrases)
         several = [phrase.split() for phrase in phrases if len(phrase.split()) > 1]
         joined = [mark.join(words) for words in several for mark in ("", "-")]
         self._joined = PhraseAnnotator(joined) if joined else None
@@ -59,19 +71,15 @@ class Variants:
         }
         self._lengths = sorted({len(word) for word in self._words})
         # Name -> the list, and ways to write a text so that the list finds its phrases.
-        self._rewritten: dict[
-            str, tuple[PhraseAnnotator, tuple[Callable[[str], str], ...]]
-        ] = {
+        self._rewritten: dict[str, tuple[PhraseAnnotator, tuple[_Way, ...]]] = {
             "accents": (plain, (_plain,)),
             "repeated_letters": (
                 annotator,
-                tuple(
-                    lambda text, to=to: _THRICE.sub(to, text) for to in (r"\1", r"\1\1")
-                ),
+                (lambda t: _THRICE.sub(r"\1", t), lambda t: _THRICE.sub(r"\1\1", t)),
             ),
             "leetspeak": (
                 annotator,
-                (lambda text: text.translate(_LEET), lambda t: t.translate(_LEET_L)),
+                (lambda t: t.translate(_LEET), lambda t: t.translate(_LEET_L)),
             ),
             "separated": (annotator, (_unseparated,)),
         }
@@ -82,16 +90,27 @@ class Variants:
         found = {
             name
             for name, (phrases, ways) in self._rewritten.items()
-            if any(
-                (other := way(text)) != text and len(phrases(other)) > known
-                for way in ways
-            )
+            if any(len(phrases(way(text))) > known for way in ways)
         }
         if self._joined is not None and self._joined(text):
             found.add("joined")
         if self._words and any(map(self._is_longer, re.findall(r"\w+", text))):
             found.add("inside")
         return found
+
+    def add(self, old: pairs.Output, rows: Mapping[str, Prediction]) -> None:
+        """Takes the next outputs, the rows of their sets."""
+        self._number += 1
+        for side, counts in self._counts.items():
+            counts.update(self(rows[side]["prediction"]))
+
+    def results(self, clusters: Any, seed: int) -> dict[str, Any]:
+        """Returns by variant {before, after}, share of outputs; without intervals."""
+        before, after = (
+            {name: counts[name] / self._number for name in NAMES}
+            for counts in self._counts.values()
+        )
+        return {name: {"before": before[name], "after": after[name]} for name in NAMES}
 
     def _is_longer(self, word: str) -> bool:
         word = word.casefold()

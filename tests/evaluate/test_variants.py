@@ -13,7 +13,9 @@ VARIANTS = Variants(PhraseAnnotator(["fool", "pure trash", "naïve", "ass", "sas
     [
         ("You FOOL, pure  trash", set()),  # The list has it.
         ("nothing at all: 10 of 10!", set()),
-        ("ｆｏｏｌ and naive", {"accents"}),
+        ("ｆｏｏｌ", {"accents"}),
+        ("naive fóol", {"accents"}),
+        ("naïve", set()),
         ("you foooool", {"repeated_letters"}),
         ("you fffool", {"repeated_letters", "inside"}),
         ("asss", {"repeated_letters"}),
