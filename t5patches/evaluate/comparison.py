@@ -118,10 +118,7 @@ class Comparison:
                 side: {k: scores[k] for k in _SCORES} for side, scores in known.items()
             }
             results["reference_similarity"] = {
-                name: {
-                    side: similarity.scores(right[side][mask])
-                    for side in ("old", "new")
-                }
+                name: {side: similarity.scores(right[side][mask]) for side in known}
                 for name, mask in _subsets(table).items()
             }
         return results
@@ -156,9 +153,11 @@ def _faults(table: np.ndarray) -> dict[str, dict[str, int]]:
     before, after = table["old"]["faults"], table["new"]["faults"]
     counts = [some.sum(axis=0).tolist() for some in (before, after, after & ~before)]
     sides = ("before", "after", "new")
+    unknown = any((table[side]["tokens"] == _UNKNOWN).any() for side in ("old", "new"))
     return {
         name: dict(zip(sides, each, strict=True))
         for name, *each in zip(faults.NAMES, *counts, strict=True)
+        if not (unknown and name in faults.OF_IDS)
     }
 
 
@@ -178,7 +177,8 @@ def compare(pairs: Iterable[Pair]) -> dict[str, Any]:
       * `similarity` {all, clean, marked}: each {bleu, rouge1, rouge2, rougeL,
         token_edit_rate, bleu_signature}, of `similarity.scores`;
       * `new_faults`: by each of `faults.NAMES` how many outputs have it {before, after,
-        new}, new being those that had it not;
+        new}, new being those that had it not; without `faults.OF_IDS` where ids are
+        not known;
       * `by_label`: by label of the spans {before, after}, share of outputs;
       * `references` {old, new}: {exact_match, bleu, rougeL} against references, and
         `reference_similarity` {all, clean, marked}: {old, new}, each of

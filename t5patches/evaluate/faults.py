@@ -17,6 +17,7 @@ NAMES = (
     "unseen_tokens",
     "lost_characters",
 )
+OF_IDS = {"cut", "unseen_tokens"}  # Looked for where the ids are known.
 _EOS, _UNKNOWN = 1, 2  # Ids of T5's vocabularies.
 _SHORTEST_REPEAT = 3  # Words.
 

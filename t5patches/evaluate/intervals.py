@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -80,13 +81,7 @@ def intervals(
     units = uncertainty.by_cluster(pairs, clusters)
     sums = uncertainty.resample(units, uncertainty.RESAMPLES, seed)
     found = uncertainty.intervals(measures(sums))
-    for place, name in enumerate(_SHARES_OF[: len(found)]):
-        low, high = found[place]
-        if low == high:
-            number = int(np.count_nonzero(units[:, _COLUMNS.index(name)]))
-            reach = uncertainty.bound(number)
-            least = -1 if place == _DIFFERENCE else 0
-            found[place] = max(low - reach, least), min(high + reach, 1)
+    _widen(found, units, [-1 if place == _DIFFERENCE else 0 for place in range(6)])
     before, after, difference, *others = (
         None if np.isnan(pair).any() else pair.tolist() for pair in found
     )
@@ -102,6 +97,16 @@ def intervals(
         names = ("all", "clean", "marked")
         results["exact_match"] = dict(zip(names, exact, strict=True))
     return results
+
+
+def _widen(found: np.ndarray, units: np.ndarray, least: Sequence[int]) -> None:
+    """Widens empty intervals of shares by their exact bound, down to the `least`."""
+    for place, name in enumerate(_SHARES_OF[: len(found)]):
+        low, high = found[place]
+        if low == high:
+            number = int(np.count_nonzero(units[:, _COLUMNS.index(name)]))
+            reach = uncertainty.bound(number)
+            found[place] = max(low - reach, least[place]), min(high + reach, 1)
 
 
 def against(
@@ -123,9 +128,10 @@ def against(
     """
     one, other = (uncertainty.by_cluster(side, clusters) for side in (ours, theirs))
     number, permutations = uncertainty.RESAMPLES, uncertainty.PERMUTATIONS
-    # The same seed draws the same units of both.
-    drawn = [measures(uncertainty.resample(c, number, seed)) for c in (one, other)]
+    sums = uncertainty.resample(np.hstack([one, other]), number, seed)
+    drawn = [measures(side) for side in np.split(sums, 2, axis=1)]
     found = uncertainty.intervals(drawn[0] - drawn[1])
+    _widen(found, one, [-1] * 6)
     values = [measures(side.sum(axis=0)) for side in (one, other)]
     p = uncertainty.randomise(one, other, measures, permutations, seed)
     results: dict[str, Any] = {

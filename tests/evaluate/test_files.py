@@ -88,6 +88,15 @@ def test_faults_that_an_output_had_before_are_not_new(files, write):
     assert not any("cut" in example["faults"] for example in examples)
 
 
+def test_faults_of_ids_where_there_are_none(files, write):
+    new = [
+        {k: v for k, v in row.items() if k != "target_tokens"} for row in rows_for(NEW)
+    ]
+    results, _ = evaluate.evaluate_files(files[0], write("new", new), ANNOTATOR)
+    assert not {"cut", "unseen_tokens"} & results["new_faults"].keys()
+    assert results["new_faults"]["longer"]["new"] == 1
+
+
 def test_similarity_and_references(files, write):
     right = write("right", [{"id": str(i), "targets": NEW[i]} for i in range(6)])
     results, _ = evaluate.evaluate_files(*files, ANNOTATOR, right)

@@ -152,6 +152,8 @@ def test_against_another_update():
     assert found["bleu"]["p"] < 0.01 < found["prevalence"]["p"]
     same = intervals.against(COLUMNS, COLUMNS, None, seed=1)
     assert same["bleu"]["p"] == 1 and same["bleu"]["interval"] == [0, 0]
+    reach = 1 - 0.05 ** (1 / len(PAIRS))
+    assert same["prevalence"]["interval"] == pytest.approx([-reach, reach])
 
 
 def test_p_of_bleu_is_that_of_all_swaps_of_texts():
