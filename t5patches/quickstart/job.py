@@ -201,7 +201,7 @@ def _annotate(
 
     vocab = records.load_vocabulary(run.vocabulary_path)
     annotator = use_cases.find(run.use_case, run.data).annotator(run)
-    # What it warns of, texts without ids or without anything unwanted, is meant here.
+    # It warns of texts without ids or without anything unwanted; here both are meant.
     with run_folder.quiet("error"):
         return annotate_files(predictions, annotator, folder, vocab, **options)
 
