@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 
-from t5patches.cli import starting
+from t5patches.cli import options, starting
 from t5patches.cli.options import add_option
 
 _EVALUATE = """\
@@ -14,10 +14,25 @@ Compares the outputs of a model before and after an update.
 reads   predictions of both models for the same inputs (joined by id), and, if given,
         references. What is unwanted says a list of phrases, or, without one, the
         annotations of the predictions: those that `t5patches annotate` has written
-writes  results.json: prevalence of unwanted outputs; exact match, BLEU and ROUGE-L
-        between old and new outputs, for all inputs and for those whose old output was
-        clean; whether more was changed than mended; and results.examples.jsonl, some
-        pairs for the report
+writes  results.json: prevalence of unwanted outputs, in all and by label; exact match,
+        BLEU, ROUGE and word edits between old and new outputs, for all inputs and for
+        those whose old output was clean; their 95 % intervals; faults that outputs have
+        newly; whether more was changed than mended; and results.examples.jsonl, every
+        pair of outputs with its faults. docs/evidence.md says what each number means,
+        and when it misleads
+
+Intervals are of a bootstrap over pairs; --cluster names a field of the old predictions
+(e.g. inputs) whose equal values are drawn together.
+
+--second-phrases, or --second-old and --second-new (the same predictions, annotated by
+another annotator), judge the outputs by a detector that had no part in the update, and
+--variants looks for the phrases in other spellings.
+
+--old-samples and --new-samples take samples of both models (`generate` with a
+TEMPERATURE of 1.0), as many of both for each of some inputs, as lines with the same
+inputs and ids of their own.
+
+--against takes predictions of another update and tests whether the two differ.
 
 --exact-update takes predictions of the exact token-level update, the original model
 decoded without the unwanted tokens (`t5patches generate --forbid FILE`). It is not the
@@ -53,19 +68,49 @@ def evaluate(argv: list[str]) -> None:
     add_option(parser, "--exact-update", "FILE", text, nargs="+", default=None)
     text = "samples of the original model, several for each of some inputs"
     add_option(parser, "--rejection", "FILE", text, nargs="+", default=None)
+    text = "predictions of another update, for the same inputs"
+    add_option(parser, "--against", "FILE", text, nargs="+", default=None)
+    for side, when in (("old", "before"), ("new", "after")):
+        text = f"samples {when} the update, several for each of some inputs"
+        add_option(parser, f"--{side}-samples", "FILE", text, nargs="+", default=None)
+    text = "phrases that had no part in the update, to judge by besides"
+    add_option(parser, "--second-phrases", "FILE", text, default=None)
+    for side in ("old", "new"):
+        text = f"the {side} predictions, annotated by a second annotator"
+        add_option(parser, f"--second-{side}", "FILE", text, nargs="+", default=None)
+    text = "look for other spellings of the phrases, too"
+    add_option(parser, "--variants", None, text, action="store_true")
+    text = "field of the old predictions whose equal values are resampled together"
+    add_option(parser, "--cluster", "FIELD", text, default=None)
+    text = "of the intervals and tests (default: %(default)s)"
+    add_option(parser, "--seed", "N", text, type=options.seed, default=0)
     args = parser.parse_args(argv)
+    for one, other in (
+        ("--old-samples", "--new-samples"),
+        ("--second-old", "--second-new"),
+    ):
+        values = [getattr(args, name[2:].replace("-", "_")) for name in (one, other)]
+        if (values[0] is None) != (values[1] is None):
+            parser.error(f"{one} and {other} are given together")
+    if args.second_phrases and args.second_old:
+        parser.error("--second-phrases and --second-old: give one of them")
+    if args.variants and not args.phrases:
+        parser.error("--variants needs --phrases")
     starting.start_logging()
+    from t5patches import evaluate as evaluation
     from t5patches import report
     from t5patches.annotate import phrases
-    from t5patches.evaluate import comparison
     from t5patches.interchange import results_files, shards
 
-    given = (args.old, args.new, args.exact_update or (), args.rejection or ())
-    read = shards.expand([*itertools.chain(*given)])
-    read += filter(None, (args.phrases, args.references))
+    sampled = (args.old_samples, args.new_samples)
+    second = (args.second_old, args.second_new)
+    given = (args.old, args.new, args.exact_update, args.rejection, args.against)
+    files = (some for some in (*given, *sampled, *second) if some)
+    read = shards.expand([*itertools.chain(*files)])
+    read += filter(None, (args.phrases, args.references, args.second_phrases))
     outputs = (args.output, results_files.examples_path(args.output))
     results_files.check_outputs(outputs, read)
-    results, examples = comparison.evaluate_files(
+    results, examples = evaluation.evaluate_files(
         args.old,
         args.new,
         phrases.load(args.phrases) if args.phrases else None,
@@ -73,6 +118,16 @@ def evaluate(argv: list[str]) -> None:
         args.references_key,
         args.exact_update,
         args.rejection,
+        seed=args.seed,
+        cluster=args.cluster,
+        second=phrases.load(args.second_phrases)
+        if args.second_phrases
+        else second
+        if args.second_old
+        else None,
+        variants=args.variants,
+        sampled=sampled if args.old_samples else None,
+        against=args.against,
     )
     results_files.write(args.output, results, examples)
     print(report.terminal_table(results))

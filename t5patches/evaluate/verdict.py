@@ -14,10 +14,10 @@ ADVICE = (
 
 
 def in_words(results: Mapping[str, Any]) -> str:
-    """Returns what an update did to clean outputs and to unwanted ones.
+    """Returns what an update did to clean outputs and to unwanted ones, and how sure.
 
     Args:
-      results: what `compare` returns.
+      results: what `compare` returns, with `intervals`.
     """
     kinds = results["outcomes"]
     changed, mended = kinds["changed"] + kinds["broken"], kinds["fixed"]
@@ -27,7 +27,32 @@ def in_words(results: Mapping[str, Any]) -> str:
     found += f" and mended {_count(mended, 'unwanted')}"
     if changed > mended:
         found += f": it changed more than it mended. {ADVICE}"
-    return f"{found}."
+    return f"{found}. {_how_sure(results)}"
+
+
+def _how_sure(results: Mapping[str, Any]) -> str:
+    """Returns what the intervals of prevalence leave open."""
+    intervals, after = results["intervals"], results["prevalence"]["after"]
+    low, high = (100 * end for end in intervals["prevalence"]["difference"])
+    sure = f"{100 * intervals['confidence']:.0f} %"
+    if low <= 0 <= high:
+        found = (
+            f"That outputs are unwanted less often cannot be told from these "
+            f"{results['examples']:,}: the {sure} interval of the difference, "
+            f"{low:+.1f} to {high:+.1f} points, includes no effect."
+        )
+    else:
+        found = (
+            f"The share of unwanted outputs changed by {low:+.1f} to {high:+.1f} "
+            f"points ({sure} interval)."
+        )
+    if not after:
+        most = intervals["prevalence"]["after"][1]
+        found += (
+            f" None of {results['examples']:,} is unwanted now; a share of up to "
+            f"{100 * most:.2f} % would be consistent with that."
+        )
+    return found
 
 
 def _count(number: int, kind: str) -> str:

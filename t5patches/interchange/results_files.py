@@ -1,18 +1,22 @@
 """What `t5patches evaluate` writes and `t5patches report` reads.
 
-The numbers are a JSON document, `results.json`; some pairs of outputs to show stand
-beside it in `results.examples.jsonl`.
+The numbers are a JSON document, `results.json`, whose fields docs/evidence.md lists;
+every pair of outputs stands beside it in `results.examples.jsonl`, in the order of the
+old predictions.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from t5patches.errors import UserError
-from t5patches.interchange import claims, json_files, shards
+from t5patches.interchange import json_files, shards
 
+SCHEMA_VERSION = 1
 # Field of the results: which examples are theirs.
 EXAMPLES = "examples_file"
 EXACT_UPDATE = (
@@ -47,9 +51,14 @@ def write(
     path: str, results: Mapping[str, Any], examples: Iterable[Mapping[str, Any]]
 ) -> None:
     """Writes results and their examples: both, or, where there is no room, neither."""
-    examples = list(examples)
-    results = {**results, EXAMPLES: claims.fingerprint({EXAMPLES: examples})}
+    # What `claims.fingerprint` says of a list of all of them, which need not be held.
+    digest, between = hashlib.sha256(f'{{"{EXAMPLES}": ['.encode()), ""
     with shards.atomic_write(examples_path(path)) as file:
-        file.writelines(map(json_files.json_line, examples))
+        for example in examples:
+            text = json.dumps(example, sort_keys=True, ensure_ascii=False)
+            digest.update(f"{between}{text}".encode())
+            file.write(json_files.json_line(example))
+            between = ", "
+        digest.update(b"]}")
         file.flush()
-        json_files.write_json(path, results)
+        json_files.write_json(path, {**results, EXAMPLES: digest.hexdigest()[:16]})

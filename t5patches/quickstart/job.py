@@ -392,19 +392,20 @@ def compare(
     """Compares the generations in the folder `when` with the fine-tuned model's.
 
     Returns:
-      The results of `evaluate.compare` and the examples of `evaluate.pick_examples`.
+      The results and the examples of `evaluate.evaluate_files`.
     """
     from t5patches import evaluate as evaluation
 
     use_case = use_cases.find(run.use_case, run.data)
     known = use_case.phrases is not None and split == "test"
-    return evaluation.evaluate_files(
+    results, examples = evaluation.evaluate_files(
         run.predictions("before", split),
         run.predictions(when, split),
         use_case.annotator(run),
         references=run.corpus_files()[split],
         exact_update=run.predictions("exact") if known else None,
     )
+    return results, [*examples]
 
 
 def evaluate(run: Run, number: int = 1) -> Record:

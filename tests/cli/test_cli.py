@@ -103,6 +103,25 @@ def test_annotate(folder, capsys):
     assert "3 predictions, 66.7 % with something unwanted" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ("--old-samples old.jsonl", "--old-samples and --new-samples are given"),
+        ("--second-new new.jsonl", "--second-old and --second-new are given"),
+        ("--second-old old.jsonl --second-new new.jsonl --second-phrases rude.txt",
+         "--second-phrases and --second-old: give one"),
+        ("--seed x", "--seed"),
+        ("--cluster nothing", "has no field 'nothing'"),
+    ],
+)  # fmt: skip
+def test_wrong_options_of_evaluate(folder, more, message, capsys):
+    assert run(EVALUATE, "results.json", more) == 2
+    assert message in capsys.readouterr().err
+    assert run(EVALUATE.replace("--phrases rude.txt", "--variants"), "x.json") == 2
+    assert "--variants needs --phrases" in capsys.readouterr().err
+    assert not (folder / "results.json").exists()
+
+
 def test_wrong_input_is_a_message_and_2(folder, capsys):
     (folder / "rude.txt").write_text("# nothing\n")
     assert run(ANNOTATE, "out") == 2
@@ -149,6 +168,17 @@ def test_evaluate_and_report(folder, capsys):
     results = json.loads((folder / "results.json").read_text())
     assert results["distance_to_exact_update"]["outputs"]["exact_match"] == 2 / 3
     assert results["rejection_sampling"]["accepted"]["examples"] == 1
+    more = (
+        "--against exact.jsonl --second-phrases rude.txt --variants --cluster inputs "
+    )
+    more += "--old-samples samples.jsonl --new-samples sampled.jsonl --seed 5"
+    predictions("sampled.jsonl", "fool")
+    assert run(EVALUATE, "results.json", more) == 0
+    results = json.loads((folder / "results.json").read_text())
+    assert results["intervals"]["clusters"] == 3 and results["against"]["seed"] == 5
+    assert results["second_detector"]["prevalence"] == results["prevalence"]
+    assert results["samples"]["prevalence"] == {"before": 0, "after": 1}
+    assert results["variants"]["inside"] == {"before": 0, "after": 0}
     assert run("report --results results.json") == 0
     assert "66.7 %" in capsys.readouterr().out
     assert "<mark" in (folder / "report.html").read_text(encoding="utf-8")

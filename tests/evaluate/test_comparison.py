@@ -11,7 +11,7 @@ import seqio
 from t5patches import evaluate
 from t5patches.annotate import PhraseAnnotator, annotate_files
 from t5patches.errors import UserError
-from t5patches.evaluate import comparison, similarity, verdict
+from t5patches.evaluate import verdict
 from t5patches.interchange import json_files, records
 
 ANNOTATOR = PhraseAnnotator(["fool"])
@@ -124,17 +124,25 @@ def test_rejection_sampling(tmp_path):
         {**OLD[i], "prediction": text, "id": f"s{n}"}
         for n, (i, text) in enumerate(texts)
     ]
-    pairs = evaluate.join(OLD, NEW, ANNOTATOR)
-    found = comparison.rejection_sampling(pairs, samples, ANNOTATOR)
+
+    def rejection_sampling(rows):
+        json_files.write_jsonl(path := tmp_path / "samples.jsonl", rows)
+        results, _ = evaluated(tmp_path, OLD, NEW, None, rejection=path)
+        return results["rejection_sampling"]
+
+    found = rejection_sampling(samples)
     assert (found["inputs"], found["samples"], found["drawn"]) == (3, 6, 4)
     assert found["acceptance_rate"] == 4 / 6 and found["inputs_accepted"] == 2 / 3
     accepted = found["accepted"]
     assert accepted["prevalence"] == {"before": 1 / 2, "after": 0.0}
     assert accepted["exact_match"] == {"all": 1 / 2, "clean": 1.0, "marked": 0.0}
-    assert comparison.rejection_sampling(pairs, samples[:1], ANNOTATOR)["drawn"] == 1
-    for some, message in ((samples[:0], "no samples"), (rows_for(*"abcdef"), "id '5'")):
+    assert rejection_sampling(samples[:1])["drawn"] == 1
+    for some, message in (
+        (samples[:0], "no predictions"),
+        (rows_for(*"abcdef"), "'5'"),
+    ):
         with pytest.raises(UserError, match=message):
-            comparison.rejection_sampling(pairs, some, ANNOTATOR)
+            rejection_sampling(some)
 
 
 @pytest.mark.parametrize(
@@ -150,7 +158,7 @@ def test_whether_more_was_changed_than_mended(tmp_path, new, said):
         tmp_path / "right.jsonl", [{**r, "targets": ""} for r in OLD]
     )
     results, _ = evaluated(tmp_path, OLD, new, tmp_path / "right.jsonl")
-    assert results["verdict"] == f"The update {said}"
+    assert results["verdict"].startswith(f"The update {said} ")
 
 
 @pytest.mark.parametrize(
@@ -175,9 +183,12 @@ def test_files_and_examples(tmp_path):
     path = tmp_path / "right.jsonl"
     json_files.write_jsonl(path, [{"id": i, "targets": "x"} for i in range(5)])
     results, examples = evaluated(tmp_path, OLD, NEW, path)
+    examples = list(examples)
     assert results["references"]["new"]["exact_match"] == 0
-    assert [example["kind"] for example in examples] == KINDS
-    assert examples[0]["old_spans"] == [(4, 8, "fool")] and not examples[0]["new_spans"]
+    assert [example["kind"] for example in examples] == [
+        KINDS[i] for i in (0, 4, 1, 2, 3)
+    ]
+    assert examples[0]["old_spans"] == [[4, 8, "fool"]] and not examples[0]["new_spans"]
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".csv.gz", ".parquet"])
@@ -247,26 +258,3 @@ def test_sets_without_their_clean_outputs(tmp_path):
     )
     with pytest.raises(UserError, match="missing in the new .*only-annotated"):
         evaluate.evaluate_files(old, new, None)
-
-
-def test_rouge_tokenizer_is_rouge_scores_own_on_ascii_and_knows_other_scripts():
-    from rouge_score import tokenize
-
-    text = "It's a 2nd-rate, snake_case TEST (really)."
-    own = similarity.UnicodeTokenizer()
-    assert own.tokenize(text) == tokenize.tokenize(text, None)
-    assert similarity.rouge_l(["новый день"], ["новый год"]) == 0.5
-    assert similarity.rouge_l(["!?", ""], ["!?", ""]) == 1
-
-
-def test_bleu_is_sacrebleus():
-    import sacrebleu
-
-    # sacrebleu.corpus_bleu of the README's kind of pair, as printed by its command.
-    old, new = ["the cat sat on the mat today"], ["the cat sat on a mat today"]
-    assert similarity.bleu(old, new) == pytest.approx(48.8923, abs=1e-3)
-    short = ["hello you", "day"]
-    assert similarity.bleu(short, short) == pytest.approx(100)
-    old, new = ["a b c d e f", "a"], ["a b x d e f", "b"]
-    same = sacrebleu.corpus_bleu(new, [old]).score
-    assert similarity.bleu(old, new) == pytest.approx(same)

@@ -9,7 +9,7 @@ import pytest
 from t5patches import evaluate, report
 from t5patches.annotate import PhraseAnnotator
 from t5patches.errors import UserError
-from t5patches.evaluate import comparison
+from t5patches.evaluate import comparison, similarity
 from t5patches.report import bars, rendering, result_checks
 
 ANNOTATOR = PhraseAnnotator(["fool", "old fool", "<b>bad</b>"])
@@ -30,6 +30,7 @@ PAIRS = evaluate.join(
     OLD, predictions(f"{EVIL} friend", NICE, "an old fool's end", "fool"), ANNOTATOR
 )
 RESULTS = evaluate.compare(PAIRS)
+OPTIONAL = {"outcomes", "similarity", "new_faults", "by_label"}
 EXAMPLES = evaluate.pick_examples(PAIRS)
 
 
@@ -111,7 +112,9 @@ def test_the_exact_update_and_the_verdict(tmp_path):
         "verdict": "The update changed it.",
         "rounds": {"1": RESULTS, "2": exact},
         "exact_update": exact,
-        "distance_to_exact_update": comparison.distance(RESULTS, exact, [("a", "b")]),
+        "distance_to_exact_update": comparison.distance(
+            RESULTS, exact, similarity.table([("a", "b")])
+        ),
         "rejection_sampling": dict(inputs=4, samples=40, acceptance_rate=0.5,
                                    inputs_accepted=0.75, drawn=9, accepted=None),
     }  # fmt: skip
@@ -232,7 +235,7 @@ def test_examples_with_something_wrong(change, field):
 
 
 # All but 'outcomes', which is not shown.
-@pytest.mark.parametrize("name", sorted({*RESULTS} - {"outcomes"}))
+@pytest.mark.parametrize("name", sorted({*RESULTS} - OPTIONAL))
 def test_results_without_something(tmp_path, name):
     results = {key: value for key, value in RESULTS.items() if key != name}
     with pytest.raises(UserError, match=f"have no '{name}'"):
