@@ -7,6 +7,7 @@ is escaped.
 from __future__ import annotations
 
 import base64
+import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -77,7 +78,19 @@ _TEMPLATES = jinja2.Environment(
     trim_blocks=True,
     lstrip_blocks=True,
 )
-_FILTERS = (share, score, unit, general, plain, highlight)
+
+
+def sha256(source: str) -> str:
+    """Returns the digest of a script or a style as a security policy names it."""
+    digest = hashlib.sha256(source.encode()).digest()
+    return f"sha256-{base64.b64encode(digest).decode('ascii')}"
+
+
+def _source(name: str) -> str:
+    return _TEMPLATES.loader.get_source(_TEMPLATES, name)[0]
+
+
+_FILTERS = (share, score, unit, general, plain, highlight, sha256)
 _TEMPLATES.filters.update({function.__name__: function for function in _FILTERS})
 
 
@@ -87,6 +100,7 @@ def write(
     figure: Any,
     results: Mapping[str, Any],
     settings: Mapping[str, Any] | None,
+    script: str = "",
     **content: Any,
 ) -> None:
     """Writes a report's `report.png` and `report.html`.
@@ -97,11 +111,14 @@ def write(
       figure: the picture, of Matplotlib.
       results: the template's, and what of them belongs to the settings.
       settings: names and values for the section on settings.
+      script: name of the page's script, in `templates/`.
       **content: what else the template wants; all of them `title` and `sentence`.
     """
     png = drawing.to_png(figure)
     known = {name: results[name] for name in _SHOWN_RESULTS if name in results}
     page = _TEMPLATES.get_template(template).render(
+        style=_source("style.css"),
+        script=_source(script) if script else "",
         image=base64.b64encode(png).decode("ascii"),
         results=results,
         settings={**known, **(settings or {})},

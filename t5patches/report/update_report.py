@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import collections
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from t5patches.interchange import results_files, shards
 from t5patches.report import bars, rendering
+from t5patches.report import examples as pairs
 from t5patches.report.rendering import score, share, unit
 from t5patches.report.result_checks import check_results
 
@@ -38,6 +40,7 @@ def write_report(
     """
     check_results(results)
     method, sentence = results.get("method"), headline(results)
+    rows = pairs.for_page(examples)
     update = "targeted update" + (f" with {str(method).upper()}" if method else "")
     rendering.write(
         run_dir,
@@ -55,7 +58,13 @@ def write_report(
         ],
         rates=_rates(results),
         remarks=_remarks(results),
-        examples=examples,
+        script="browser.js" if examples else "",
+        pairs=len(examples),
+        examples=rows,
+        first=pairs.first_of_each_kind(rows),
+        kinds=pairs.KINDS,
+        faults=collections.Counter(fault for row in rows for fault in row["faults"]),
+        fault_names=pairs.FAULTS,
     )
     return terminal_table(results)
 
