@@ -33,7 +33,8 @@ _REPORT = """\
 Writes the report of an evaluation.
 
 reads   results.json and results.examples.jsonl of `t5patches evaluate`
-writes  report.html (one file, opens offline) and report.png, and prints a table"""
+writes  report.html (one file, opens offline: the numbers and every example),
+        report.png and report.csv (the numbers of its tables), and prints a table"""
 
 
 def evaluate(argv: list[str]) -> None:
@@ -91,9 +92,11 @@ def report(argv: list[str]) -> None:
     from t5patches.report import result_checks, update_report
 
     folder = args.output or os.path.dirname(args.results) or "."
-    page, picture = (os.path.join(folder, f"report.{kind}") for kind in ("html", "png"))
+    page, *others = (
+        os.path.join(folder, f"report.{kind}") for kind in ("html", "png", "csv")
+    )
     read = (args.results, results_files.examples_path(args.results))
-    results_files.check_outputs((page, picture), read)
+    results_files.check_outputs((page, *others), read)
     results, examples = result_checks.read(args.results)
     print(update_report.write_report(folder, results, examples))
     print(f"written to {page}")

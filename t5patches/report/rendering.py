@@ -22,7 +22,12 @@ from t5patches.report import drawing
 # Control characters as their symbols: a page may not have them.
 _VISIBLE = {code: 0x2400 + code for code in range(32) if chr(code) not in "\t\n"}
 _VISIBLE |= {0x7F: 0x2421, **dict.fromkeys(range(0x80, 0xA0), 0xFFFD)}
-_SHOWN_RESULTS = ("method", "seed", "seconds", "peak_memory_gb")
+# What of the results says how they were made.
+MADE = (
+    "method", "use_case", "seed", "commands", "settings", "engine", "versions", "files",
+    "fingerprints", "examples_file", "corpus_examples", "share_with_unwanted",
+    "seconds", "stage_seconds", "peak_memory_gb", "schema_version",
+)  # fmt: skip
 
 
 def share(value: float | None) -> str:
@@ -71,8 +76,9 @@ def highlight(text: str, spans: Iterable[Sequence[Any]]) -> markupsafe.Markup:
     return html + text[done:]
 
 
+_LOADER = jinja2.PackageLoader("t5patches.report")
 _TEMPLATES = jinja2.Environment(
-    loader=jinja2.PackageLoader("t5patches.report"),
+    loader=_LOADER,
     autoescape=True,
     undefined=jinja2.StrictUndefined,
     trim_blocks=True,
@@ -87,7 +93,7 @@ def sha256(source: str) -> str:
 
 
 def _source(name: str) -> str:
-    return _TEMPLATES.loader.get_source(_TEMPLATES, name)[0]
+    return _LOADER.get_source(_TEMPLATES, name)[0]
 
 
 _FILTERS = (share, score, unit, general, plain, highlight, sha256)
@@ -100,10 +106,11 @@ def write(
     figure: Any,
     results: Mapping[str, Any],
     settings: Mapping[str, Any] | None,
+    data: str,
     script: str = "",
     **content: Any,
 ) -> None:
-    """Writes a report's `report.png` and `report.html`.
+    """Writes a report's `report.png`, `report.csv` and `report.html`.
 
     Args:
       run_dir: the folder to write to.
@@ -111,11 +118,12 @@ def write(
       figure: the picture, of Matplotlib.
       results: the template's, and what of them belongs to the settings.
       settings: names and values for the section on settings.
+      data: the numbers, CSV.
       script: name of the page's script, in `templates/`.
       **content: what else the template wants; all of them `title` and `sentence`.
     """
     png = drawing.to_png(figure)
-    known = {name: results[name] for name in _SHOWN_RESULTS if name in results}
+    known = {name: results[name] for name in MADE if name in results}
     page = _TEMPLATES.get_template(template).render(
         style=_source("style.css"),
         script=_source(script) if script else "",
@@ -126,9 +134,12 @@ def write(
     )
     with shards.atomic_write(epath.Path(run_dir) / "report.png", "wb") as picture:
         picture.write(png)
-        picture.flush()  # Both, or, where there is no room, neither.
-        with shards.atomic_write(epath.Path(run_dir) / "report.html") as file:
-            file.write(page.translate(_VISIBLE))
+        picture.flush()  # All, or, where there is no room, none.
+        with shards.atomic_write(epath.Path(run_dir) / "report.csv") as table:
+            table.write(data)
+            table.flush()
+            with shards.atomic_write(epath.Path(run_dir) / "report.html") as file:
+                file.write(page.translate(_VISIBLE))
 
 
 def text_table(rows: Sequence[Sequence[str]]) -> str:

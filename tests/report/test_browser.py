@@ -45,10 +45,8 @@ def pairs():
 
 
 def rows_of(found):
-    return [
-        {**vars(pair), "kind": pair.kind, "faults": faults}
-        for pair, faults in zip(found, FAULTS, strict=True)
-    ]
+    rows = sorted(evaluate.pick_examples(found), key=lambda row: row["id"])
+    return [{**row, "faults": faults} for row, faults in zip(rows, FAULTS, strict=True)]
 
 
 @pytest.fixture(scope="module")
