@@ -88,7 +88,8 @@ def report(argv: list[str]) -> None:
     add_option(parser, "--output", "FOLDER", text, default=None)
     args = parser.parse_args(argv)
     starting.start_logging()
-    from t5patches.interchange import results_files
+    from t5patches import __version__
+    from t5patches.interchange import claims, results_files
     from t5patches.report import result_checks, update_report
 
     folder = args.output or os.path.dirname(args.results) or "."
@@ -98,5 +99,9 @@ def report(argv: list[str]) -> None:
     read = (args.results, results_files.examples_path(args.results))
     results_files.check_outputs((page, *others), read)
     results, examples = result_checks.read(args.results)
-    print(update_report.write_report(folder, results, examples))
+    made = {
+        "results": f"{args.results}, digest {claims.file_digest(args.results)}",
+        "page": f"t5patches {__version__}",
+    }
+    print(update_report.write_report(folder, results, examples, made))
     print(f"written to {page}")

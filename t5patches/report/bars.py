@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from t5patches.report import drawing, numbers
-from t5patches.report.rendering import score, share, unit
+from t5patches.report.rendering import percent, score, share, unit
 
 _BEFORE, _AFTER = "#cf3f3f", "#1f8a70"
 _SUBSETS = {"clean": ("old output clean", "#2c5a97"), "all": ("all inputs", "#5f88bd")}
@@ -30,12 +30,14 @@ def draw(results: Mapping[str, Any], title: str, sentence: str) -> Any:
       sentence: what stands below it.
     """
     below = f"{sentence} ({results['examples']:,} test inputs)."
-    if sure := results.get("intervals"):
-        below = f"{below[:-2]}; whiskers: {sure['confidence']:.0%} intervals)."
     figure, (left, right) = drawing.two_panels(
         5.0, title, below, 0.05, left=0.05, right=0.955, top=0.70, bottom=0.13,
         wspace=0.36, width_ratios=(1.0, 1.6),
     )  # fmt: skip
+    if sure := results.get("intervals"):
+        text = f"whiskers: {percent(sure['confidence'])} intervals"
+        style: dict[str, Any] = {"ha": "right", "va": "center", "fontsize": 11}
+        figure.text(0.955, 0.928, text, color=drawing.QUIET, **style)
     heading = {"fontsize": 14, "color": drawing.INK, "loc": "left", "pad": 14}
     left.set_title("Outputs with something unwanted", **heading)
     right.set_title("New outputs against old ones", **heading)

@@ -38,13 +38,13 @@ def draw(results: Mapping[str, Any], titles: Mapping[str, str]) -> Any:
     before = tests[0]["prevalence"]["before"]
     # An update can leave more unwanted than it found.
     top = max(before, 0.01, *(test["prevalence"]["after"] for test in tests))
-    whiskers = " (whiskers: 95 % intervals)" if "intervals" in tests[0] else ""
+    whiskers = "; whiskers: 95 % intervals" if "intervals" in tests[0] else ""
     figure, panels = drawing.two_panels(
         6.0,
         "Methods compared",
         "Each point is an update; lower and further right is better. Lines join a "
-        "method's best points,\nthe large mark is the one chosen on validation"
-        f"{whiskers} ({tests[0]['examples']:,} test inputs).",
+        "method's best points,\nthe large mark is the one chosen on validation "
+        f"({tests[0]['examples']:,} test inputs{whiskers}).",
         0.015, left=0.075, right=0.985, top=0.80, bottom=0.235, wspace=0.06,
     )  # fmt: skip
     for axes, (name, similarity, path) in zip(panels, _PANELS, strict=True):

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from t5patches.report.rendering import share
+from t5patches.report.numbers import SCORES
+from t5patches.report.rendering import percent, share
 
 _FEW = 30
 # Part of the results -> what is not known without it.
@@ -80,13 +81,16 @@ def _chance(results: Mapping[str, Any]) -> Iterator[str]:
                 f"The interval of the difference in {name} includes 0: an update "
                 "without any effect could have given this."
             )
-    for measure, part in results.get("against", {}).items():
-        low, high = (isinstance(part, Mapping) and part.get("interval")) or (1, 1)
-        if low <= 0 <= high:
-            yield (
-                f"The interval of the difference from the other update includes 0 in "
-                f"{measure.replace('_', ' ')}: these inputs do not tell them apart."
-            )
+    names = {"prevalence": "unwanted outputs", **SCORES}
+    against = {
+        name: results.get("against", {}).get(measure, {}).get("interval") or (1, 1)
+        for measure, name in names.items()
+    }
+    if same := [name for name, (low, high) in against.items() if low <= 0 <= high]:
+        yield (
+            f"The intervals of the differences from the other update include 0 in "
+            f"{', '.join(same)}: there these inputs do not tell them apart."
+        )
     if sure:
         units = (
             "every input as independent of the others"
@@ -94,9 +98,9 @@ def _chance(results: Mapping[str, Any]) -> Iterator[str]:
             else f"{sure['clusters']:,} groups of inputs as independent of each other"
         )
         yield (
-            f"The {sure['confidence']:.0%} intervals take {units}. They say how much "
-            "other inputs of the same kind would change the numbers, not what another "
-            "kind of inputs, another training run or another seed would."
+            f"The {percent(sure['confidence'])} intervals take {units}. They say how "
+            "much other inputs of the same kind would change the numbers, not what "
+            "another kind of inputs, another training run or another seed would."
         )
 
 

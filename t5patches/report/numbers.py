@@ -8,15 +8,15 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from t5patches.report.examples import FAULTS
-from t5patches.report.rendering import general, score, share, unit
+from t5patches.report.rendering import general, percent, score, share, unit
 
 SUBSETS = {
     "all": "all inputs",
     "clean": "old output clean",
     "marked": "old output unwanted",
 }
-_SCORES = {"exact_match": "exact match", "bleu": "BLEU", "rougeL": "ROUGE-L"}
-_MORE_SCORES = {"rouge1": "ROUGE-1", "rouge2": "ROUGE-2", "token_edit_rate": "edits"}
+SCORES = {"exact_match": "exact match", "bleu": "BLEU", "rougeL": "ROUGE-L"}
+_MORE = {"rouge1": "ROUGE-1", "rouge2": "ROUGE-2", "token_edit_rate": "edits"}
 _WRITTEN: dict[str, Callable[[Any], str]] = {
     "prevalence": share,
     "exact_match": share,
@@ -138,7 +138,7 @@ def _unwanted(results: Mapping[str, Any]) -> Table:
             add(subset, "prevalence", subset, found["prevalence"], bounds)
     note = "Outputs with something unwanted, as the annotator finds it"
     if sure := results.get("intervals"):
-        note += f". In brackets {sure['confidence']:.0%} intervals"
+        note += f". In brackets {percent(sure['confidence'])} intervals"
     head = ["", "before", "after", "difference", *(["exact update"] if exact else [])]
     return Table(
         "What is unwanted", f"{note}. Differences of shares are in points.", head, rows
@@ -146,7 +146,7 @@ def _unwanted(results: Mapping[str, Any]) -> Table:
 
 
 def _scores(
-    part: Mapping[str, Any], subset: str, side: str, names: Iterable[str] = _SCORES
+    part: Mapping[str, Any], subset: str, side: str, names: Iterable[str] = SCORES
 ) -> list[Number]:
     return [Number(name, subset, side, part[name]) for name in names]
 
@@ -172,19 +172,19 @@ def _stayed(results: Mapping[str, Any]) -> Table:
         "New outputs against old ones. Exact match: the same word for word. BLEU from "
         "0 to 100 and ROUGE-L from 0 to 1, with the old outputs as the references."
     )
-    return Table("What stayed", note, ["", "inputs", *_SCORES.values()], rows)
+    return Table("What stayed", note, ["", "inputs", *SCORES.values()], rows)
 
 
 def _alike(results: Mapping[str, Any]) -> Table:
     found = results.get("similarity", {})
     rows = [
-        (SUBSETS[subset], _scores(part, subset, "after", _MORE_SCORES))
+        (SUBSETS[subset], _scores(part, subset, "after", _MORE))
         for subset, part in found.items()
     ]
     note = "Edits: changed words as a share of the old outputs' words."
     if signature := found.get("all", {}).get("bleu_signature"):
         note += f" BLEU above is {signature}."
-    return Table("Other measures", note, ["", *_MORE_SCORES.values()], rows)
+    return Table("Other measures", note, ["", *_MORE.values()], rows)
 
 
 def _references(results: Mapping[str, Any]) -> Table:
@@ -193,7 +193,7 @@ def _references(results: Mapping[str, Any]) -> Table:
         (f"{side} outputs", _scores(part, "references", sides[side]))
         for side, part in results.get("references", {}).items()
     ]
-    head = ["", *_SCORES.values()]
+    head = ["", *SCORES.values()]
     return Table("Against the references", "", head, rows)
 
 
@@ -231,7 +231,7 @@ def _variants(results: Mapping[str, Any]) -> Table:
 
 def _against(results: Mapping[str, Any]) -> Table:
     found: Mapping[str, Any] = results.get("against", {})
-    names = {"prevalence": "unwanted after", **_SCORES} | {
+    names = {"prevalence": "unwanted after", **SCORES} | {
         "exact_match": "clean outputs the same"
     }
     rows = []

@@ -35,6 +35,11 @@ def share(value: float | None) -> str:
     return "–" if value is None else f"{100 * value:.1f} %"
 
 
+def percent(value: float) -> str:
+    """Returns a share that is no result, as that of an interval."""
+    return f"{100 * value:g} %"
+
+
 def score(value: float | None) -> str:
     """Returns a number of 0-100, a dash for None."""
     return "–" if value is None else f"{value:.1f}"

@@ -172,7 +172,7 @@ def test_limits_of_much():
     assert "up to 6.2 % is still possible" in text  # As the interval has it.
     assert "By a second detector, <other>, 25.0 % were unwanted before" in text
     assert "every input as independent" in text and "no intervals" not in text
-    assert "from the other update includes 0 in exact match" in text
+    assert "other update include 0 in unwanted outputs, exact match, BLEU" in text
     assert "without any effect" not in text
     none = {**SURE["prevalence"], "difference": [-0.1, 0.1]}
     text = said({"intervals": {**SURE, "prevalence": none, "clusters": 12}})
