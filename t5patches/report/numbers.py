@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from t5patches.report.examples import FAULTS
-from t5patches.report.rendering import general, percent, score, share, unit
+from t5patches.report.rendering import percent, score, share, unit
 
 SUBSETS = {
     "all": "all inputs",
@@ -24,7 +24,7 @@ _WRITTEN: dict[str, Callable[[Any], str]] = {
     "unwanted_per_1000_tokens": lambda rate: f"{rate:.2f}",
     "examples": lambda count: f"{count:,}",
     "outputs": lambda count: f"{count:,}",
-    "p": general,
+    "p": lambda p: f"{p:.2g}",
 }
 _MOST = 30  # Rows of a table that are shown.
 

@@ -95,7 +95,7 @@ def test_tables():
     assert found["Faults", "repeats itself"] == ("3", "1,234", "1,232")
     assert found["By label", '=1+1, "x"'] == ("25.0 %", "12.5 %", "-12.5")
     assert found["Against another update", "unwanted after"] == (
-        "50.0 %", "25.0 %", "+25.0 (-12.5 to +50.0)", "0.0123"
+        "50.0 %", "25.0 %", "+25.0 (-12.5 to +50.0)", "0.012"
     )  # fmt: skip
     assert {heading for heading, _ in rows(PLAIN)} == {unwanted, "What stayed"}
 
