@@ -48,7 +48,8 @@ _REPORT = """\
 Writes the report of an evaluation.
 
 reads   results.json and results.examples.jsonl of `t5patches evaluate`
-writes  report.html (one file, opens offline) and report.png, and prints a table"""
+writes  report.html (one file, opens offline: the numbers and every example),
+        report.png and report.csv (the numbers of its tables), and prints a table"""
 
 
 def evaluate(argv: list[str]) -> None:
@@ -142,13 +143,20 @@ def report(argv: list[str]) -> None:
     add_option(parser, "--output", "FOLDER", text, default=None)
     args = parser.parse_args(argv)
     starting.start_logging()
-    from t5patches.interchange import results_files
+    from t5patches import __version__
+    from t5patches.interchange import claims, results_files
     from t5patches.report import result_checks, update_report
 
     folder = args.output or os.path.dirname(args.results) or "."
-    page, picture = (os.path.join(folder, f"report.{kind}") for kind in ("html", "png"))
+    page, *others = (
+        os.path.join(folder, f"report.{kind}") for kind in ("html", "png", "csv")
+    )
     read = (args.results, results_files.examples_path(args.results))
-    results_files.check_outputs((page, picture), read)
+    results_files.check_outputs((page, *others), read)
     results, examples = result_checks.read(args.results)
-    print(update_report.write_report(folder, results, examples))
+    made = {
+        "results": f"{args.results}, digest {claims.file_digest(args.results)}",
+        "page": f"t5patches {__version__}",
+    }
+    print(update_report.write_report(folder, results, examples, made))
     print(f"written to {page}")

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from t5patches.report import drawing
+from t5patches.report import drawing, numbers
 
 # Colours that people who see fewer of them can tell apart (Okabe and Ito), and markers.
 _COLOURS = (
@@ -16,9 +16,14 @@ _COLOURS = (
 )  # fmt: skip
 _MARKERS = "os^Dv<>PXph"
 _EXACT = {"color": drawing.INK, "markersize": 15, "clip_on": False, "zorder": 2.5}
+# What is measured, in words; the number; where its interval is.
 _PANELS = (
-    ("clean outputs that stayed word for word", lambda s: s["exact_match"]["clean"]),
-    ("BLEU of all new outputs against the old", lambda s: s["bleu"]),
+    (
+        "clean outputs that stayed word for word",
+        lambda s: s["exact_match"]["clean"],
+        ("exact_match", "clean"),
+    ),
+    ("BLEU of all new outputs against the old", lambda s: s["bleu"], ("bleu",)),
 )
 
 
@@ -33,17 +38,19 @@ def draw(results: Mapping[str, Any], titles: Mapping[str, str]) -> Any:
     before = tests[0]["prevalence"]["before"]
     # An update can leave more unwanted than it found.
     top = max(before, 0.01, *(test["prevalence"]["after"] for test in tests))
+    whiskers = "; whiskers: 95 % intervals" if "intervals" in tests[0] else ""
     figure, panels = drawing.two_panels(
         6.0,
         "Methods compared",
         "Each point is an update; lower and further right is better. Lines join a "
         "method's best points,\nthe large mark is the one chosen on validation "
-        f"({tests[0]['examples']:,} test inputs).",
+        f"({tests[0]['examples']:,} test inputs{whiskers}).",
         0.015, left=0.075, right=0.985, top=0.80, bottom=0.235, wspace=0.06,
     )  # fmt: skip
-    for axes, (name, similarity) in zip(panels, _PANELS, strict=True):
+    for axes, (name, similarity, path) in zip(panels, _PANELS, strict=True):
         axes.axhline(before, color=drawing.QUIET, lw=1, ls=(0, (4, 3)), zorder=1)
         _draw_panel(axes, results, titles, similarity)
+        _draw_whiskers(axes, results, similarity, path)
         exact = exact_update(results)
         if exact and (x := similarity(exact)) is not None:
             y = exact["prevalence"]["after"]
@@ -95,6 +102,23 @@ def _draw_panel(axes: Any, results, titles, similarity) -> None:
             color=drawing.QUIET, ha="center",
         )  # fmt: skip
     axes.grid(color="#e4e8ee", linewidth=0.8, zorder=0)
+
+
+def _draw_whiskers(axes: Any, results, similarity, path: Sequence[str]) -> None:
+    """Draws the intervals of the chosen points, if they have any."""
+    for row in results["points"]:
+        number = results["methods"].index(row["method"])
+        x, y = similarity(row["test"]), row["test"]["prevalence"]["after"]
+        if row["name"] != results["chosen"][row["method"]] or x is None:
+            continue
+        style = {"color": _COLOURS[number % len(_COLOURS)], "lw": 1.2, "alpha": 0.6}
+        style |= {"zorder": 2.2, "clip_on": False}
+        low, high = numbers.interval(row["test"], *path)
+        if low is not None:
+            axes.hlines(y, low, high, **style)
+        low, high = numbers.interval(row["test"], "prevalence", "after")
+        if low is not None:
+            axes.vlines(x, low, high, **style)
 
 
 def _columns(points: Sequence[tuple[float, float]]) -> Any:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
+
+import markupsafe
 
 from t5patches.interchange import results_files, shards
-from t5patches.report import curves, rendering
+from t5patches.report import curves, numbers, rendering
+from t5patches.report.numbers import Number
 from t5patches.report.rendering import general, score, share, unit
 
 Row = Mapping[str, Any]
@@ -15,6 +18,8 @@ _CHOICE_HEAD = (
     "method", "alpha", "rate", "unwanted", "95 %", "clean the same", "95 %", "BLEU",
     "ROUGE-L", "beaten by",
 )  # fmt: skip
+# Place of a cell -> which of its numbers is the best.
+_BETTER = {3: min, 5: max, 7: max, 8: max}
 
 
 def write_comparison(
@@ -23,20 +28,20 @@ def write_comparison(
     titles: Mapping[str, str],
     settings: Mapping[str, Any] | None = None,
 ) -> str:
-    """Writes `report.html` and `report.png`; returns the table for the terminal.
+    """Writes `report.html`, `.png` and `.csv`; returns the table for the terminal.
 
     Args:
       run_dir: the folder to write to.
       results: `methods`; `points`, each with `name`, `method`, `alpha`,
         `learning_rate`, `seconds`, what `evaluate.compare` returns as `validation` and
-        `test`, and of both the `distance` from the ideal; `chosen` (method -> name of
-        its point); `rule` (how it was chosen, in words); `beaten_by` (method ->
-        methods); `front` (the methods that none beats, the best first); `failed`, the
-        points without scores but with a reason of that name.
+        `test`, with `intervals` or without, and of both the `distance` from the ideal;
+        `chosen` (method -> name of its point); `rule` (how it was chosen, in words);
+        `beaten_by` (method -> methods); `front` (the methods that none beats, the best
+        first); `failed`, the points without scores but with a reason of that name.
       titles: method -> its name for the reader.
       settings: names and values for the section on settings.
     """
-    sentence = headline(results, titles)
+    sentence, chosen = headline(results, titles), _chosen(results)
     beaten_by = {
         method: ", ".join(titles[other] for other in others) or "none"
         for method, others in results["beaten_by"].items()
@@ -51,8 +56,10 @@ def write_comparison(
         sentence=sentence,
         choice_head=_CHOICE_HEAD,
         choices=[
-            (*_cells(row, titles), beaten_by[row["method"]]) for row in _chosen(results)
+            (*cells, beaten_by[row["method"]])
+            for cells, row in zip(_marked(chosen, titles), chosen, strict=True)
         ],
+        data=numbers.to_csv(_numbers(results)),
         exact_rows=_exact_rows(results),
         exact_update=results_files.EXACT_UPDATE,
         titles=titles,
@@ -103,28 +110,89 @@ def _exact_rows(results: Mapping[str, Any]) -> list[tuple[str, ...]]:
     return [(*_cells(row, {"": "exact update"}), "")]
 
 
-def _cells(row: Row, titles: Mapping[str, str]) -> tuple[str, ...]:
-    scores = row["test"]
+def _measured(scores: Mapping[str, Any]) -> list[Number]:
+    """Returns the numbers of a point that the tables show, with their intervals.
+
+    Where the results have no intervals, shares have Wilson's.
+    """
     after, same = scores["prevalence"]["after"], scores["exact_match"]["clean"]
+    of = numbers.interval
+    ranges = [of(scores, "prevalence", "after"), of(scores, "exact_match", "clean")]
+    if "intervals" not in scores:
+        clean = scores["subsets"]["clean"]["examples"]
+        ranges = [_wilson(after, scores["examples"]), _wilson(same, clean)]
+    return [
+        Number("prevalence", "all", "", after, *ranges[0]),
+        Number("exact_match", "clean", "", same, *ranges[1]),
+        Number("bleu", "all", "", scores["bleu"], *of(scores, "bleu")),
+        Number("rougeL", "all", "", scores["rougeL"], *of(scores, "rougeL")),
+    ]
+
+
+def _numbers(results: Mapping[str, Any]) -> list[Number]:
+    """Returns the numbers of all points; the side is the point and the split."""
+    return [
+        number._replace(side=f"{row['name']}, {split}")
+        for row in results["points"]
+        for split in ("validation", "test")
+        for number in _measured(row[split])
+    ]
+
+
+def _cells(row: Row, titles: Mapping[str, str]) -> tuple[str, ...]:
+    after, same, bleu, rouge = _measured(row["test"])
     return (
         titles[row["method"]],
         general(row["alpha"]),
         general(row["learning_rate"]),
-        share(after),
-        _interval(after, scores["examples"]),
-        share(same),
-        _interval(same, scores["subsets"]["clean"]["examples"]),
-        score(scores["bleu"]),
-        unit(scores["rougeL"]),
+        share(after.value),
+        _range(after),
+        share(same.value),
+        _range(same),
+        score(bleu.value),
+        unit(rouge.value),
     )
 
 
-def _interval(fraction: float | None, count: int) -> str:
-    """Returns a 95 % interval of a share of `count` inputs (Wilson's)."""
-    if fraction is None:
+def _marked(rows: Sequence[Row], titles: Mapping[str, str]) -> list[tuple[str, ...]]:
+    """Returns the cells of rows, the best of a column bold.
+
+    An ≈ is before what these inputs do not tell from the best: the intervals overlap.
+    """
+    cells = [[*_cells(row, titles)] for row in rows]
+    columns = zip(*(_measured(row["test"]) for row in rows), strict=True)
+    for (place, better), column in zip(_BETTER.items(), columns, strict=True):
+        known = [number for number in column if number.value is not None]
+        if len(known) < 2:
+            continue
+        best = better(known, key=lambda number: number.value)
+        for number, row in zip(column, cells, strict=True):
+            if number.value == best.value:
+                row[place] = markupsafe.Markup("<strong>{}</strong>").format(row[place])
+            elif _overlap(number, best):
+                row[place] = f"≈ {row[place]}"
+    return [tuple(row) for row in cells]
+
+
+def _overlap(one: Number, other: Number) -> bool:
+    ends = (one.low, one.high, other.low, other.high)
+    if None in ends:
+        return False
+    low, high, others_low, others_high = cast("tuple[float, ...]", ends)
+    return low <= others_high and others_low <= high
+
+
+def _range(number: Number) -> str:
+    if number.low is None or number.high is None:
         return "–"
+    return f"{100 * number.low:.1f}–{100 * number.high:.1f}"
+
+
+def _wilson(fraction: float | None, count: int) -> Sequence[float | None]:
+    """Returns a 95 % interval of a share of `count` inputs."""
+    if fraction is None:
+        return (None, None)
     from scipy import stats
 
     test = stats.binomtest(round(fraction * count), count)
-    low, high = test.proportion_ci(0.95, method="wilson")
-    return f"{100 * low:.1f}–{100 * high:.1f}"
+    return tuple(map(float, test.proportion_ci(0.95, method="wilson")))

@@ -7,6 +7,7 @@ is escaped.
 from __future__ import annotations
 
 import base64
+import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -21,12 +22,22 @@ from t5patches.report import drawing
 # Control characters as their symbols: a page may not have them.
 _VISIBLE = {code: 0x2400 + code for code in range(32) if chr(code) not in "\t\n"}
 _VISIBLE |= {0x7F: 0x2421, **dict.fromkeys(range(0x80, 0xA0), 0xFFFD)}
-_SHOWN_RESULTS = ("method", "seed", "seconds", "peak_memory_gb")
+# What of the results says how they were made.
+MADE = (
+    "method", "use_case", "seed", "commands", "settings", "engine", "versions", "files",
+    "fingerprints", "examples_file", "corpus_examples", "share_with_unwanted",
+    "seconds", "stage_seconds", "peak_memory_gb", "schema_version",
+)  # fmt: skip
 
 
 def share(value: float | None) -> str:
     """Returns a share as percent, a dash for None."""
     return "–" if value is None else f"{100 * value:.1f} %"
+
+
+def percent(value: float) -> str:
+    """Returns a share that is no result, as that of an interval."""
+    return f"{100 * value:g} %"
 
 
 def score(value: float | None) -> str:
@@ -70,14 +81,27 @@ def highlight(text: str, spans: Iterable[Sequence[Any]]) -> markupsafe.Markup:
     return html + text[done:]
 
 
+_LOADER = jinja2.PackageLoader("t5patches.report")
 _TEMPLATES = jinja2.Environment(
-    loader=jinja2.PackageLoader("t5patches.report"),
+    loader=_LOADER,
     autoescape=True,
     undefined=jinja2.StrictUndefined,
     trim_blocks=True,
     lstrip_blocks=True,
 )
-_FILTERS = (share, score, unit, general, plain, highlight)
+
+
+def sha256(source: str) -> str:
+    """Returns the digest of a script or a style as a security policy names it."""
+    digest = hashlib.sha256(source.encode()).digest()
+    return f"sha256-{base64.b64encode(digest).decode('ascii')}"
+
+
+def _source(name: str) -> str:
+    return _LOADER.get_source(_TEMPLATES, name)[0]
+
+
+_FILTERS = (share, score, unit, general, plain, highlight, sha256)
 _TEMPLATES.filters.update({function.__name__: function for function in _FILTERS})
 
 
@@ -87,9 +111,11 @@ def write(
     figure: Any,
     results: Mapping[str, Any],
     settings: Mapping[str, Any] | None,
+    data: str,
+    script: str = "",
     **content: Any,
 ) -> None:
-    """Writes a report's `report.png` and `report.html`.
+    """Writes a report's `report.png`, `report.csv` and `report.html`.
 
     Args:
       run_dir: the folder to write to.
@@ -97,11 +123,15 @@ def write(
       figure: the picture, of Matplotlib.
       results: the template's, and what of them belongs to the settings.
       settings: names and values for the section on settings.
+      data: the numbers, CSV.
+      script: name of the page's script, in `templates/`.
       **content: what else the template wants; all of them `title` and `sentence`.
     """
     png = drawing.to_png(figure)
-    known = {name: results[name] for name in _SHOWN_RESULTS if name in results}
+    known = {name: results[name] for name in MADE if name in results}
     page = _TEMPLATES.get_template(template).render(
+        style=_source("style.css"),
+        script=_source(script) if script else "",
         image=base64.b64encode(png).decode("ascii"),
         results=results,
         settings={**known, **(settings or {})},
@@ -109,9 +139,12 @@ def write(
     )
     with shards.atomic_write(epath.Path(run_dir) / "report.png", "wb") as picture:
         picture.write(png)
-        picture.flush()  # Both, or, where there is no room, neither.
-        with shards.atomic_write(epath.Path(run_dir) / "report.html") as file:
-            file.write(page.translate(_VISIBLE))
+        picture.flush()  # All, or, where there is no room, none.
+        with shards.atomic_write(epath.Path(run_dir) / "report.csv") as table:
+            table.write(data)
+            table.flush()
+            with shards.atomic_write(epath.Path(run_dir) / "report.html") as file:
+                file.write(page.translate(_VISIBLE))
 
 
 def text_table(rows: Sequence[Sequence[str]]) -> str:

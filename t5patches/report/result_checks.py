@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from absl import logging
@@ -13,13 +13,35 @@ from t5patches.errors import UserError
 from t5patches.interchange import claims, json_files, results_files
 
 _HINT = "give the results.json that `t5patches evaluate` writes"
-# What numbers can be: in words; the most; whether there may be none. No output has a
-# thousand unwanted spans for each of its tokens.
-_COUNT = ("a whole number, 0 or more", 2**53, False)
-_SHARE = ("a number from 0 to 1", 1, False)
-_SOME = ("a number from 0 to 1, or null", 1, True)
-_BLEU = ("a number from 0 to 100, or null", 100, True)
-_RATE = ("a number, 0 or more, or null", 1e6, True)
+_VERSION = 1
+
+
+def _number(most: float, least: float = 0, kind: Any = int | float) -> Any:
+    return lambda value: (
+        type(value) is not bool and isinstance(value, kind) and least <= value <= most
+    )
+
+
+def _or_null(fits: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    return lambda value: value is None or fits(value)
+
+
+def _is_interval(value: Any) -> bool:
+    ends = isinstance(value, list | tuple) and len(value) == 2
+    return ends and all(map(_number(100, -100), value)) and value[0] <= value[1]
+
+
+# What values can be: in words, and as a test. No output has a thousand unwanted spans
+# for each of its tokens.
+_TEXT = ("text", lambda value: isinstance(value, str))
+_COUNT = ("a whole number, 0 or more", _number(2**53, kind=int))
+_GROUPS = (f"{_COUNT[0]}, or null", _or_null(_COUNT[1]))
+_SHARE = ("a number from 0 to 1", _number(1))
+_SOME = ("a number from 0 to 1, or null", _or_null(_number(1)))
+_BLEU = ("a number from 0 to 100, or null", _or_null(_number(100)))
+_RATE = ("a number, 0 or more, or null", _or_null(_number(1e6)))
+_DIFFERENCE = ("a number from -100 to 100, or null", _or_null(_number(100, -100)))
+_INTERVAL = ("[lowest, highest], or null", _or_null(_is_interval))
 _SCORES = {"exact_match": _SOME, "bleu": _BLEU, "rougeL": _SOME}
 KINDS = ("fixed", "remaining", "broken", "changed", "unchanged")
 _SUBSETS = ("all", "clean", "marked")
@@ -31,6 +53,12 @@ _RESULTS = {
     "bleu": _BLEU,
     "rougeL": _SOME,
     "subsets": dict.fromkeys(_SUBSETS, {"examples": _COUNT, **_SCORES}),
+}
+_CHANGE = {"before": _SHARE, "after": _SHARE}
+_SURE = {
+    "confidence": _SHARE,
+    "clusters": _GROUPS,
+    "prevalence": dict.fromkeys(("before", "after", "difference"), _INTERVAL),
 }
 _REFERENCES = {"old": _SCORES, "new": _SCORES}
 # What there may be besides, as far as it is shown.
@@ -47,8 +75,30 @@ _MORE = {
         "inputs_accepted": _SHARE,
         "drawn": _COUNT,
     },
+    "intervals": {
+        **_SURE,
+        "exact_match": dict.fromkeys(_SUBSETS, _INTERVAL),
+        "bleu": _INTERVAL,
+        "rougeL": _INTERVAL,
+    },
+    "similarity": dict.fromkeys(
+        _SUBSETS, {"rouge1": _SOME, "rouge2": _SOME, "token_edit_rate": _RATE}
+    ),
+    "second_detector": {"name": _TEXT, "prevalence": _CHANGE},
+    "samples": {"number": _COUNT, "prevalence": _CHANGE},
+    "against": dict.fromkeys(
+        ("prevalence", *_SCORES),
+        {"ours": _RATE, "theirs": _RATE, "p": _SOME}
+        | {"difference": _DIFFERENCE, "interval": _INTERVAL},
+    ),
 }
-_ROUND = {name: _RESULTS[name] for name in ("prevalence", "exact_match")}
+# The same, by names that are not known here.
+_NAMED = {
+    "rounds": {name: _RESULTS[name] for name in ("prevalence", "exact_match")},
+    "by_label": _CHANGE,
+    "variants": _CHANGE,
+    "new_faults": dict.fromkeys(("before", "after", "new"), _COUNT),
+}
 
 
 def read(path: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
@@ -85,6 +135,11 @@ def check_results(results: Mapping[str, Any]) -> None:
     Raises:
       UserError: naming the field that is missing or wrong.
     """
+    if (version := results.get("schema_version", _VERSION)) != _VERSION:
+        raise UserError(
+            f"field 'schema_version' of the results is {errors.shorten(version)}, this "
+            f"version of t5patches reads {_VERSION}; use the one that wrote them"
+        )
     _check(results, _RESULTS, "")
     if "references" in results:
         _check(results["references"], _REFERENCES, "references")
@@ -96,10 +151,13 @@ def check_results(results: Mapping[str, Any]) -> None:
         _check(results["outcomes"], dict.fromkeys(KINDS, _COUNT), "outcomes")
     for name in _MORE.keys() & results.keys():
         _check(results[name], _MORE[name], name, more=True)
-    if rounds := results.get("rounds"):
-        if not isinstance(rounds, Mapping):
-            raise _wrong("rounds", "an object", rounds)
-        _check(rounds, dict.fromkeys(rounds, _ROUND), "rounds", more=True)
+    for name in _NAMED.keys() & results.keys():
+        if not isinstance(found := results[name], Mapping):
+            raise _wrong(name, "an object", found)
+        _check(found, dict.fromkeys(found, _NAMED[name]), name, more=True)
+    for name in ("second_detector", "samples"):
+        if sure := results.get(name, {}).get("intervals"):
+            _check(sure, _SURE, f"{name}.intervals", more=True)
     if exact := results.get("exact_update"):
         _check_agreement(exact, exact["subsets"], "exact_update.")
 
@@ -139,11 +197,9 @@ def _check(value: Any, shape: Any, field: str, more: bool = False) -> None:
                 raise UserError(f"the results have no {name!r}; {_HINT}")
             _check(value[key], part, name, more)
         return
-    wanted, most, maybe = shape
-    if value is not None or not maybe:
-        kind = int if shape is _COUNT else int | float
-        if type(value) is bool or not isinstance(value, kind) or not 0 <= value <= most:
-            raise _wrong(field, wanted, value)
+    wanted, fits = shape
+    if not fits(value):
+        raise _wrong(field, wanted, value)
 
 
 def _wrong(field: str, wanted: str, value: Any) -> UserError:
@@ -154,7 +210,7 @@ def _wrong(field: str, wanted: str, value: Any) -> UserError:
 
 
 def check_example(row: Mapping[str, Any], where: str) -> None:
-    """Checks one of what `evaluate.pick_examples` returns.
+    """Checks a pair of outputs of `evaluate.evaluate_files`.
 
     Raises:
       UserError: naming `where` and the field that is missing or wrong.
@@ -164,6 +220,14 @@ def check_example(row: Mapping[str, Any], where: str) -> None:
             raise UserError(f"{where}: field {key!r} must be text")
     if row["kind"] not in KINDS:
         raise UserError(f"{where}: field 'kind' must be one of {', '.join(KINDS)}")
+    for key in ("id", "reference"):
+        if not isinstance(row.get(key), str | None):
+            raise UserError(f"{where}: field {key!r} must be text")
+    faults = row.get("faults", [])
+    if not isinstance(faults, list) or not all(
+        isinstance(name, str) for name in faults
+    ):
+        raise UserError(f"{where}: field 'faults' must be a list of texts")
     for key in ("old", "new"):
         spans = row.get(f"{key}_spans")
         if not isinstance(spans, list) or not all(

@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
+import collections
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from t5patches.interchange import results_files, shards
-from t5patches.report import bars, rendering
+from t5patches.report import bars, limits, numbers, rendering
+from t5patches.report import examples as pairs
 from t5patches.report.rendering import score, share, unit
 from t5patches.report.result_checks import check_results
-
-_SCORES = ["exact match", "BLEU", "ROUGE-L"]
-_SUBSETS = {
-    "all": "all inputs",
-    "clean": "old output clean",
-    "marked": "old output unwanted",
-}
 
 
 def write_report(
@@ -24,13 +19,13 @@ def write_report(
     examples: Sequence[Mapping[str, Any]],
     settings: Mapping[str, Any] | None = None,
 ) -> str:
-    """Writes `report.html` and `report.png`; returns the table for the terminal.
+    """Writes `report.html`, `.png` and `.csv`; returns the table for the terminal.
 
     Args:
       run_dir: the folder to write to.
-      results: what `evaluate.compare` returns; `method`, `seed`, `seconds` and
-        `peak_memory_gb` are shown too if they are there.
-      examples: what `evaluate.pick_examples` returns.
+      results: what `evaluate.evaluate_files` or `evaluate.compare` returns; what of
+        `rendering.MADE` is there is shown, too.
+      examples: the pairs of outputs, as `evaluate.evaluate_files` returns them.
       settings: names and values for the section on settings.
 
     Raises:
@@ -38,6 +33,7 @@ def write_report(
     """
     check_results(results)
     method, sentence = results.get("method"), headline(results)
+    rows, tables = pairs.for_page(examples), numbers.tables(results)
     update = "targeted update" + (f" with {str(method).upper()}" if method else "")
     rendering.write(
         run_dir,
@@ -47,15 +43,19 @@ def write_report(
         settings,
         title=f"Report of a {update}",
         sentence=sentence,
-        score_names=_SCORES,
-        similarity=_similarity_rows(results),
-        references=[
-            (f"{side} outputs", *_scores(part))
-            for side, part in results.get("references", {}).items()
-        ],
-        rates=_rates(results),
+        tables=tables,
+        data=numbers.to_csv(
+            n for table in tables for _, row in table.rows for n in row
+        ),
+        limits=limits.limits(results),
         remarks=_remarks(results),
-        examples=examples,
+        script="browser.js" if examples else "",
+        pairs=len(examples),
+        examples=rows,
+        first=pairs.first_of_each_kind(rows),
+        kinds=pairs.KINDS,
+        faults=collections.Counter(fault for row in rows for fault in row["faults"]),
+        fault_names=pairs.FAULTS,
     )
     return terminal_table(results)
 
@@ -72,38 +72,12 @@ def headline(results: Mapping[str, Any]) -> str:
 
 def terminal_table(results: Mapping[str, Any]) -> str:
     """Returns the numbers of `results` as a table of plain text."""
-    exact = ["exact update"] if "exact_update" in results else []
-    prevalence = map(share, _sides(results, "prevalence"))
-    rows = [
-        ("", "before", "after", *exact),
-        ("outputs with something unwanted", *prevalence),
-    ]
-    if rates := _rates(results):
-        rows.append(("unwanted spans per 1,000 tokens", *rates))
-    head = ("new against old outputs", "inputs", *_SCORES)
-    similarity = rendering.text_table([head, *_similarity_rows(results)])
+    first, second = numbers.tables(results)[:2]
+    unwanted = rendering.text_table([first.head, *first.texts()])
+    head = ["new against old outputs", *second.head[1:]]
+    similarity = rendering.text_table([head, *second.texts()])
     remarks = "".join(f"\n{remark}\n" for remark in _remarks(results))
-    return f"{rendering.text_table(rows)}\n\n{similarity}\n{remarks}"
-
-
-def _sides(results: Mapping[str, Any], measure: str) -> list[float | None]:
-    """Returns a measure before, after and, if it is known, of the exact update."""
-    exact = results.get("exact_update", {measure: {}})[measure]
-    return [*results[measure].values(), *([exact["after"]] if exact else [])]
-
-
-def _rates(results: Mapping[str, Any]) -> list[str]:
-    rates = _sides(results, "unwanted_per_1000_tokens")
-    return [] if None in rates else [f"{rate:.2f}" for rate in rates]
-
-
-def _similarity_rows(results: Mapping[str, Any]) -> list[tuple[str, ...]]:
-    exact = results.get("exact_update", {"subsets": {}})
-    return [
-        (f"{who}{_SUBSETS[name]}", f"{part['examples']:,}", *_scores(part))
-        for who, side in (("", results), ("exact update, ", exact))
-        for name, part in side["subsets"].items()
-    ]
+    return f"{unwanted}\n\n{similarity}\n{remarks}"
 
 
 def _remarks(results: Mapping[str, Any]) -> list[str]:

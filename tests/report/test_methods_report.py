@@ -91,6 +91,39 @@ def test_page_and_picture(results, tmp_path):
     assert head.startswith(b"\x89PNG") and struct.unpack(">I", head[16:20])[0] == 2400
 
 
+def test_the_best_of_a_column_and_what_is_not_told_from_it(results):
+    rows = [row for row in results["points"] if row["name"] != "tnff-1.0"]
+    tnff, ul, filtered = methods_report._marked(rows, TITLES)
+    # 15 and 20 of 500 overlap, 55 of 500 do not; 300 clean inputs tell little.
+    assert tnff[3] == "<strong>3.0 %</strong>" and ul[3] == "≈ 4.0 %"
+    assert filtered[3] == "11.0 %"
+    assert filtered[5] == "<strong>99.0 %</strong>"
+    assert tnff[5] == "≈ 96.0 %" and ul[5] == "95.0 %"
+    assert [row[7] for row in (tnff, ul)] == ["<strong>88.0</strong>", "81.0"]
+    assert filtered[0] == "<filtered>"  # The template escapes it.
+
+
+def test_intervals_of_the_results_are_taken(results, tmp_path):
+    chosen = results["points"][1]["test"]
+    chosen["intervals"] = {
+        "prevalence": {"before": None, "after": [0.01, 0.125], "difference": None},
+        "exact_match": {"clean": [0.9, 0.97]},
+        "bleu": [80.5, 90.5],
+    }
+    table = report.write_comparison(tmp_path, results, TITLES)
+    assert re.search(r"TNFF +4 +0.001 +3.0 % +1.0–12.5 +96.0 % +90.0–97.0", table)
+    lines = [
+        sorted(segment.tolist() for line in axes.collections
+               for segment in line.get_segments())
+        for axes in curves.draw(results, TITLES).axes
+    ]  # fmt: skip
+    assert lines[0] == [[[0.9, 0.03], [0.97, 0.03]], [[0.96, 0.01], [0.96, 0.125]]]
+    assert lines[1] == [[[80.5, 0.03], [90.5, 0.03]], [[88.0, 0.01], [88.0, 0.125]]]
+    text = (tmp_path / "report.csv").read_text(encoding="utf-8")
+    assert 'prevalence,all,"tnff-4.0, test",0.03,0.01,0.125\n' in text
+    assert len(text.splitlines()) == 1 + 4 * 2 * len(results["points"])
+
+
 def test_lines_join_what_is_not_beaten():
     points = [(0.9, 0.3), (0.99, 0.2), (0.95, 0.1), (0.8, 0.1), (0.7, 0.05)]
     assert curves.best(points) == [(0.99, 0.2), (0.95, 0.1), (0.7, 0.05)]

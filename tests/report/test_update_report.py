@@ -46,7 +46,7 @@ class Reader(html.parser.HTMLParser):
     def handle_starttag(self, tag, attrs):
         self.tags.append(tag)
         self.attributes += attrs
-        if tag not in ("meta", "img"):
+        if tag not in ("meta", "img", "input"):
             self.open.append(tag)
 
     def handle_endtag(self, tag):
@@ -66,7 +66,7 @@ def written(tmp_path_factory):
 
 def test_every_text_is_escaped_and_shown_whole(written):
     reader = Reader(written[2])
-    assert "script" not in reader.tags and "b" in reader.tags
+    assert reader.tags.count("script") == 2 and "b" in reader.tags
     assert reader.tags.count("img") == 1
     assert not [name for name, _ in reader.attributes if name.startswith("on")]
     # Inputs, outputs, a setting.
