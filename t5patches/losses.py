@@ -80,6 +80,8 @@ METHODS: Mapping[str, Method] = {
         Method("ftpo", "ftpo", "forward_kl", frozen=True),
     )
 }
+# What is used instead elsewhere; not of the paper, and not in google/t5patches.
+RIVALS = ("npo", "ftpo")
 
 
 class _LogSum(NamedTuple):

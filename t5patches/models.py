@@ -110,7 +110,7 @@ class NegativeTrainingTransformer(t5x_models.BaseTransformerModel):
         self.alpha = alpha
         self.epsilon = epsilon
         self.upstream_values = upstream_values
-        if upstream_values and self.METHOD.name not in upstream_values.METHODS:
+        if upstream_values and self.METHOD.name in losses.RIVALS:
             raise ValueError(
                 f"upstream_values = True: google/t5patches has no {self.METHOD.name}"
             )

@@ -14,14 +14,13 @@ import numpy as np
 import pytest
 import seqio
 import tiny
-from loss_cases import ALL, METHODS
 from flax import traverse_util
+from loss_cases import ALL, METHODS
 from t5x import decoding
 from t5x import models as t5x_models
 
 from t5patches import decoder_only, losses, models, network
 from t5patches.interchange import unwanted_sets
-
 
 
 def model_class(name, kind="EncoderDecoder"):

@@ -13,13 +13,8 @@ MACROS = {
     "update": {"TRAIN_STEPS_RELATIVE": 6, "EVAL_PERIOD": 6, "SAVE_PERIOD": 2},
     "shared": {
         "TASK_FEATURE_LENGTHS": {"inputs": 24, "targets": 12},
-        **{
-            "EMB_DIM": 16,
-            "NUM_HEADS": 2,
-            "HEAD_DIM": 8,
-            "NUM_LAYERS": 1,
-            "MLP_DIM": 16,
-        },
+        "NUM_LAYERS": 1,
+        **{"EMB_DIM": 16, "MLP_DIM": 16, "NUM_HEADS": 2, "HEAD_DIM": 8},
     },
 }
 
