@@ -39,6 +39,14 @@ EPSILON = 1e-6
 # Log-probability below which NL leaves an unwanted token alone: about one in the
 # 32,128 of T5's vocabulary.
 THRESHOLD = -10.3
+# NPO's inverse temperature, the paper's.
+BETA = 0.1
+# FTPO's numbers, those of its authors: the margin in logits by which a chosen token is
+# to lead, how far the logits of the tokens in question may move at no cost, and what
+# moving them further, and all others, costs. It is told what to choose; here that is
+# what p_new thinks likely: so many tokens, each at least so likely as the likeliest.
+MARGIN, FREE, TETHER_TARGETS, TETHER_OTHERS = 2.0, 1.0, 0.05, 0.4
+CHOSEN, CHOSEN_RATIO = 8, 0.1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,8 +76,12 @@ METHODS: Mapping[str, Method] = {
         Method("tnrf", "reverse_kl", "forward_kl", frozen=True),
         Method("tnfll", "forward_kl", "cross_entropy", frozen=True),
         Method("tnrll", "reverse_kl", "cross_entropy", frozen=True),
+        Method("npo", "npo", "forward_kl", frozen=True),
+        Method("ftpo", "ftpo", "forward_kl", frozen=True),
     )
 }
+# What is used instead elsewhere; not of the paper, and not in google/t5patches.
+RIVALS = ("npo", "ftpo")
 
 
 class _LogSum(NamedTuple):
@@ -213,12 +225,14 @@ class _Sums(NamedTuple):
     Attributes:
       total: of the model's logits.
       target: of the frozen model's logits without the unwanted tokens, if there is one.
-      split: of the model's probability, if there is none.
+      split: of the model's probability, where a term asks for it.
+      frozen_unwanted: log p_o of the unwanted tokens together, for NPO.
     """
 
     total: _LogSum
     target: _LogSum | None
     split: _Split | None
+    frozen_unwanted: Array | None = None
 
 
 class _View(NamedTuple):
@@ -329,11 +343,15 @@ def _log_likelihood(v: _View) -> Array:
 
 
 def _log_likelihood_slope(v: _View, _) -> Array:
-    log_unwanted = v.split.log_unwanted
+    counts = v.split.log_unwanted > v.threshold
+    return jnp.where(counts[..., None], _log_unwanted_slope(v), 0)
+
+
+def _log_unwanted_slope(v: _View) -> Array:
+    """Of the log-probability of the unwanted tokens together, [..., vocab]."""
     # (1 − p) as the mass of the others, which does not cancel where p is nearly 1.
-    upwards = jnp.exp(v.log_p + (v.split.log_others - log_unwanted)[..., None])
-    slope = jnp.where(v.unwanted, upwards, -jnp.exp(v.log_p))
-    return jnp.where((log_unwanted > v.threshold)[..., None], slope, 0)
+    odds = v.split.log_others - v.split.log_unwanted
+    return jnp.where(v.unwanted, jnp.exp(v.log_p + odds[..., None]), -jnp.exp(v.log_p))
 
 
 def _unlikelihood(v: _View) -> Array:
@@ -346,12 +364,94 @@ def _unlikelihood_slope(v: _View, _) -> Array:
     return jnp.where(v.unwanted, jnp.exp(v.log_p), -others)
 
 
+def _npo(v: _View) -> Array:
+    return 2 / BETA * jax.nn.softplus(BETA * _log_ratio(v))
+
+
+def _npo_slope(v: _View, _) -> Array:
+    factor = 2 * jax.nn.sigmoid(BETA * _log_ratio(v))
+    return factor[..., None] * _log_unwanted_slope(v)
+
+
+def _log_ratio(v: _View) -> Array:
+    assert v.sums.frozen_unwanted is not None
+    return v.split.log_unwanted - v.sums.frozen_unwanted
+
+
+class _Preferences(NamedTuple):
+    """What FTPO's two parts need, each [..., vocab] but for `rejected`'s logit.
+
+    Attributes:
+      gap: how much of the margin each token lacks.
+      weights: of the chosen tokens, 0 where the margin is reached.
+      moved: the logits' distance from the frozen model's.
+      is_target: chosen or rejected.
+      rejected: the unwanted token that was said.
+    """
+
+    gap: Array
+    weights: Array
+    moved: Array
+    is_target: Array
+    rejected: Array
+
+    @classmethod
+    def of(cls, v: _View) -> _Preferences:
+        assert v.frozen_logits is not None
+        logits, frozen = v.logits.astype(jnp.float32), v.frozen_logits
+        likely = jnp.where(v.unwanted, -jnp.inf, frozen.astype(jnp.float32))
+        best = jax.lax.top_k(likely, min(CHOSEN, likely.shape[-1]))[0]
+        least = jnp.maximum(best[..., -1], best[..., 0] + jnp.log(CHOSEN_RATIO))
+        chosen = likely >= jnp.where(least == -jnp.inf, jnp.inf, least)[..., None]
+        own = jnp.take_along_axis(logits, v.targets[..., None], axis=-1)
+        gap = MARGIN - (logits - own)
+        rejected = _is_any(v.targets[..., None], logits.shape)
+        weights = chosen * jnp.clip(gap / MARGIN, 0, 1)
+        moved = logits - frozen.astype(jnp.float32)
+        return cls(gap, weights, moved, chosen | rejected, rejected)
+
+    def tether(self) -> tuple[Array, Array]:
+        """The distance that costs, and what its square does, each [..., vocab]."""
+        beyond = jnp.maximum(jnp.abs(self.moved) - FREE, 0) * jnp.sign(self.moved)
+        several = jnp.sum(self.is_target, axis=-1, keepdims=True)
+        others = jnp.maximum(self.moved.shape[-1] - several, 1)
+        cost = jnp.where(
+            self.is_target, TETHER_TARGETS / several, TETHER_OTHERS / others
+        )
+        return jnp.where(self.is_target, beyond, self.moved), cost
+
+
+def _ftpo(v: _View) -> Array:
+    found = _Preferences.of(v)
+    weight = jnp.sum(found.weights, axis=-1)
+    lacking = jnp.sum(found.weights * jax.nn.softplus(found.gap), axis=-1)
+    distance, cost = found.tether()
+    held = jnp.sum(cost * jnp.square(distance), axis=-1)
+    return lacking / jnp.where(weight > 0, weight, 1) + held
+
+
+def _ftpo_slope(v: _View, _) -> Array:
+    found = _Preferences.of(v)
+    weight = jnp.sum(found.weights, axis=-1, keepdims=True)
+    each = jax.nn.softplus(found.gap)
+    mean = jnp.sum(found.weights * each, axis=-1, keepdims=True) / weight
+    falls = (found.weights > 0) & (found.weights < 1)
+    by_logit = jnp.where(falls, (mean - each) / MARGIN, 0)
+    by_logit -= found.weights * jax.nn.sigmoid(found.gap)
+    by_logit = jnp.where(weight > 0, by_logit / weight, 0)
+    total = jnp.sum(by_logit, axis=-1, keepdims=True)
+    distance, cost = found.tether()
+    return by_logit - jnp.where(found.rejected, total, 0) + 2 * cost * distance
+
+
 TERMS: Mapping[str, _Term] = {
     "log_likelihood": _Term(_log_likelihood, _log_likelihood_slope),
     "unlikelihood": _Term(_unlikelihood, _unlikelihood_slope),
     "forward_kl": _Term(_forward_kl_summand, _forward_kl_slope, summed=True),
     "reverse_kl": _Term(_reverse_kl_summand, _reverse_kl_slope, summed=True),
     "cross_entropy": _Term(_cross_entropy, _cross_entropy_slope),
+    "npo": _Term(_npo, _npo_slope),
+    "ftpo": _Term(_ftpo, _ftpo_slope),
 }
 
 
@@ -380,10 +480,15 @@ def _values(terms: tuple[_Term, _Term], view: _View, negative: Array) -> Array:
 def _terms_fwd(method, epsilon, threshold, logits, frozen_logits, targets, unwanted):
     terms = TERMS[method.negative], TERMS[method.positive]
     total = _LogSum.of(logits.astype(jnp.float32))
-    if frozen_logits is None:
-        sums = _Sums(total, None, _Split.of(logits, total, unwanted))
-    else:
-        sums = _Sums(total, _log_sum_of_others(frozen_logits, unwanted), None)
+    target = split = frozen_unwanted = None
+    if frozen_logits is not None:
+        target = _log_sum_of_others(frozen_logits, unwanted)
+    if method.negative in ("log_likelihood", "unlikelihood", "npo"):
+        split = _Split.of(logits, total, unwanted)
+    if method.negative == "npo":
+        original = _LogSum.of(frozen_logits.astype(jnp.float32))
+        frozen_unwanted = _Split.of(frozen_logits, original, unwanted).log_unwanted
+    sums = _Sums(total, target, split, frozen_unwanted)
     given = logits, frozen_logits, targets, unwanted
     view = _View(*given, sums, epsilon, threshold).apart()
     negative = _own_is_unwanted(unwanted)
@@ -509,6 +614,10 @@ def token_terms(
     cross_entropy: −log p_m(target).
     log_likelihood: max(log p_m(unwanted), threshold).
     unlikelihood: −log(1 − p_m(unwanted)).
+    npo: (2 / β) log(1 + (p_m(unwanted) / p_o(unwanted))^β), with β = `BETA`.
+    ftpo: the mean, weighed by w = clip((m − Δ) / m, 0, 1), of softplus(m − Δ), where Δ
+      is a chosen token's lead over the target in logits and m = `MARGIN`; and the mean
+      squares of what the logits moved from p_o's, the targets' beyond `FREE`.
 
     Args:
       method: a row of `METHODS`.
@@ -525,6 +634,9 @@ def token_terms(
 
     References:
       arXiv 2406.13660, section 4 (the targeted losses) and section 5 (NL, UL).
+      NPO: Zhang et al., arXiv 2404.05868, here for each token, with the KL divergence
+      at the others. FTPO: Paech et al., arXiv 2510.15061 (Antislop), which trains the
+      unwanted tokens alone; here, too, the others are held by a KL divergence.
     """
     frozen_logits = frozen_logits if method.frozen else None
     if method.frozen and frozen_logits is None:

@@ -110,6 +110,10 @@ class NegativeTrainingTransformer(t5x_models.BaseTransformerModel):
         self.alpha = alpha
         self.epsilon = epsilon
         self.upstream_values = upstream_values
+        if upstream_values and self.METHOD.name in losses.RIVALS:
+            raise ValueError(
+                f"upstream_values = True: google/t5patches has no {self.METHOD.name}"
+            )
         self._unwanted_sets = unwanted_sets and sets_files.read(unwanted_sets)
         self.trainable = trainable
         if trainable not in ("all", "unwanted_rows"):
@@ -403,6 +407,18 @@ class TNRLLModel(SelfDistillationModel):
     METHOD = losses.METHODS["tnrll"]
 
 
+class NPOModel(SelfDistillationModel):
+    """NPO: negative preferences at unwanted tokens, KL(p_o ‖ p_m) elsewhere."""
+
+    METHOD = losses.METHODS["npo"]
+
+
+class FTPOModel(SelfDistillationModel):
+    """FTPO: final-token preferences at unwanted tokens, KL(p_o ‖ p_m) elsewhere."""
+
+    METHOD = losses.METHODS["ftpo"]
+
+
 class _EncoderDecoder(t5x_models.EncoderDecoderModel):
     FEATURE_CONVERTER_CLS = feature_converters.TargetAnnotationsFeatureConverter
 
@@ -441,6 +457,14 @@ class EncoderDecoderModelTNRLL(TNRLLModel, _EncoderDecoder):
     """TNRLL for encoder-decoder models; see `TNRLLModel`."""
 
 
+class EncoderDecoderModelNPO(NPOModel, _EncoderDecoder):
+    """NPO for encoder-decoder models; see `NPOModel`."""
+
+
+class EncoderDecoderModelFTPO(FTPOModel, _EncoderDecoder):
+    """FTPO for encoder-decoder models; see `FTPOModel`."""
+
+
 class DecoderOnlyModelNL(NLModel, _DecoderOnly):
     """NL for decoder-only models; see `NLModel`."""
 
@@ -467,6 +491,14 @@ class DecoderOnlyModelTNFLL(TNFLLModel, _DecoderOnly):
 
 class DecoderOnlyModelTNRLL(TNRLLModel, _DecoderOnly):
     """TNRLL for decoder-only models; see `TNRLLModel`."""
+
+
+class DecoderOnlyModelNPO(NPOModel, _DecoderOnly):
+    """NPO for decoder-only models; see `NPOModel`."""
+
+
+class DecoderOnlyModelFTPO(FTPOModel, _DecoderOnly):
+    """FTPO for decoder-only models; see `FTPOModel`."""
 
 
 # Registered as upstream registers them; gin files with imports of their own find the

@@ -19,7 +19,10 @@ TABLE = {
     "tnrf": ("reverse_kl", "forward_kl"),
     "tnfll": ("forward_kl", "cross_entropy"),
     "tnrll": ("reverse_kl", "cross_entropy"),
+    "npo": ("npo", "forward_kl"),
+    "ftpo": ("ftpo", "forward_kl"),
 }
+RIVALS = ("npo", "ftpo")
 TARGETED = ("tnff", "tnrr", "tnrf", "tnfll", "tnrll")
 
 
@@ -91,7 +94,20 @@ def term(kind, logits, frozen, target, unwanted, epsilon, threshold):
     if kind == "unlikelihood":
         log_rest = log_sum_exp(log_p[others])
         return -log_rest, p - _only(p, others, np.exp(log_p[others] - log_rest))
-    log_new = log_softmax(np.asarray(frozen, np.float64)[others])
+    frozen = np.asarray(frozen, np.float64)
+    if kind == "npo":  # (2 / β) log(1 + ratio^β), of which ratio is p / p_o of the set
+        log_set = log_sum_exp(log_p[unwanted])
+        ratio = np.exp(log_set - log_sum_exp(log_softmax(frozen)[unwanted]))
+        value = 2 / 0.1 * np.log1p(ratio**0.1)
+        of_set = -p
+        of_set[unwanted] = np.exp(log_p[unwanted]) * (1 / np.exp(log_set) - 1)
+        return value, 2 * ratio**0.1 / (1 + ratio**0.1) * of_set
+    if kind == "ftpo":
+        value = ftpo(logits, frozen, target, unwanted)
+        # By differences: a derivation of its own would be the implementation's.
+        slope = finite_differences(lambda z: ftpo(z, frozen, target, unwanted), logits)
+        return value, slope
+    log_new = log_softmax(frozen[others])
     if kind == "forward_kl":
         new = np.exp(log_new)
         return -(new * log_p[others]).sum(), p - _only(p, others, new)
@@ -99,6 +115,25 @@ def term(kind, logits, frozen, target, unwanted, epsilon, threshold):
     log_q[others] = log_new + np.log1p(-epsilon * len(unwanted))
     value = (p * (log_p - log_q)).sum()
     return value, p * (log_p - log_q - value)
+
+
+def ftpo(logits, frozen, target, unwanted):
+    """FTPO's term (arXiv 2510.15061) token by token, with its authors' numbers."""
+    fine = [i for i in range(len(frozen)) if i not in unwanted]
+    likely = sorted(fine, key=lambda i: -frozen[i])[:8]
+    chosen = [i for i in likely if np.exp(frozen[i] - frozen[likely[0]]) >= 0.1]
+    pairs = []
+    for i in chosen:
+        lead = logits[i] - logits[target]
+        weight = min(max((2.0 - lead) / 2.0, 0.0), 1.0)
+        pairs.append((weight, np.log1p(np.exp(2.0 - lead))))
+    total = sum(weight for weight, _ in pairs)
+    value = sum(w * loss for w, loss in pairs) / total if total else 0.0
+    targets = {*chosen, int(target)}
+    others = [i for i in range(len(frozen)) if i not in targets]
+    moved = np.abs(logits - frozen)
+    value += 0.05 * np.mean([max(moved[i] - 1.0, 0.0) ** 2 for i in sorted(targets)])
+    return value + (0.4 * np.mean(moved[others] ** 2) if others else 0.0)
 
 
 def _only(like, index, values):

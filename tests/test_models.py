@@ -15,13 +15,12 @@ import pytest
 import seqio
 import tiny
 from flax import traverse_util
+from loss_cases import ALL, METHODS
 from t5x import decoding
 from t5x import models as t5x_models
 
 from t5patches import decoder_only, losses, models, network
 from t5patches.interchange import unwanted_sets
-
-METHODS = tuple(losses.METHODS)
 
 
 def model_class(name, kind="EncoderDecoder"):
@@ -126,7 +125,7 @@ def reference_arguments(name, model, params, frozen, batch):
     return name, *both, batch["decoder_target_tokens"], batch["decoder_loss_weights"]
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", ALL)
 def test_every_class_is_its_row_of_the_table(states, name, tmp_path):
     """The loss of the reference, with alpha, z-loss, ids and sets of the batch."""
     params, frozen = states
@@ -151,7 +150,7 @@ def test_every_class_is_its_row_of_the_table(states, name, tmp_path):
         *reference_arguments(name, model, params, frozen, batch),
         # A divergence counts of the marked tokens those in the sets as unwanted.
         **(options | {"unwanted_sets": sets}),
-        sets_decide=name in ("tnff", "tnrr", "tnrf"),
+        sets_decide=name not in ("nl", "ul", "tnfll", "tnrll"),
         z_loss=0.01,
         negative_token_ids=ids,
     )
@@ -225,8 +224,13 @@ def test_upstream_values_are_upstreams_numbers(states, name):
         loss_of(model, params, batch, frozen)
 
 
+def test_upstream_has_no_values_of_rivals():
+    with pytest.raises(ValueError, match="google/t5patches has no npo"):
+        tiny.make_model(model_class("npo"), upstream_values=True)
+
+
 @pytest.mark.parametrize("kind", ["EncoderDecoder", "DecoderOnly"])
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", ALL)
 def test_alpha_from_the_constructor_and_from_gin_takes_effect(name, kind):
     cls = model_class(name, kind)
     vocabularies = ["input_vocabulary", "output_vocabulary"]

@@ -12,9 +12,10 @@ from t5patches.report import drawing, numbers
 # Colours that people who see fewer of them can tell apart (Okabe and Ito), and markers.
 _COLOURS = (
     "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7a4b9d",
-    "#6b7280", "#9a6b2f", "#374151", "#b3123d",
+    "#6b7280", "#9a6b2f", "#374151", "#b3123d", "#0f766e",
+    "#84a300",
 )  # fmt: skip
-_MARKERS = "os^Dv<>PXph"
+_MARKERS = "os^Dv<>PXph8d"
 _EXACT = {"color": drawing.INK, "markersize": 15, "clip_on": False, "zorder": 2.5}
 # What is measured, in words; the number; where its interval is.
 _PANELS = (
