@@ -483,11 +483,12 @@ def _terms_fwd(method, epsilon, threshold, logits, frozen_logits, targets, unwan
     target = split = frozen_unwanted = None
     if frozen_logits is not None:
         target = _log_sum_of_others(frozen_logits, unwanted)
+        if method.negative == "npo":
+            original = _LogSum.of(frozen_logits.astype(jnp.float32))
+            split = _Split.of(frozen_logits, original, unwanted)
+            frozen_unwanted = split.log_unwanted
     if method.negative in ("log_likelihood", "unlikelihood", "npo"):
         split = _Split.of(logits, total, unwanted)
-    if method.negative == "npo":
-        original = _LogSum.of(frozen_logits.astype(jnp.float32))
-        frozen_unwanted = _Split.of(frozen_logits, original, unwanted).log_unwanted
     sums = _Sums(total, target, split, frozen_unwanted)
     given = logits, frozen_logits, targets, unwanted
     view = _View(*given, sums, epsilon, threshold).apart()
