@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import itertools
 import os
+import shlex
 
 from t5patches.cli import options, starting
 from t5patches.cli.options import add_option
 
+# What the numbers may depend on.
+_VERSIONS = ("t5patches", "numpy", "rouge-score", "sacrebleu")
 _EVALUATE = """\
 Compares the outputs of a model before and after an update.
 
@@ -101,7 +105,7 @@ def evaluate(argv: list[str]) -> None:
     from t5patches import evaluate as evaluation
     from t5patches import report
     from t5patches.annotate import phrases
-    from t5patches.interchange import results_files, shards
+    from t5patches.interchange import claims, results_files, shards
 
     sampled = (args.old_samples, args.new_samples)
     second = (args.second_old, args.second_new)
@@ -130,6 +134,11 @@ def evaluate(argv: list[str]) -> None:
         sampled=sampled if args.old_samples else None,
         against=args.against,
     )
+    results |= {
+        "commands": [shlex.join(["t5patches", "evaluate", *argv])],
+        "versions": {name: importlib.metadata.version(name) for name in _VERSIONS},
+        "fingerprints": {path: claims.file_digest(path) for path in read},
+    }
     results_files.write(args.output, results, examples)
     print(report.terminal_table(results))
     print(f"written to {args.output}")

@@ -179,6 +179,8 @@ def test_evaluate_and_report(folder, capsys):
     assert results["second_detector"]["prevalence"] == results["prevalence"]
     assert results["samples"]["prevalence"] == {"before": 0, "after": 1}
     assert results["variants"]["inside"] == {"before": 0, "after": 0}
+    assert results["commands"][0].endswith("--seed 5")
+    assert set(results["fingerprints"]) >= {"exact.jsonl", "rude.txt"}
     assert run("report --results results.json") == 0
     assert "66.7 %" in capsys.readouterr().out
     assert "<mark" in (folder / "report.html").read_text(encoding="utf-8")
