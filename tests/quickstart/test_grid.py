@@ -22,9 +22,9 @@ def test_every_method_has_the_same_points_and_a_name_of_its_own():
         assert found == list(grid.FAMILY if family else grid.BASELINES)
 
 
-def test_the_whole_grid_fits_into_an_hour():
-    # 75 seconds a point on two cores, and three minutes before the first.
-    assert len(grid.points(sweep.METHODS)) * 75 + 180 < 60 * 60
+def test_the_whole_grid_takes_an_hour_and_a_half():
+    # 100 seconds a point on two cores, and six minutes before the first.
+    assert len(grid.points(sweep.METHODS)) * 100 + 360 < 90 * 60
 
 
 def test_macros():

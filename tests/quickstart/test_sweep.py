@@ -58,18 +58,16 @@ def test_a_point_trains_everything_on_what_was_said(run, first):
 
 
 def test_more_methods_later(run, first, capsys):
-    results = sweep.run_all(run, ["tnff", "corrective"])
+    methods = ["tnff", "corrective", "whole_sets"]
+    results = sweep.run_all(run, methods)
     said = capsys.readouterr().out
-    assert "[1/2] TNFF, alpha 4, learning rate 0.001 done before" in said
-    assert "[2/2] corrective, learning rate 0.001 …" in said
+    assert "[1/3] TNFF, alpha 4, learning rate 0.001 done before" in said
+    assert "[2/3] corrective, learning rate 0.001 …" in said
     assert "fine-tune a small T5 done before" in said
-    assert results["methods"] == ["tnff", "corrective"]
+    assert results["methods"] == methods
     assert results["points"][0] == first["points"][0]
-    assert set(results["front"]) <= {"tnff", "corrective"} != set()
-
-
-def test_whole_sets_are_learned_by_the_rows_of_unwanted_tokens(run, first):
-    results = sweep.run_all(run, ["tnff", "whole_sets"])
+    assert set(results["front"]) <= {*methods} != set()
+    # Whole sets are learned by the rows of unwanted tokens.
     name = results["chosen"]["whole_sets"]
     config = pathlib.Path(run.path("points", name, "model", "config.gin")).read_text()
     for line in ("LEARNING_RATE = 0.04", "TRAINABLE = 'unwanted_rows'"):
