@@ -26,7 +26,7 @@ _WRITTEN: dict[str, Callable[[Any], str]] = {
     "outputs": lambda count: f"{count:,}",
     "p": lambda p: f"{p:.2g}",
 }
-_MOST = 30  # Rows of a table that are shown.
+_MOST = 12  # Rows of a table that are shown.
 
 
 class Number(NamedTuple):
@@ -67,7 +67,7 @@ class Table(NamedTuple):
     rows: list[tuple[str, list[Number]]]
 
     def texts(self) -> list[tuple[str, ...]]:
-        """Returns the rows as they are shown, the first 30."""
+        """Returns the rows as they are shown, the first 12."""
         return [(name, *map(str, numbers)) for name, numbers in self.rows[:_MOST]]
 
 
