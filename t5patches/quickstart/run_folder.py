@@ -168,10 +168,11 @@ def quiet(level: str = "warning") -> Iterator[None]:
     """Leaves of the log the warnings, or the errors; the stages have a line each."""
     from absl import logging as absl_logging
 
-    logger, before = logging.getLogger("absl"), absl_logging.get_verbosity()
+    logger = logging.getLogger("absl")
+    before, logged = absl_logging.get_verbosity(), logger.level
     absl_logging.set_verbosity(level)
     try:
         yield
     finally:
         absl_logging.set_verbosity(before)
-        logger.setLevel(before)
+        logger.setLevel(logged)

@@ -1,6 +1,7 @@
 """The whole job, small: its files, its refusals, and runs that are killed."""
 
 import json
+import logging
 import pathlib
 import shutil
 import signal
@@ -15,7 +16,7 @@ import pytest
 from t5patches import cli
 from t5patches.errors import UserError
 from t5patches.interchange import claims, records
-from t5patches.quickstart import job
+from t5patches.quickstart import job, run_folder
 from t5patches.quickstart.run_folder import Run
 
 CHILD = """
@@ -93,6 +94,18 @@ def test_killed_while_updating(whole, options, before_update):
     assert [p.read_bytes() for p in ours] == [p.read_bytes() for p in theirs] != []
     ours, theirs = (claims.findings(r.path("evaluate")) for r in (run, whole))
     assert ours["scores"] == theirs["scores"]
+
+
+def test_what_is_quiet_within_what_is_quiet():
+    levels = [logging.getLogger("absl").level]
+    with run_folder.quiet():
+        levels.append(logging.getLogger("absl").level)
+        with run_folder.quiet("error"):
+            levels.append(logging.getLogger("absl").level)
+        levels.append(logging.getLogger("absl").level)
+    levels.append(logging.getLogger("absl").level)
+    own = levels[0]
+    assert levels == [own, logging.WARNING, logging.ERROR, logging.WARNING, own]
 
 
 def test_done_stages_are_not_done_again(whole, capsys, monkeypatch):
