@@ -115,6 +115,9 @@ def evaluate(argv: list[str]) -> None:
     read += filter(None, (args.phrases, args.references, args.second_phrases))
     outputs = (args.output, results_files.examples_path(args.output))
     results_files.check_outputs(outputs, read)
+    detector = second if args.second_old else None
+    if args.second_phrases:
+        detector = phrases.load(args.second_phrases)
     results, examples = evaluation.evaluate_files(
         args.old,
         args.new,
@@ -125,11 +128,7 @@ def evaluate(argv: list[str]) -> None:
         args.rejection,
         seed=args.seed,
         cluster=args.cluster,
-        second=phrases.load(args.second_phrases)
-        if args.second_phrases
-        else second
-        if args.second_old
-        else None,
+        second=detector,
         variants=args.variants,
         sampled=sampled if args.old_samples else None,
         against=args.against,

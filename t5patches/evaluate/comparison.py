@@ -14,9 +14,8 @@ from t5patches.evaluate import faults, similarity
 from t5patches.evaluate.pairs import Pair
 from t5patches.evaluate.similarity import NUMBERS
 
-# How many pairs of each `Pair.kind` are shown, at most.
-_SHOWN = {"fixed": 8, "remaining": 4, "changed": 4, "broken": 4, "unchanged": 2}
-_KINDS = list(_SHOWN)
+# Of a pair: `Pair.kind`.
+_KINDS = ("fixed", "remaining", "changed", "broken", "unchanged")
 # What the exact update is compared by.
 _COMPARED = ("prevalence", "exact_match", "bleu", "rougeL")
 _SCORES = ("exact_match", "bleu", "rougeL")
@@ -191,21 +190,6 @@ def compare(pairs: Iterable[Pair]) -> dict[str, Any]:
     for pair in pairs:
         comparison.add(pair)
     return comparison.results()
-
-
-def pick_examples(pairs: Sequence[Pair]) -> list[dict[str, Any]]:
-    """Picks pairs to show, some of each kind, spread evenly over the file.
-
-    Returns:
-      Pairs as JSON-able dictionaries, with their `kind`.
-    """
-    picked = []
-    for kind, count in _SHOWN.items():
-        some = [pair for pair in pairs if pair.kind == kind]
-        step = max(len(some) / count, 1)
-        chosen = [some[int(i * step)] for i in range(min(count, len(some)))]
-        picked += [pair.example() for pair in chosen]
-    return picked
 
 
 def distance(

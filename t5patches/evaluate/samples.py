@@ -30,7 +30,7 @@ class Rejection:
         read = pairs.reader(annotator)
         self._ids: dict[str, str] = {}  # Inputs not met yet, and a sample of each.
         self._taken: dict[str, pairs.Output] = {}
-        self._inputs = self._samples = self._clean = self._drawn = 0
+        self._samples = self._clean = self._drawn = self._found = 0
         self._accepted = Comparison()
         for row in samples:
             output, key = read(row), row["inputs"]
@@ -42,7 +42,7 @@ class Rejection:
                 self._taken.setdefault(key, output)
         if not self._samples:
             raise UserError("there are no samples")
-        self._inputs, self._found = len(self._ids), 0
+        self._inputs = len(self._ids)
 
     def add(self, old: pairs.Output, rows: Any) -> None:
         """Takes the next old prediction; of several with the same inputs the first."""

@@ -13,7 +13,6 @@ from t5patches.errors import UserError
 from t5patches.interchange import claims, json_files, results_files
 
 _HINT = "give the results.json that `t5patches evaluate` writes"
-_VERSION = 1
 
 
 def _number(most: float, least: float = 0, kind: Any = int | float) -> Any:
@@ -135,10 +134,11 @@ def check_results(results: Mapping[str, Any]) -> None:
     Raises:
       UserError: naming the field that is missing or wrong.
     """
-    if (version := results.get("schema_version", _VERSION)) != _VERSION:
+    known = results_files.SCHEMA_VERSION
+    if (version := results.get("schema_version", known)) != known:
         raise UserError(
             f"field 'schema_version' of the results is {errors.shorten(version)}, this "
-            f"version of t5patches reads {_VERSION}; use the one that wrote them"
+            f"version of t5patches reads {known}; use the one that wrote them"
         )
     _check(results, _RESULTS, "")
     if "references" in results:

@@ -45,7 +45,7 @@ def pairs():
 
 
 def rows_of(found):
-    rows = sorted(evaluate.pick_examples(found), key=lambda row: row["id"])
+    rows = [pair.example() for pair in found]
     return [{**row, "faults": faults} for row, faults in zip(rows, FAULTS, strict=True)]
 
 

@@ -31,7 +31,7 @@ PAIRS = evaluate.join(
 )
 RESULTS = evaluate.compare(PAIRS)
 OPTIONAL = {"outcomes", "similarity", "new_faults", "by_label"}
-EXAMPLES = evaluate.pick_examples(PAIRS)
+EXAMPLES = [pair.example() for pair in PAIRS]
 
 
 class Reader(html.parser.HTMLParser):
