@@ -20,6 +20,7 @@ gets none of this.
 
 from __future__ import annotations
 
+import copy
 import functools
 import inspect
 import os
@@ -343,35 +344,49 @@ class SelfDistillationTrainer(WatchedTrainer):
         return _as_state(self.frozen_params)
 
     @functools.cached_property
-    def _partitioned_train_step(self) -> _WithFrozenParams:
-        def step(train_state, batch, frozen_params):
+    def _partitioned_train_step(self) -> _WithMoreArguments:
+        def step(train_state, batch, frozen_params, numbers):
+            alpha, learning_rate, rng = numbers
             return train_with_lr(
                 train_state,
                 batch,
-                self._learning_rate_fn(train_state.step),
-                self._get_step_rng(train_state.step),
-                self._model,
+                learning_rate,
+                rng,
+                _with_alpha(self._model, alpha),
                 self._num_microbatches,
                 self._weight_metrics_computer,
                 self._partitioner.data_partition_spec,
                 orig_train_state=_as_state(frozen_params),
             )
 
+        @jax.jit
+        def numbers(step):
+            return self._alpha, self._learning_rate_fn(step), self._get_step_rng(step)
+
         return self._partition(
-            step, out_axes=(self._train_state_axes, None), donate_argnums=(0,)
+            step, numbers, out_axes=(self._train_state_axes, None), donate_argnums=(0,)
         )
 
     @functools.cached_property
-    def _partitioned_eval_step(self) -> _WithFrozenParams:
-        def step(train_state, batch, frozen_params):
-            frozen_state = _as_state(frozen_params)
+    def _partitioned_eval_step(self) -> _WithMoreArguments:
+        def step(train_state, batch, frozen_params, alpha):
             return eval_step(
-                self._model, train_state, batch, orig_train_state=frozen_state
+                _with_alpha(self._model, alpha),
+                train_state,
+                batch,
+                orig_train_state=_as_state(frozen_params),
             )
 
-        return self._partition(step, out_axes=None)
+        return self._partition(step, lambda step: self._alpha, out_axes=None)
 
-    def _partition(self, step, out_axes, donate_argnums=()) -> _WithFrozenParams:
+    @property
+    def _alpha(self) -> jax.Array | None:
+        alpha = getattr(self._model, "alpha", None)
+        return None if alpha is None else jnp.float32(alpha)
+
+    def _partition(
+        self, step, numbers, out_axes, donate_argnums=()
+    ) -> _WithMoreArguments:
         axes = self._train_state_axes
         partitioned = self._partitioner.partition(
             step,
@@ -379,11 +394,12 @@ class SelfDistillationTrainer(WatchedTrainer):
                 axes,
                 self._partitioner.data_partition_spec,
                 None if self.frozen_params is None else axes.params,
+                None,
             ),
             out_axis_resources=out_axes,
             donate_argnums=donate_argnums,
         )
-        return _WithFrozenParams(partitioned, self.frozen_params)
+        return _WithMoreArguments(partitioned, self.frozen_params, numbers)
 
 
 def takes_frozen_params(model: Any) -> bool:
@@ -398,22 +414,36 @@ def _as_state(params: PyTree) -> train_state_lib.InferenceState | None:
     return train_state_lib.InferenceState(step=None, params=params)
 
 
-class _WithFrozenParams:
-    """A step of (train_state, batch) for T5X, of one argument more for XLA.
+def _with_alpha(model: Any, alpha: jax.Array | None) -> Any:
+    """Returns the model with an alpha that may be traced."""
+    if alpha is not None:
+        model = copy.copy(model)
+        model.alpha = alpha
+    return model
+
+
+class _WithMoreArguments:
+    """A step of (train_state, batch) for T5X, of two arguments more for XLA.
 
     T5X calls its steps, or lowers and compiles them, with a train state and a batch.
+    The frozen parameters, and numbers that differ from run to run, are no constants of
+    the program: where alpha, learning rate or seed are others it is compiled already.
     """
 
-    def __init__(self, step: Any, frozen_params: PyTree):
+    def __init__(self, step: Any, frozen_params: PyTree, numbers: Callable[[Any], Any]):
         self._step = step
         self._frozen_params = frozen_params
+        self._numbers = numbers
 
     def __call__(self, train_state, batch):
-        return self._step(train_state, batch, self._frozen_params)
+        numbers = self._numbers(train_state.step)
+        return self._step(train_state, batch, self._frozen_params, numbers)
 
-    def lower(self, train_state, batch) -> _WithFrozenParams:
-        lowered = self._step.lower(train_state, batch, self._frozen_params)
-        return _WithFrozenParams(lowered, self._frozen_params)
+    def lower(self, train_state, batch) -> _WithMoreArguments:
+        numbers = self._numbers(train_state.step)
+        lowered = self._step.lower(train_state, batch, self._frozen_params, numbers)
+        return _WithMoreArguments(lowered, self._frozen_params, self._numbers)
 
-    def compile(self) -> _WithFrozenParams:
-        return _WithFrozenParams(self._step.compile(), self._frozen_params)
+    def compile(self) -> _WithMoreArguments:
+        compiled = self._step.compile()
+        return _WithMoreArguments(compiled, self._frozen_params, self._numbers)

@@ -33,6 +33,8 @@ def make_trainer(
     num_microbatches=None,
     num_partitions=1,
     parts=None,
+    rng=None,
+    rate=LEARNING_RATE,
     **kwargs,
 ):
     partitioner, state, axes = parts or tiny.make_state(model, seed, num_partitions)
@@ -43,8 +45,8 @@ def make_trainer(
         eval_names=["validation"],
         summary_dir=None if model_dir is None else str(model_dir),
         train_state_axes=axes,
-        rng=jax.random.PRNGKey(7),
-        learning_rate_fn=lambda step: jnp.asarray(LEARNING_RATE),
+        rng=jax.random.PRNGKey(7) if rng is None else rng,
+        learning_rate_fn=lambda step: jnp.asarray(rate),
         num_microbatches=num_microbatches,
         **kwargs,
     )
@@ -112,6 +114,30 @@ def test_frozen_dropout(frozen_dropout):
     )
     kl = float(metrics["other/kl"].compute())
     assert (abs(kl) < 1e-6) == frozen_dropout
+
+
+def test_alpha_rate_and_seed_are_no_constants_of_the_compiled_steps():
+    """A sweep compiles its steps once, and a step has its own run's numbers."""
+    batch, programs, found = tiny.make_batch(), [], []
+    for alpha, rate, seed in ((ALPHA, LEARNING_RATE, 7), (0.5, 1e-3, 8)):
+        model = tiny.make_model(alpha=alpha, dropout_rate=0.1)
+        trainer = make_trainer(model, rng=jax.random.PRNGKey(seed), rate=rate)
+        steps = trainer._partitioned_train_step, trainer._partitioned_eval_step
+        lowered = [step.lower(trainer.train_state, batch)._step for step in steps]
+        programs.append([program.as_text() for program in lowered])
+        (metrics,) = train(trainer, 1)
+        assert metrics["learning_rate"] == np.float32(rate)
+        found.append(metrics["unwanted/loss"])
+        expected, _ = jax.jit(model.loss_fn)(
+            tiny.make_state(model)[1].params,
+            batch,
+            jax.random.fold_in(jax.random.PRNGKey(seed), 0),
+            trainer.frozen_params,
+        )
+        np.testing.assert_allclose(metrics["loss"], expected, rtol=1e-5)
+        trainer.close()
+    assert programs[0] == programs[1]
+    assert found[0] != found[1]  # Other dropout masks.
 
 
 @pytest.mark.parametrize("num_microbatches", [None, 2])
