@@ -171,6 +171,7 @@ COMMANDS = {
     "annotate": ("annotate:annotate", "mark what is unwanted in predictions"),
     "tagger": ("tagger:tagger", "train what annotate toxicity marks words with"),
     "evaluate": ("evaluation:evaluate", "compare outputs before and after an update"),
+    "sweep": ("sweep:sweep", "compare methods and settings: many updates"),
     "report": ("evaluation:report", "write the report of an evaluation"),
     "infer": ("t5x_scripts:infer", "run a model over a task, as T5X does"),
     "eval": ("t5x_scripts:evaluate", "compute a task's metrics, as T5X does"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import functools
+import shlex
 from collections.abc import Callable
 
 from t5patches.annotate import (
@@ -19,6 +20,7 @@ from t5patches.annotate import (
 )
 from t5patches.cli import starting
 from t5patches.cli.options import add_option, names, positive, sentinels
+from t5patches.errors import UserError
 
 Add = Callable[..., None]  # `add_option`, of a parser.
 Make = Callable[[argparse.Namespace], Annotator]
@@ -89,6 +91,21 @@ def annotate(argv: list[str]) -> None:
             f"{stats['unwanted_alternatives']:,} of {stats['alternatives_tried']:,} "
             f"alternatives are unwanted, at {stats['positions_with_them']:,} positions"
         )
+
+
+def make_annotator(words: str, where: str) -> Annotator:
+    """Makes the annotator of words as they stand behind `t5patches annotate`.
+
+    Raises:
+      UserError: there is none of that name; `where` says where the words are from.
+    """
+    name, *argv = shlex.split(words) or [""]
+    if name not in ANNOTATORS:
+        kinds = ", ".join(ANNOTATORS)
+        raise UserError(f"{where}: no annotator {name!r}; there is {kinds}")
+    parser = starting.parser(f"annotate {name}", where)
+    make = ANNOTATORS[name][0](functools.partial(add_option, parser))
+    return make(parser.parse_args(argv))
 
 
 def _add_shared(add: Add) -> None:

@@ -18,10 +18,13 @@ from etils import epath
 from t5patches import losses
 from t5patches.errors import UserError
 from t5patches.interchange import claims, json_files, records
-from t5patches.quickstart import run_folder, use_cases, vocabulary
-from t5patches.quickstart.run_folder import SPLITS, Record, Run
+from t5patches.quickstart import use_cases, vocabulary
+from t5patches.quickstart.run_folder import SPLITS, Run
+from t5patches.run.stages import Record, do_stage, quiet, total_costs
 
 GIN = "experiments/quickstart"
+MODEL = "models/t5_1_1_tiny.gin"
+ROWS = "runs/unwanted_rows.gin"
 # What an update is trained on and watched by.
 TRAINING = ("train", "validation")
 
@@ -42,9 +45,6 @@ ALTERNATIVES = "alternatives"
 ANNOTATED_EXACT = "annotated_exact"
 # The family, each method a file of gin/methods, and the baselines.
 METHODS = (*losses.METHODS, *BASELINES)
-# What the methods, which learn of what was said, are compared with besides: TNFF as
-# `update` trains it where a list of phrases says all.
-WHOLE_SETS = "whole_sets"
 
 
 class NothingLeftError(UserError):
@@ -114,7 +114,15 @@ def _script(run: Run, script: str, stage: str, files: list[str], **macros: Any) 
     """Runs one of T5X's scripts with gin files and macros."""
     from t5patches.run import scripts
 
-    macros = {
+    argv = [f"--gin_file={file}" for file in files]
+    found = macros_of(run, stage, **macros).items()
+    argv += [f"--gin.{name}={value!r}" for name, value in found]
+    scripts.run(script, argv, description=stage)
+
+
+def macros_of(run: Run, stage: str, **macros: Any) -> dict[str, Any]:
+    """Returns the macros of a stage: what all have, those given, the run's own."""
+    return {
         "VOCABULARY_PATH": run.vocabulary_path,
         # Rows of the embedding table come in multiples of 128.
         "VOCABULARY_SIZE": -(-run.pieces // 128) * 128,
@@ -122,9 +130,6 @@ def _script(run: Run, script: str, stage: str, files: list[str], **macros: Any) 
         **run.macros.get("shared", {}),
         **run.macros.get(stage, {}),
     }
-    argv = [f"--gin_file={file}" for file in files]
-    argv += [f"--gin.{name}={value!r}" for name, value in macros.items()]
-    scripts.run(script, argv, description=stage)
 
 
 def finetune(run: Run) -> Record:
@@ -202,7 +207,7 @@ def _annotate(
     vocab = records.load_vocabulary(run.vocabulary_path)
     annotator = use_cases.find(run.use_case, run.data).annotator(run)
     # It warns of texts without ids or without anything unwanted; here both are meant.
-    with run_folder.quiet("error"):
+    with quiet("error"):
         return annotate_files(predictions, annotator, folder, vocab, **options)
 
 
@@ -266,7 +271,7 @@ def try_alternatives(run: Run, number: int = 1) -> Record:
             run,
             "infer",
             "alternatives",
-            ["models/t5_1_1_tiny.gin", "runs/alternatives.gin", f"{GIN}/_shared.gin"],
+            [MODEL, "runs/alternatives.gin", f"{GIN}/_shared.gin"],
             CHECKPOINT_PATH=run.checkpoint("finetuned"),
             INFER_OUTPUT_DIR=output,
             FILES={split: run.path(of_round(number, "annotated"), split, "annotated")},
@@ -334,24 +339,24 @@ def _rows_to_annotate(run: Run, method: str, split: str) -> Iterable[Mapping[str
             yield {**row, "corrected": corrected}
 
 
-def update_model(
-    run: Run, method: str, model: str, whole: bool = False, rounds: int = 1
-) -> str:
-    """Updates the fine-tuned model; returns the checkpoint, relative to the folder.
+def update_files(
+    run: Run, method: str, whole: bool = False, rounds: int = 1
+) -> dict[str, list[str]]:
+    """Returns split -> what an update is trained on, made if needed.
 
     Args:
-      run: the run.
+      run: a run whose generations are annotated.
       method: one of METHODS.
-      model: the new model's folder, in the run folder.
-      whole: whether to leave out everything that is known to be unwanted at a position:
-        of phrases by the output layer's rows alone, else with the alternatives.
+      whole: whether to leave out everything that is known to be unwanted at a position.
       rounds: whose annotated generations it is trained on.
+
+    Raises:
+      NothingLeftError: a baseline leaves no example of a split.
     """
-    kind = BASELINES.get(method, method)
-    rows = whole and use_cases.find(run.use_case, run.data).phrases is not None
-    made = "annotated" if rows or not whole else "annotated_alternatives"
+    phrases = use_cases.find(run.use_case, run.data).phrases is not None
+    made = "annotated" if phrases or not whole else "annotated_alternatives"
     rest = [of_round(number, made) for number in range(2, rounds + 1)]
-    rest += [ANNOTATED_EXACT] * rows
+    rest += [ANNOTATED_EXACT] * (whole and phrases)
     files = {}
     for split in TRAINING:
         first = run.path(made, split, "annotated")
@@ -359,25 +364,29 @@ def update_model(
         folders = (run.path(folder, split) for folder in rest)
         more = [f"{folder}/annotated" for folder in folders if os.path.isdir(folder)]
         files[split] = [first, *more]
+    return files
+
+
+def update(run: Run, number: int = 1) -> Record:
+    """Updates the fine-tuned model on annotated generations, in every round anew.
+
+    What phrases say is unwanted is learned by the output layer's rows alone.
+    """
+    whole, model = run.method in losses.METHODS, of_round(number, "updated")
+    rows = whole and use_cases.find(run.use_case, run.data).phrases is not None
+    kind = BASELINES.get(run.method, run.method)
     _script(
         run,
         "train",
         "update",
-        ["models/t5_1_1_tiny.gin", f"methods/{kind}.gin", f"{GIN}/update.gin"]
-        + ["runs/unwanted_rows.gin"] * rows,
+        [MODEL, f"methods/{kind}.gin", f"{GIN}/update.gin", *([ROWS] if rows else [])],
         MODEL_DIR=run.path(model),
         INITIAL_CHECKPOINT_PATH=run.checkpoint("finetuned"),
-        FILES=files,
+        FILES=update_files(run, run.method, whole, number),
         RANDOM_SEED=run.seed,
         DATA_SEED=run.seed,
     )
-    return os.path.relpath(run.checkpoint(model), run.folder)
-
-
-def update(run: Run, number: int = 1) -> Record:
-    """Updates the fine-tuned model on annotated generations, in every round anew."""
-    whole, model = run.method in losses.METHODS, of_round(number, "updated")
-    return {"checkpoint": update_model(run, run.method, model, whole, number)}
+    return {"checkpoint": os.path.relpath(run.checkpoint(model), run.folder)}
 
 
 def generate_after(run: Run, number: int = 1) -> Record:
@@ -386,32 +395,19 @@ def generate_after(run: Run, number: int = 1) -> Record:
     return {"generations": {"test": generate(run, model, when, "test")}}
 
 
-def compare(
-    run: Run, when: str, split: str
-) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Compares the generations in the folder `when` with the fine-tuned model's.
-
-    Returns:
-      The results and the examples of `evaluate.evaluate_files`.
-    """
+def evaluate(run: Run, number: int = 1) -> Record:
+    """Compares the generations of the two models on the test inputs."""
     from t5patches import evaluate as evaluation
 
     use_case = use_cases.find(run.use_case, run.data)
-    known = use_case.phrases is not None and split == "test"
-    results, examples = evaluation.evaluate_files(
-        run.predictions("before", split),
-        run.predictions(when, split),
+    scores, examples = evaluation.evaluate_files(
+        run.predictions("before"),
+        run.predictions(of_round(number, "after")),
         use_case.annotator(run),
-        references=run.corpus_files()[split],
-        exact_update=run.predictions("exact") if known else None,
+        references=run.corpus_files()["test"],
+        exact_update=run.predictions("exact") if use_case.phrases else None,
     )
-    return results, [*examples]
-
-
-def evaluate(run: Run, number: int = 1) -> Record:
-    """Compares the generations of the two models on the test inputs."""
-    scores, examples = compare(run, of_round(number, "after"), "test")
-    return {"scores": scores, "examples_to_show": examples}
+    return {"scores": scores, "examples_to_show": [*examples]}
 
 
 # Stage -> (what it does, said to the user; the function that does it).
@@ -463,7 +459,7 @@ def do_stages(
         what, work = STAGES[name]
         further = [which] if which > 1 else []  # Not every stage takes the round.
         name = of_round(which, name)
-        records_by_name[name] = run_folder.do_stage(
+        records_by_name[name] = do_stage(
             run.path(name),
             label.format(number=number, what=what),
             functools.partial(work, run, *further),
@@ -511,7 +507,7 @@ def run_all(run: Run, rounds: int = 1) -> dict[str, Any]:
 
     asked = settings(run)
     claim(run, asked)
-    with run_folder.quiet():
+    with quiet():
         names = stages(run, STAGES)
         done = do_stages(run, names, f"[{{number}}/{len(names)}] {{what}}")
         for further in _further_rounds(run, rounds):
@@ -523,7 +519,7 @@ def run_all(run: Run, rounds: int = 1) -> dict[str, Any]:
             "seed": run.seed,
             **evaluated[-1]["scores"],
             **({"rounds": _by_round(evaluated)} if rounds > 1 else {}),
-            **run_folder.total_costs([*done.values()]),
+            **total_costs([*done.values()]),
             "stage_seconds": {name: record["seconds"] for name, record in done.items()},
             "corpus_examples": done["corpus"]["examples"],
             "share_with_unwanted": done["annotate"]["share_with_unwanted"],

@@ -21,26 +21,16 @@ A stage is marked as done when all of it is there, so a run that was killed goes
 the stage it was in.
 """
 
-import contextlib
 import dataclasses
-import logging
 import os
-import resource
-import sys
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from t5patches.errors import UserError
-from t5patches.interchange import claims
 
 SIZES = {"train": 12000, "validation": 400, "test": 500}
 SPLITS = tuple(SIZES)
 VOCABULARY_SIZE = 1000
-
-Record = dict[str, Any]
-# What every stage's record has.
-_COSTS = ("seconds", "cpu_seconds", "peak_memory_gb")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,77 +92,3 @@ class Run:
                 "done; remove the run folder and start again"
             )
         return os.path.join(folder, f"checkpoint_{steps[-1]}")
-
-
-def do_stage(
-    unit: str,
-    label: str,
-    work: Callable[[], Record],
-    hint: Callable[[float], str] = lambda seconds: "",
-) -> Record:
-    """Does a stage, or reads the record of one that is done.
-
-    Args:
-      unit: a path in the run folder; the stage's mark is beside it.
-      label: said to the user.
-      work: does it; returns its findings, for the record.
-      hint: seconds that it took -> what to say behind them.
-
-    Returns:
-      The record: `seconds`, `cpu_seconds`, `peak_memory_gb` and the findings.
-    """
-    record = claims.findings(unit)
-    if record is not None:
-        if not all(isinstance(record.get(key), int | float) for key in _COSTS):
-            raise UserError(
-                f"{unit}.done.json: does not say {', '.join(_COSTS)}; it is none of "
-                "ours: remove it, and the stage is done again"
-            )
-        print(f"{label} done before ({record['seconds']:.0f} s)", flush=True)
-        return record
-    # On a terminal the stage's progress bars come below the label.
-    bars = sys.stderr.isatty()
-    print(f"{label} …", end="\n" if bars else " ", flush=True)
-    start, cpu = time.monotonic(), time.process_time()
-    findings = work()
-    seconds = time.monotonic() - start
-    record = {
-        "seconds": seconds,
-        "cpu_seconds": time.process_time() - cpu,
-        "peak_memory_gb": _peak_memory_gb(),
-        **findings,
-    }
-    claims.mark_done(unit, record)
-    said = f"{label if bars else ''} {seconds:.0f} s{hint(seconds)}"
-    print(said.strip(), flush=True)
-    return record
-
-
-def total_costs(records: list[Record]) -> dict[str, float]:
-    """Returns what stages took together, for the results."""
-    return {
-        "seconds": sum(record["seconds"] for record in records),
-        "cpu_seconds": sum(record["cpu_seconds"] for record in records),
-        "peak_memory_gb": max(record["peak_memory_gb"] for record in records),
-    }
-
-
-def _peak_memory_gb() -> float:
-    # Linux counts in KiB, macOS in bytes.
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
-
-
-@contextlib.contextmanager
-def quiet(level: str = "warning") -> Iterator[None]:
-    """Leaves of the log the warnings, or the errors; the stages have a line each."""
-    from absl import logging as absl_logging
-
-    logger = logging.getLogger("absl")
-    before, logged = absl_logging.get_verbosity(), logger.level
-    absl_logging.set_verbosity(level)
-    try:
-        yield
-    finally:
-        absl_logging.set_verbosity(before)
-        logger.setLevel(logged)

@@ -1,34 +1,40 @@
-"""Several methods on one job: an update for each point of the grid, and who is better.
+"""Several methods on the quickstart's job: the plan of a sweep, written and done.
 
-The corpus, the fine-tuned model, its generations and their annotations are made once.
-Beside the files that `run_folder.py` lists:
+The corpus, the fine-tuned model, its generations and their annotations are made once;
+RUN/sweep.json is the plan, as `t5patches sweep` takes it, and RUN is the sweep's
+folder, too. A folder made for some methods takes more of them later.
 
-    RUN/points/POINT/model/          the updated model
-    RUN/points/POINT/SPLIT/          its generations, validation and test
-    RUN/points/POINT.done.json       a point that is done: its scores
-
-All in one process, so that programs that points share (all but the training step, in
-which alpha and the learning rate are constants: four seconds of a point) are compiled
-once. A run that was stopped goes on with the point it was in, and a folder made for
-some methods takes more of them later.
+Every method of the family gets the same points: alpha over almost two decades. The
+baselines have no alpha; they get three learning rates. Whole sets are learned by a few
+parameters, at a larger rate.
 """
 
-import dataclasses
-import functools
-import gc
-from collections.abc import Sequence
+import shlex
+from collections.abc import Mapping, Sequence
 from typing import Any
-
-import jax
-from etils import epath
 
 from t5patches.errors import UserError
 from t5patches.interchange import json_files
-from t5patches.quickstart import grid, job, run_folder, use_cases
-from t5patches.quickstart.run_folder import Record, Run
+from t5patches.quickstart import job, use_cases
+from t5patches.quickstart.run_folder import Run
+from t5patches.run.stages import quiet
+from t5patches.sweep import plan, running
 
-SPLITS = ("validation", "test")
-METHODS = (*job.METHODS, job.WHOLE_SETS)
+# TNFF as the quickstart's own update has it, where a list of phrases says all.
+WHOLE_SETS = "whole_sets"
+METHODS = (*job.METHODS, WHOLE_SETS)
+FAMILY = {"alphas": [0.25, 1.0, 4.0, 16.0], "learning_rates": [0.001]}
+BASELINES = {"learning_rates": [0.0003, 0.001, 0.003]}
+ROWS = ({"alphas": [0.25, 1.0, 4.0], "learning_rates": [0.04]},
+        {"alphas": [1.0], "learning_rates": [0.01]})  # fmt: skip
+# As many steps on the model's own clean outputs, at the family's rate.
+CONTROL = {
+    "name": "control",
+    "title": "no-op control",
+    "methods": ["filtered"],
+    "learning_rates": FAMILY["learning_rates"],
+    "control": True,
+}
 # A point is done again from its start: one checkpoint, of the end, is enough.
 _MACROS = {"SAVE_PERIOD": 400, "EVAL_PERIOD": 400, "KEEP_CHECKPOINTS": 1}
 
@@ -51,113 +57,77 @@ def methods_of(text: str) -> list[str]:
     return list(dict.fromkeys(names))
 
 
-def do_point(run: Run, point: grid.Point) -> dict[str, Any]:
-    """Updates, generates and evaluates.
+def grid(methods: Sequence[str], files: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Returns the plan's grid.
 
-    Returns:
-      The point, and its scores by split, or `failed`, in words, where the loss became
-      infinite (some settings are too much for a method) or a baseline has no data.
+    Args:
+      methods: some of METHODS, and the control.
+      files: method -> what it is trained on.
     """
-    folder = f"points/{point.name}"
-    found: dict[str, Any] = {"name": point.name, **dataclasses.asdict(point)}
-    whole = point.method == job.WHOLE_SETS
-    method = "tnff" if whole else point.method
-    try:
-        job.update_model(_with_macros(run, point), method, f"{folder}/model", whole)
-    except UserError as error:
-        # The trainer leaves the batch; any other mistake is not the point's own.
-        model = epath.Path(run.path(folder, "model"))
-        diverged = any(model.glob("bad_batch_*"))
-        if not diverged and not isinstance(error, job.NothingLeftError):
-            raise
-        return {**found, "failed": str(error).splitlines()[0]}
-    for split in SPLITS:
-        job.generate(run, f"{folder}/model", folder, split)
-        found[split], _ = job.compare(run, folder, split)
-    # Programs and data sets of this point; what others share is cached on disk.
-    jax.clear_caches()
-    gc.collect()
+    found = []
+    for method in methods:
+        own = {"methods": [job.BASELINES.get(method, method)], "sets": ["seen"]}
+        several: Sequence[Mapping[str, Any]] = [FAMILY]
+        if method == WHOLE_SETS:
+            title = "TNFF on whole sets"
+            own = {"title": title, "methods": ["tnff"], "gin_files": [job.ROWS]}
+            several = ROWS
+        elif method in job.BASELINES:
+            several = [BASELINES]
+        elif method == CONTROL["name"]:
+            several = [CONTROL]
+        macros = {"macros": {"FILES": files[method]}}
+        found += [{"name": method, **own, **macros, **points} for points in several]
     return found
 
 
-def _with_macros(run: Run, point: grid.Point) -> Run:
-    """Returns the run whose updates are at a point of the grid."""
-    own = run.macros.get("update", {})
-    if point.method != job.WHOLE_SETS:
-        # The paper's methods learn of the tokens that were said.
-        own = {"UNWANTED_SETS": None, **own}
-    macros = {**_MACROS, **own, **point.macros()}
-    return dataclasses.replace(run, macros={**run.macros, "update": macros})
-
-
-def _do_points(run: Run, points: Sequence[grid.Point]) -> list[Record]:
-    done: list[Record] = []
-    for number, point in enumerate(points, start=1):
-        record = run_folder.do_stage(
-            run.path("points", point.name),
-            f"[{number}/{len(points)}] {point.label}",
-            functools.partial(do_point, run, point),
-            functools.partial(_to_go, done, left=len(points) - number),
-        )
-        done.append(record)
-    return done
-
-
-def _to_go(done: Sequence[Record], seconds: float, left: int) -> str:
-    """Says how long the points that are left will take, by the mean of those done."""
-    if not left:
-        return ""
-    known = [record["seconds"] for record in done] + [seconds]
-    return f", about {sum(known) / len(known) * left / 60:.0f} min to go"
-
-
-def results_of(
-    run: Run, shared: dict[str, Record], points: Sequence[Record]
+def _plan(
+    run: Run, files: Mapping[str, Any], methods: Sequence[str], relearn: int | None
 ) -> dict[str, Any]:
-    """Returns what `results.json` says, from the stages' records.
-
-    `points` has every point with its scores and its distance from the ideal by split,
-    but for the `failed`; `chosen` each method's point by
-    name; `beaten_by` the methods that beat a method, chosen points on the test inputs;
-    `front` those that none beats, the nearest to the ideal first.
-    """
-    done = [
-        {**point, "distance": {split: grid.distance(point[split]) for split in SPLITS}}
-        for point in points
-        if "failed" not in point
-    ]
-    if not done:
-        raise UserError(f"every update failed; the first: {points[0]['failed']}")
-    methods = list(dict.fromkeys(point["method"] for point in done))
-    chosen = {
-        method: grid.choose([point for point in done if point["method"] == method])
-        for method in methods
+    """Returns the plan, as its file has it."""
+    use_case, corpus = use_cases.find(run.use_case, run.data), run.corpus_files()
+    seeds = {"RANDOM_SEED": run.seed, "DATA_SEED": run.seed}
+    start = {"INITIAL_CHECKPOINT_PATH": run.checkpoint("finetuned"), **seeds}
+    evaluate: dict[str, Any] = {
+        "old": {split: run.predictions("before", split) for split in plan.SPLITS},
+        "references": {split: corpus[split] for split in plan.SPLITS},
     }
-    test = {method: point["test"] for method, point in chosen.items()}
-    beaten_by = grid.beaten_by(test)
-    front = [method for method in methods if not beaten_by[method]]
-    return {
-        "use_case": use_cases.find(run.use_case, run.data).name,
-        "seed": run.seed,
-        "methods": methods,
-        "rule": grid.RULE,
-        "chosen": {method: point["name"] for method, point in chosen.items()},
-        "front": sorted(front, key=lambda method: grid.distance(test[method])),
-        "beaten_by": beaten_by,
-        "points": done,
-        "failed": [point for point in points if "failed" in point],
-        **run_folder.total_costs([*shared.values(), *points]),
-        "stage_seconds": {name: record["seconds"] for name, record in shared.items()},
-        "share_with_unwanted": shared["annotate"]["share_with_unwanted"],
+    if use_case.phrases is not None:
+        evaluate["exact_update"] = {"test": run.predictions("exact")}
+    found: dict[str, Any] = {
+        "annotate": shlex.join(use_case.annotate(run)),
+        "update": {
+            "gin_files": [job.MODEL, f"{job.GIN}/update.gin"],
+            "macros": job.macros_of(run, "update", **_MACROS, **start),
+        },
+        "generate": {
+            "gin_files": [f"{job.GIN}/generate.gin"],
+            "macros": job.macros_of(run, "generate", FILES=corpus),
+        },
+        "evaluate": evaluate,
+        "grid": grid(methods, files),
     }
+    if relearn:
+        steps = {"TRAIN_STEPS_RELATIVE": relearn, "LEARNING_RATE": 0.001}
+        files_of = ("runs/finetune.gin", "tasks/text.gin", f"{job.GIN}/_shared.gin")
+        macros = {**_MACROS, **steps, **seeds, "BATCH_SIZE": 64, "EVAL_STEPS": 4}
+        macros |= {name: relearn for name in ("SAVE_PERIOD", "EVAL_PERIOD")}
+        found["relearn"] = {
+            "gin_files": [job.MODEL, *files_of],
+            "macros": {**job.macros_of(run, "relearn", FILES=corpus), **macros},
+        }
+    return found
 
 
-def run_all(run: Run, methods: Sequence[str]) -> dict[str, Any]:
+def run_all(
+    run: Run, methods: Sequence[str], relearn: int | None = None
+) -> dict[str, Any]:
     """Compares methods, or does what of it is not done yet.
 
     Args:
       run: the run; its `method` does not matter.
       methods: some of METHODS; whole sets are left out where nobody knows them.
+      relearn: steps on the original data that the chosen models are trained for again.
 
     Returns:
       The results, as in `results.json`.
@@ -166,23 +136,40 @@ def run_all(run: Run, methods: Sequence[str]) -> dict[str, Any]:
       UserError: the folder was made with other settings, the data are wrong, or every
         update failed.
     """
-    from t5patches import report
-
-    if use_cases.find(run.use_case, run.data).phrases is None:
-        methods = [method for method in methods if method != job.WHOLE_SETS]
+    use_case = use_cases.find(run.use_case, run.data)
+    if use_case.phrases is None:
+        methods = [method for method in methods if method != WHOLE_SETS]
     if not methods:
         raise UserError(
-            f"--methods {job.WHOLE_SETS}: only a list of phrases says what is in them"
+            f"--methods {WHOLE_SETS}: only a list of phrases says what is in them"
         )
     asked = job.settings(run, methods="*")
     job.claim(run, asked)
-    with run_folder.quiet():
+    with quiet():
         names = job.stages(run, [*job.SHARED_STAGES, job.EXACT])
         shared = job.do_stages(run, names, "{what}")
-        points = _do_points(run, grid.points(methods))
-        results = results_of(run, shared, points)
-        json_files.write_json(run.path("results.json"), results)
-        titles = {method: grid.title(method) for method in METHODS}
-        table = report.write_comparison(run.folder, results, titles, asked)
-    print(f"\n{table}\n\nThe report is {run.path('report.html')}", flush=True)
-    return results
+        files, failed = {}, []
+        for method in (*methods, CONTROL["name"]):
+            trained = {WHOLE_SETS: "tnff", CONTROL["name"]: "filtered"}
+            whole, kind = method == WHOLE_SETS, trained.get(method, method)
+            try:
+                files[method] = job.update_files(run, kind, whole)
+            except job.NothingLeftError as error:
+                failed.append({**_nothing(method), "failed": str(error)})
+        if not files.keys() - {CONTROL["name"]}:
+            raise UserError(f"every update failed; the first: {failed[0]['failed']}")
+        path = run.path("sweep.json")
+        json_files.write_json(path, _plan(run, files, [*files], relearn))
+        sweep = running.Sweep(plan.read(path), use_case.annotator(run), run.folder)
+        about = {
+            "use_case": use_case.name,
+            "seed": run.seed,
+            "share_with_unwanted": shared["annotate"]["share_with_unwanted"],
+        }
+        return running.run(sweep, asked, about, shared, failed)
+
+
+def _nothing(method: str) -> dict[str, Any]:
+    """Returns the fields of a point that there is not."""
+    names = ("alpha", "learning_rate", "seed")
+    return {"name": method, "method": method, "control": False} | dict.fromkeys(names)

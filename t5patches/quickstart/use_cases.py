@@ -26,6 +26,7 @@ class UseCase:
       make: makes the corpus: split -> examples `{"inputs", "targets"}`.
       prepare: makes what the annotator needs; returns findings for the stage's record.
       annotator: returns what finds the unwanted spans of an output.
+      annotate: the same in words of `t5patches annotate`.
       correct: returns an output with its unwanted spans corrected.
       options: `Run`'s options where they differ from the defaults.
       phrases: returns the file of phrases that are all that is unwanted; None where
@@ -36,6 +37,7 @@ class UseCase:
     make: Callable[[Run], Splits]
     prepare: Callable[[Run], dict[str, Any]]
     annotator: Callable[[Run], Annotator]
+    annotate: Callable[[Run], list[str]]
     correct: Callable[[str, Sequence[Span]], str]
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     phrases: Callable[[Run], str] | None = None
@@ -61,6 +63,7 @@ _COMMENTS = UseCase(
     make=lambda run: comments.make(run.seed, run.sizes),
     prepare=_write_phrases,
     annotator=lambda run: phrases.load(_phrases_path(run)),
+    annotate=lambda run: ["phrases", "--phrases", _phrases_path(run)],
     correct=comments.correct,
     options={
         "pieces": 1152,
@@ -77,6 +80,7 @@ _HALLUCINATION = UseCase(
     make=lambda run: news.make(run.seed, run.sizes),
     prepare=lambda run: {"tagger": news.train_tagger(run.path("tagger"), run.seed)},
     annotator=lambda run: entities.EntityAnnotator(run.path("tagger")),
+    annotate=lambda run: ["entities", "--pipeline", run.path("tagger")],
     correct=news.correct,
     # Which names an organisation's headlines favour takes longer to learn.
     options={"macros": {"finetune": {"TRAIN_STEPS_RELATIVE": 1500}}},

@@ -41,6 +41,8 @@ def write_comparison(
       titles: method -> its name for the reader.
       settings: names and values for the section on settings.
     """
+    points = [row for row in results["points"] if not row.get("control")]
+    results = {**results, "points": points}
     sentence, chosen = headline(results, titles), _chosen(results)
     beaten_by = {
         method: ", ".join(titles[other] for other in others) or "none"

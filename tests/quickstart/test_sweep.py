@@ -1,6 +1,7 @@
 """Several methods on one job, small: points, baselines, failures, more later."""
 
 import dataclasses
+import itertools
 import json
 import pathlib
 from unittest import mock
@@ -9,18 +10,22 @@ import pytest
 import seqio
 
 from t5patches import tasks
+from t5patches.cli import sweep as cli_sweep
 from t5patches.errors import UserError
 from t5patches.interchange import json_files, records
-from t5patches.quickstart import grid, job, sweep, use_cases
+from t5patches.quickstart import job, sweep, use_cases
 from t5patches.quickstart.run_folder import Run
+from t5patches.sweep import plan, running
 
 
 @pytest.fixture(scope="module", autouse=True)
 def small_grid():
+    point = {"alphas": [4.0], "learning_rates": [0.001]}
+    rate = {"learning_rates": [0.001]}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(grid, "FAMILY", ((4.0, 0.001),))
-        patch.setattr(grid, "BASELINES", ((None, 0.001),))
-        patch.setattr(grid, "WHOLE_SETS", ((1.0, 0.04),))
+        patch.setattr(sweep, "FAMILY", point)
+        patch.setattr(sweep, "BASELINES", rate)
+        patch.setattr(sweep, "ROWS", ({"alphas": [1.0], "learning_rates": [0.04]},))
         yield
 
 
@@ -38,9 +43,10 @@ def first(run):
 def test_a_method_alone(run, first):
     assert first["chosen"] == {"tnff": "tnff-alpha4-lr0.001"}
     assert first == json.loads(pathlib.Path(run.path("results.json")).read_text())
-    (point,) = first["points"]
-    assert set(point["distance"]) == set(sweep.SPLITS)
-    for split in sweep.SPLITS:
+    point, control = first["points"]
+    assert control["control"] and control["name"] == "control-lr0.001"
+    assert set(point["distance"]) == set(plan.SPLITS)
+    for split in plan.SPLITS:
         lines = list(records.read_predictions(run.predictions("before", split)))
         assert point[split]["examples"] == len(lines)
         assert ("exact_update" in point[split]) == (split == "test")
@@ -61,12 +67,20 @@ def test_more_methods_later(run, first, capsys):
     methods = ["tnff", "corrective", "whole_sets"]
     results = sweep.run_all(run, methods)
     said = capsys.readouterr().out
-    assert "[1/3] TNFF, alpha 4, learning rate 0.001 done before" in said
-    assert "[2/3] corrective, learning rate 0.001 …" in said
+    assert "[1/4] TNFF, alpha 4, learning rate 0.001 done before" in said
+    assert "[2/4] corrective, learning rate 0.001 …" in said
     assert "fine-tune a small T5 done before" in said
     assert results["methods"] == methods
     assert results["points"][0] == first["points"][0]
     assert set(results["front"]) <= {*methods} != set()
+    for test in results["comparisons"]:
+        one, other = (results["chosen"][method] for method in test["methods"])
+        by_name = {point["name"]: point["test"] for point in results["points"]}
+        assert test["bleu"]["ours"] == pytest.approx(by_name[one]["bleu"])
+        assert test["prevalence"]["theirs"] == by_name[other]["prevalence"]["after"]
+    assert {*itertools.chain(*(t["methods"] for t in results["comparisons"]))} == {
+        *methods
+    }
     # Whole sets are learned by the rows of unwanted tokens.
     name = results["chosen"]["whole_sets"]
     config = pathlib.Path(run.path("points", name, "model", "config.gin")).read_text()
@@ -125,32 +139,82 @@ def test_a_baseline_without_data_ends_its_point_only(run, first):
     assert "leaves nothing of the train split" in failed["failed"]
 
 
-def test_a_loss_that_is_nan_ends_its_point_only(run, first, monkeypatch):
-    def diverges(run, method, model, whole):
-        pathlib.Path(run.path(model)).mkdir(parents=True)
-        pathlib.Path(run.path(model, "bad_batch_7-00000-of-00001.jsonl")).touch()
-        raise UserError("the loss is NaN at step 7\nand more")
+def failing(monkeypatch, wrong, diverges):
+    """Has the update with a method fail."""
+    update = running.Sweep._update
 
-    monkeypatch.setattr(job, "update_model", diverges)
+    def fails(self, command, point, name):
+        if point.method != wrong:
+            return update(self, command, point, name)
+        if diverges:
+            folder = pathlib.Path(self._path(point, name))
+            folder.mkdir(parents=True)
+            (folder / "bad_batch_7-00000-of-00001.jsonl").touch()
+        raise UserError("it is wrong\nand more")
+
+    monkeypatch.setattr(running.Sweep, "_update", fails)
+
+
+def test_a_loss_that_is_nan_ends_its_point_only(run, first, monkeypatch):
+    failing(monkeypatch, "ul", diverges=True)
     results = sweep.run_all(run, ["tnff", "ul"])
     assert results["methods"] == ["tnff"]
-    assert [p["failed"] for p in results["failed"]] == ["the loss is NaN at step 7"]
-    assert "the loss is NaN" in pathlib.Path(run.path("report.html")).read_text()
-    with pytest.raises(UserError, match="every update failed; .*NaN at step 7"):
+    assert [p["failed"] for p in results["failed"]] == ["it is wrong"]
+    assert "it is wrong" in pathlib.Path(run.path("report.html")).read_text()
+    with pytest.raises(UserError, match="every update failed; .*it is wrong"):
         sweep.run_all(run, ["ul"])
 
 
-def test_other_mistakes_stop_the_run(run, first, monkeypatch):
-    refuses = mock.Mock(side_effect=UserError("no such file"))
-    monkeypatch.setattr(job, "update_model", refuses)
+def test_other_mistakes_are_tried_again(run, first, monkeypatch):
+    with monkeypatch.context() as patch:
+        failing(patch, "nl", diverges=False)
+        results = sweep.run_all(run, ["tnff", "nl"])
+    assert [p["failed"] for p in results["failed"]] == ["it is wrong"]
+    tries = mock.Mock(side_effect=UserError("wrong again"))
+    monkeypatch.setattr(running.Sweep, "_update", tries)
+    results = sweep.run_all(run, ["tnff", "nl"])
+    assert [p["failed"] for p in results["failed"]] == ["wrong again"]
+
+
+def test_a_mistake_of_the_first_point_stops_all(run, first, monkeypatch, tmp_path):
+    tries = mock.Mock(side_effect=UserError("no such file"))
+    monkeypatch.setattr(running.Sweep, "_update", tries)
     with pytest.raises(UserError, match="no such file"):
-        sweep.run_all(run, ["nl"])
+        cli_sweep.sweep([run.path("sweep.json"), "--output", str(tmp_path / "other")])
+    tries.assert_called_once()
+
+
+def test_the_command_goes_on_with_more_points(run, first, tmp_path, capsys):
+    """Seeds, and what comes back when the models are trained on the original data."""
+    sweep.run_all(run, ["tnff"])
+    found = json.loads(pathlib.Path(run.path("sweep.json")).read_text())
+    own, control = found["grid"]
+    own = {**own, "seeds": [5, 6], "name": "seeds", "title": "TNFF, seeds"}
+    found["grid"] = [found["grid"][0], own, control]
+    path = tmp_path / "mine.json"
+    json_files.write_json(path, found)
+    cli_sweep.sweep([str(path), "--output", run.folder])
+    said = capsys.readouterr().out
+    assert "[1/4] TNFF, alpha 4, learning rate 0.001 done before" in said
+    assert "[3/4] TNFF, seeds, alpha 4, learning rate 0.001, seed 6 …" in said
+    results = json.loads(pathlib.Path(run.path("results.json")).read_text())
+    assert results["chosen"]["seeds"] == "seeds-alpha4-lr0.001-seed5"
+    both = [row["test"] for row in results["points"] if row["method"] == "seeds"]
+    assert len(both) == 2
+    found["grid"][1]["macros"] = {**own["macros"], "BATCH_SIZE": 8}
+    json_files.write_json(path, found)
+    with pytest.raises(UserError, match="seed5.done.json: this point was made with"):
+        cli_sweep.sweep([str(path), "--output", run.folder])
 
 
 def test_the_grid_goes_before_the_settings_of_the_job(run):
-    job = dataclasses.replace(run, macros={"update": {"ALPHA": 8.0, "SAVE_PERIOD": 3}})
-    macros = sweep._with_macros(job, grid.Point("ul", 1.0, 0.0003)).macros["update"]
-    assert macros["ALPHA"] == 1.0 and macros["LEARNING_RATE"] == 0.0003
+    job_of = dataclasses.replace(
+        run, macros={"update": {"ALPHA": 8.0, "SAVE_PERIOD": 3}}
+    )
+    found = sweep._plan(job_of, {"ul": {}}, ["ul"], relearn=None)
+    made = plan.make(found, "")
+    macros = made.update.at(made.points[0]).macros
+    assert macros["ALPHA"] == 4.0 and macros["LEARNING_RATE"] == 0.001
     assert macros["SAVE_PERIOD"] == 3
 
 
@@ -161,5 +225,5 @@ def test_names_of_methods():
 
 def test_what_is_left_is_said_in_minutes():
     done = [{"seconds": 50.0}, {"seconds": 70.0}]
-    assert sweep._to_go(done, 60.0, 10) == ", about 10 min to go"
-    assert sweep._to_go(done, 60.0, 0) == ""
+    assert running._to_go(done, 60.0, 10) == ", about 10 min to go"
+    assert running._to_go(done, 60.0, 0) == ""

@@ -6,8 +6,8 @@ import struct
 import pytest
 
 from t5patches import report
-from t5patches.quickstart import grid
 from t5patches.report import curves, methods_report, rendering
+from t5patches.sweep import choice
 
 FAILED = {"method": "ul", "alpha": 16.0, "learning_rate": 0.1, "failed": "it is NaN"}
 TITLES = {"tnff": "TNFF", "ul": "UL", "filtered": "<filtered>"}
@@ -27,7 +27,7 @@ def scores(after, same, bleu):
 def point(method, alpha, validation, test):
     row = {"name": f"{method}-{alpha}", "method": method, "alpha": alpha}
     splits = {"validation": scores(*validation), "test": scores(*test)}
-    distance = {split: grid.distance(found) for split, found in splits.items()}
+    distance = {split: choice.distance(found) for split, found in splits.items()}
     costs = {"learning_rate": 0.001, "seconds": 40.4}
     return {**row, **costs, **splits, "distance": distance}
 

@@ -1,0 +1,1 @@
+"""Many updates of one model: methods, alphas, learning rates, seeds; who is better."""

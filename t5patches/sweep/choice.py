@@ -1,0 +1,90 @@
+"""Which of its points stands for a method, and which methods beat which.
+
+A method's point is chosen on the validation inputs: the one nearest to the ideal, at
+which nothing unwanted is left and every clean output is as it was (`distance`). The
+test inputs have no say in it. Points that differ by their seed alone are one: their
+numbers are the seeds' means.
+"""
+
+import math
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+Row = Mapping[str, Any]
+
+RULE = (
+    "Chosen on the validation inputs: the point with the least √(r² + c²), r being the "
+    "unwanted outputs after the update as a share of those before it, c the share of "
+    "the clean outputs that did not stay word for word."
+)
+
+
+def distance(scores: Row) -> float:
+    """Returns how far an update is from the ideal, 0 at it.
+
+    Args:
+      scores: what `evaluate.compare` returns.
+
+    Returns:
+      √(r² + c²), see RULE. Where nothing was unwanted before, r is what is unwanted
+      now; where nothing was clean, c is 0.
+    """
+    before, after = (scores["prevalence"][key] for key in ("before", "after"))
+    same = scores["exact_match"]["clean"]
+    changed = 0.0 if same is None else 1 - same
+    return math.hypot(after / before if before else after, changed)
+
+
+def seeds(rows: Iterable[Row]) -> list[list[Row]]:
+    """Returns the rows that differ by their seed alone together, in order."""
+    groups: dict[Any, list[Row]] = {}
+    for row in rows:
+        key = row["method"], row["alpha"], row["learning_rate"]
+        groups.setdefault(key, []).append(row)
+    return [*groups.values()]
+
+
+def choose(rows: Iterable[Row]) -> list[Row]:
+    """Returns the rows, one for each seed, that are nearest to the ideal in the mean.
+
+    Of equals it is the first.
+
+    Args:
+      rows: points of one method, at least one, with their `validation` scores.
+    """
+
+    def mean(group: Sequence[Row]) -> float:
+        return statistics.fmean(distance(row["validation"]) for row in group)
+
+    return min(seeds(rows), key=mean)
+
+
+def _respects(rows: Sequence[Row]) -> tuple[float, float]:
+    """Returns the means of what is good: nothing unwanted, clean outputs the same."""
+    tests = [row["test"] for row in rows]
+    return (
+        statistics.fmean(1 - test["prevalence"]["after"] for test in tests),
+        statistics.fmean(test["exact_match"]["clean"] or 0.0 for test in tests),
+    )
+
+
+def beaten_by(chosen: Mapping[str, Sequence[Row]]) -> dict[str, list[str]]:
+    """Returns method -> the methods that beat it; those with none are the Pareto front.
+
+    One beats another that is as good in both respects on the test inputs, the share of
+    unwanted outputs and that of clean outputs that stayed word for word, and better in
+    one.
+
+    Args:
+      chosen: method -> its rows, of `choose`.
+    """
+    known = {method: _respects(rows) for method, rows in chosen.items()}
+
+    def beats(one: tuple[float, float], other: tuple[float, float]) -> bool:
+        return all(a >= b for a, b in zip(one, other, strict=True)) and one != other
+
+    return {
+        name: [other for other, theirs in known.items() if beats(theirs, own)]
+        for name, own in known.items()
+    }
