@@ -137,7 +137,13 @@ def annotated_task(
     return register(
         name,
         (kind, files, vocabulary, output_vocabulary, shuffle_buffer_size)
-        + (negative_token_ids, allow_nothing_unwanted, unwanted_sets, alternatives, ids),
+        + (
+            negative_token_ids,
+            allow_nothing_unwanted,
+            unwanted_sets,
+            alternatives,
+            ids,
+        ),
         check,
         source=source,
         preprocessors=[
