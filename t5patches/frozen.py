@@ -37,7 +37,8 @@ def find_params(
     """The frozen parameters of a run, and its record of where they come from.
 
     Args:
-      train_state: the state that the run starts or goes on with.
+      train_state: the state that the run starts or goes on with; with a checkpoint and
+        without a folder its shapes (`jax.ShapeDtypeStruct`s) are enough.
       partitioner: shards the parameters.
       model_dir: the run's folder, or None for no record.
       checkpoint: a checkpoint with the frozen parameters, or a folder of checkpoints,
@@ -65,12 +66,12 @@ def find_params(
     if model_dir is None:
         if checkpoint is None:
             return copy(train_state.params, dtype)
-        return restore(_resolve(checkpoint))
+        return restore(resolve(checkpoint))
 
     folder = finding.absolute(model_dir)
     resumed = bool(finding.steps(folder))
     record = read_record(folder) if resumed else None
-    checkpoint = _resolve(checkpoint) if checkpoint else None
+    checkpoint = resolve(checkpoint) if checkpoint else None
     if resumed and record is None and checkpoint is None:
         raise UserError(
             f"{folder} has checkpoints but no {RECORD}: which model they were trained"
@@ -123,13 +124,17 @@ def _is_sharded(params: PyTree) -> bool:
     return all(isinstance(x, jax.Array) for x in jax.tree.leaves(params))
 
 
-def _resolve(path: str) -> str:
-    """The path of one checkpoint: itself, or the latest of a folder of them."""
+def resolve(path: str) -> str:
+    """The path of one checkpoint: itself, or the latest of a folder of them.
+
+    Raises:
+      UserError: it is neither.
+    """
     path = finding.absolute(path)
     try:
         step = finding.step_of(path)
     except UserError as error:
-        raise UserError(f"frozen_checkpoint: {error}") from None
+        raise UserError(f"the original model: {error}") from None
     name = f"checkpoint_{step}"
     return str(path if path.name == name else path / name)
 
@@ -197,7 +202,7 @@ def _manager(folder, state, partitioner, dtype=None):
 def _restore(path: str, train_state, partitioner, dtype) -> PyTree:
     contents.check_architecture(path, train_state.params)
     logging.info("The frozen model is %s.", path)
-    state = jax.eval_shape(lambda: _parameters_only(train_state))
+    state = jax.eval_shape(_parameters_only, train_state)
     folder = epath.Path(path).parent
     manager = _manager(folder, state, partitioner, _checked(dtype))
     restored = manager.restore(path=path)

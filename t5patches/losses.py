@@ -729,3 +729,49 @@ def targeted_loss(
     if method.positive in ("forward_kl", "reverse_kl"):
         parts["other/kl"] = (jnp.sum(other * terms.divergence), count[1])
     return loss, jax.lax.stop_gradient(parts)
+
+
+class Distances(NamedTuple):
+    """How far a model is from the original one, float32 [batch, length] each.
+
+    Attributes:
+      kl_original: KL(p_o ‖ p_m), in nats.
+      kl_exact: KL(p_new ‖ p_m), in nats.
+      total_variation: of p_new and p_m, ½ Σ |p_new − p_m|.
+      before: p_o of the unwanted tokens together.
+      after: p_m of them.
+    """
+
+    kl_original: Array
+    kl_exact: Array
+    total_variation: Array
+    before: Array
+    after: Array
+
+
+def distances(logits: Array, frozen_logits: Array, unwanted: Unwanted) -> Distances:
+    """Computes the distances at every position, whatever it weighs.
+
+    Args:
+      logits: [batch, length, vocab] float, the model's.
+      frozen_logits: [batch, length, vocab] float, the frozen original model's.
+      unwanted: see `Annotation`.
+
+    References:
+      arXiv 2406.13660, section 3 (p_new, and the divergences from it).
+    """
+    logits, frozen_logits = (x.astype(jnp.float32) for x in (logits, frozen_logits))
+    mask = unwanted.mask(logits.shape)
+    log_p = _LogSum.of(logits).normalize(logits)
+    log_o = _LogSum.of(frozen_logits).normalize(frozen_logits)
+    log_new = _log_sum_of_others(frozen_logits, unwanted).normalize(frozen_logits)
+    p, original = jnp.exp(log_p), jnp.exp(log_o)
+    new = jnp.where(mask, 0, jnp.exp(log_new))
+    return Distances(
+        # Each summand, not a cross entropy less an entropy: 0 where the two are equal.
+        kl_original=jnp.sum(original * (log_o - log_p), axis=-1),
+        kl_exact=jnp.sum(new * (log_new - log_p), axis=-1),
+        total_variation=jnp.sum(jnp.abs(new - p), axis=-1) / 2,
+        before=jnp.sum(original, axis=-1, where=mask),
+        after=jnp.sum(p, axis=-1, where=mask),
+    )

@@ -344,6 +344,42 @@ class SelfDistillationModel(NegativeTrainingTransformer):
         """
         return self._score(params, batch, return_intermediates, orig_params)
 
+    def distances(
+        self, params: PyTree, batch: Batch, orig_params: PyTree
+    ) -> dict[str, jax.Array]:
+        """How far the model is from the original one and the exact update of it.
+
+        Which positions are unwanted, and what p_new leaves out at each, is what the
+        loss says. There is no dropout.
+
+        Args:
+          params: the model's parameters.
+          batch: model features, int32 [batch, length] each.
+          orig_params: the original model's.
+
+        Returns:
+          Sums over the positions of each example, float32 [batch]: `fine_tokens` and
+          `unwanted_positions`, how many there are; of `losses.Distances`, `kl_original`
+          at fine tokens, `kl_exact` at all, `total_variation` and the probabilities
+          `unwanted_before` and `unwanted_after` at unwanted positions.
+        """
+        trees = (params, orig_params)
+        logits, original = (self._compute_logits(tree, batch) for tree in trees)
+        _, annotation = self._annotation(batch)
+        found = losses.distances(logits, original, annotation.tokens)
+        weight = annotation.magnitude
+        unwanted = jnp.where(annotation.unwanted, weight, 0)
+        fine = weight - unwanted
+        return {
+            "fine_tokens": jnp.sum(fine, axis=-1),
+            "kl_original": jnp.sum(fine * found.kl_original, axis=-1),
+            "kl_exact": jnp.sum(weight * found.kl_exact, axis=-1),
+            "unwanted_positions": jnp.sum(unwanted, axis=-1),
+            "total_variation": jnp.sum(unwanted * found.total_variation, axis=-1),
+            "unwanted_before": jnp.sum(unwanted * found.before, axis=-1),
+            "unwanted_after": jnp.sum(unwanted * found.after, axis=-1),
+        }
+
     def _frozen_logits(self, orig_params, batch, dropout_rng, mutable=False):
         if orig_params is None:
             raise ValueError(

@@ -49,6 +49,7 @@ def annotated_task(
     allow_nothing_unwanted: bool = False,
     unwanted_sets: str | None = None,
     alternatives: int = 0,
+    ids: bool = False,
     kind: str = "annotated",
 ) -> str:
     """Registers annotated generations (TFRecords) as a task; returns its name.
@@ -74,6 +75,8 @@ def annotated_task(
         of the kind `annotated` has its rows as `unwanted_sets`, int32 [length].
       alternatives: k, where the records name up to so many unwanted alternatives of a
         position; a task of the kind `annotated` has them as `negative_token_ids`, too.
+      ids: whether the ids of the outputs go through an inference as `id_pretokenized`;
+        they are read from the JSON lines beside the records.
       kind: what the task makes of the records, see above; the other kinds are also
         functions of their own.
 
@@ -107,7 +110,7 @@ def annotated_task(
         features["unwanted_sets"] = seqio.Feature(
             seqio.PassThroughVocabulary(sets), add_eos=False
         )
-    source = AnnotatedRecords(files, more, sets)
+    source = AnnotatedRecords(files, more, sets, ids)
 
     def check(split: str, lengths: Mapping[str, int]) -> None:
         length = lengths.get("targets")
@@ -134,7 +137,13 @@ def annotated_task(
     return register(
         name,
         (kind, files, vocabulary, output_vocabulary, shuffle_buffer_size)
-        + (negative_token_ids, allow_nothing_unwanted, unwanted_sets, alternatives),
+        + (
+            negative_token_ids,
+            allow_nothing_unwanted,
+            unwanted_sets,
+            alternatives,
+            ids,
+        ),
         check,
         source=source,
         preprocessors=[
@@ -227,8 +236,9 @@ def _log_counts(what: str, paths: list[str], lengths: Mapping[str, int]) -> None
 def to_features(
     example: _Example, output_features: Mapping[str, seqio.Feature]
 ) -> dict[str, tf.Tensor]:
-    """Takes the task's features of an example alone, as int32."""
-    return {name: tf.cast(example[name], tf.int32) for name in output_features}
+    """Takes the task's features of an example, as int32, and its id, if it has one."""
+    kept = {name: tf.cast(example[name], tf.int32) for name in output_features}
+    return kept | {name: example[name] for name in {"id_pretokenized"} & {*example}}
 
 
 @seqio.map_over_dataset

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import math
+import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,7 +16,7 @@ from etils import epath
 from google.protobuf.message import DecodeError
 
 from t5patches.errors import UserError
-from t5patches.interchange import records, unwanted_sets
+from t5patches.interchange import claims, json_files, records, tables, unwanted_sets
 
 from .sources import Files, split_files
 
@@ -34,9 +36,17 @@ class AnnotatedRecords(seqio.TFExampleDataSource):
         how many ids of them each target has (None: any number), each a row of its own.
       sets: how many rows the table has to which the feature `unwanted_sets` refers; 0
         if it is not read.
+      ids: whether to read the ids of the outputs, as `id_pretokenized`, from the JSON
+        lines that stand beside the records.
     """
 
-    def __init__(self, files: Files, more: dict[str, int | None], sets: int = 0):
+    def __init__(
+        self,
+        files: Files,
+        more: dict[str, int | None],
+        sets: int = 0,
+        ids: bool = False,
+    ):
         description = {
             name: tf.io.FixedLenSequenceFeature(
                 [k] if k else [], tf.int64, allow_missing=True
@@ -47,11 +57,17 @@ class AnnotatedRecords(seqio.TFExampleDataSource):
         }
         super().__init__(files, feature_description=description)
         self._files = files
-        self._more, self._sets = more, sets
+        self._more, self._sets, self._ids = more, sets, ids
+        if ids:
+            self._reader = functools.partial(_read_with_ids, self._reader)
         self._checked: dict[str, tuple[Any, tuple[int, list[int]]]] = {}
 
     def list_shards(self, split: str) -> list[str]:
         return split_files(self._files, split, ".tfrecord")
+
+    def digest(self, split: str) -> str:
+        """Returns a short hash of the split's files."""
+        return claims.file_digest(self.list_shards(split))
 
     def check(
         self, split: str, limit: int | None, *vocabularies: seqio.Vocabulary
@@ -87,10 +103,38 @@ class AnnotatedRecords(seqio.TFExampleDataSource):
             if path not in self._checked or self._checked[path][0] != state:
                 found = _check_file(path, state[0], rules, hint, whole)
                 self._checked[path] = (state, found)
+            count = self._checked[path][1][0]
+            if self._ids and (lines := sum(1 for _ in _ids_beside(path))) != count:
+                raise UserError(
+                    f"{path} has {count} records and {_lines_beside(path)} {lines} "
+                    "lines; annotate the predictions again"
+                )
         found = [self._checked[path][1] for path in paths]
         if not sum(count for count, _ in found):
             raise UserError(f"{', '.join(paths)}: no annotated example in it")
         return sum(first < (limit or math.inf) for _, each in found for first in each)
+
+
+def _lines_beside(path: str) -> str:
+    return f"{path.removesuffix('.tfrecord')}.jsonl"
+
+
+def _ids_beside(path: str | bytes) -> Iterator[str]:
+    """Yields the ids of the lines that were written with a file of records."""
+    lines = _lines_beside(os.fsdecode(path))
+    for number, row in json_files.read_jsonl(lines):
+        yield tables.id_field(row, "id", f"{lines}:{number}")
+
+
+def _read_with_ids(read: Callable[..., tf.data.Dataset], path: tf.Tensor) -> Any:
+    """Reads the examples of a file, as `read` does, with their ids."""
+    scalar = tf.TensorSpec([], tf.string)
+    ids = tf.data.Dataset.from_generator(
+        _ids_beside, args=[path], output_signature=scalar
+    )
+    return tf.data.Dataset.zip(read(path), ids).map(
+        lambda example, name: {**example, "id_pretokenized": name}
+    )
 
 
 def _check_file(

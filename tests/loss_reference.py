@@ -179,6 +179,20 @@ def token_losses(
     return result
 
 
+def distances(logits, frozen, unwanted):
+    """One token's `losses.Distances`, floats; `unwanted` are ids."""
+    p, original = softmax(logits), softmax(frozen)
+    new = p_new(frozen, unwanted)
+    some = new > 0
+    return (
+        (original * np.log(original / p)).sum(),
+        (new[some] * np.log(new[some] / p[some])).sum(),
+        total_variation(new, p),
+        original[unwanted].sum(),
+        p[unwanted].sum(),
+    )
+
+
 def loss(
     name,
     logits,

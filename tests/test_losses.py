@@ -296,3 +296,36 @@ def test_the_benchmark_of_memory(capsys):
     )
     printed = capsys.readouterr().out
     assert all(f"\n{name} " in printed for name in ("CE", "nl", "tnrf"))
+
+
+@pytest.mark.parametrize("scale", [0.1, 3.0, 20.0])
+@pytest.mark.parametrize("more", [{}, {"ids": 2, "sets": 0.4}])
+def test_distances_equal_the_float64_reference(scale, more):
+    batch = make_batch(5, length=20, vocab=40, scale=scale, **more)
+    tokens = loss_cases.annotation(batch).tokens
+    found = losses.distances(batch.logits, batch.frozen, tokens)
+    assert all(array.dtype == jnp.float32 for array in found)
+    masks, kinds = np.asarray(tokens.mask(batch.logits.shape)), set()
+    for index in np.ndindex(batch.targets.shape):
+        unwanted = np.flatnonzero(masks[index])
+        kinds.add((int(batch.weights[index]), len(unwanted) > 0))
+        arrays = batch.logits[index], batch.frozen[index]
+        expected = loss_reference.distances(*arrays, unwanted)
+        actual = [array[index] for array in found]
+        np.testing.assert_allclose(actual, expected, rtol=2e-5, atol=2e-6)
+    assert {(-1, True), (1, bool(more))} <= kinds
+
+
+def test_distances_of_a_model_that_is_the_original_one():
+    """It is as far from p_new as p_o gives the unwanted; p_new itself is not."""
+    batch = make_batch(6, ids=2, sets=0.4)
+    tokens = loss_cases.annotation(batch).tokens
+    found = losses.distances(batch.frozen, batch.frozen, tokens)
+    assert not np.any(found.kl_original)
+    np.testing.assert_array_equal(found.before, found.after)
+    np.testing.assert_allclose(found.total_variation, found.before, atol=1e-6)
+    np.testing.assert_allclose(found.kl_exact, -np.log1p(-found.before), rtol=1e-4)
+    masked = jnp.where(tokens.mask(batch.frozen.shape), -1e9, batch.frozen)
+    exact = losses.distances(masked, batch.frozen, tokens)
+    for zero in (exact.kl_exact, exact.total_variation, exact.after):
+        np.testing.assert_allclose(zero, 0, atol=1e-6)

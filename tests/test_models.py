@@ -162,6 +162,46 @@ def test_every_class_is_its_row_of_the_table(states, name, tmp_path):
     model = tiny.make_model(model_class(name), **options)
     plain = loss_of(model, params, batch, frozen)[0]
     np.testing.assert_allclose(-scores.sum(), plain, rtol=1e-5)
+    if name == "tnff":
+        found = jax.jit(model.distances)(params, batch, frozen)
+        arrays = reference_arguments(name, model, params, frozen, batch)[1:]
+        expected = sums_of_reference(arrays[:2], *arrays[2:], ids, sets)
+        assert_distances(found, expected)
+
+
+def sums_of_reference(both, targets, weights, ids=None, sets=None):
+    """What `distances` of a batch are to be, [batch] each, token by token."""
+    names = ("fine_tokens", "kl_original", "kl_exact", "unwanted_positions")
+    names += ("total_variation", "unwanted_before", "unwanted_after")
+    sums = {name: np.zeros(len(targets)) for name in names}
+    options = dict(negative_token_ids=ids, unwanted_sets=sets)
+    tokens = loss_reference.token_losses(
+        *("tnff", *both, targets, weights), sets_decide=sets is not None, **options
+    )
+    for (row, place), (*_, is_unwanted) in tokens.items():
+        index, sign = (row, place), -1 if is_unwanted else 1
+        given = () if ids is None else ids[index]
+        unwanted = loss_reference.unwanted_tokens(targets[index], sign, given)
+        known = () if sets is None else np.flatnonzero(sets[index])
+        unwanted = np.array(sorted({*unwanted, *known}), int)
+        logits = [each[index] for each in both]
+        kl, exact, *more = loss_reference.distances(*logits, unwanted)
+        sums["kl_exact"][row] += exact
+        if is_unwanted:
+            sums["unwanted_positions"][row] += 1
+            for name, value in zip(names[4:], more, strict=True):
+                sums[name][row] += value
+        else:
+            sums["fine_tokens"][row] += 1
+            sums["kl_original"][row] += kl
+    assert sums["fine_tokens"].any() and sums["unwanted_positions"].any()
+    return sums
+
+
+def assert_distances(found, expected):
+    assert found.keys() == expected.keys()
+    for name, values in expected.items():
+        np.testing.assert_allclose(found[name], values, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("tied", [False, True])
@@ -278,6 +318,10 @@ def test_decoder_only_models_have_the_same_table(name):
     np.testing.assert_allclose(loss, expected, rtol=1e-5)
     scores = score_of(model, params, batch, frozen)
     np.testing.assert_allclose(-scores.sum(), expected, rtol=1e-5)
+    if name == "tnff":
+        expected = sums_of_reference(both, targets, weights)
+        found = jax.jit(model.distances)(params, batch, frozen)
+        assert_distances(found, expected)
 
 
 def test_frozen_parameters_get_no_gradient(states):

@@ -370,7 +370,7 @@ def test_the_frozen_checkpoint_is_known_by_its_content(tmp_path):
 
 def test_missing_frozen_checkpoint_and_broken_record(tmp_path):
     model = tiny.make_model(alpha=ALPHA)
-    with pytest.raises(UserError, match="frozen_checkpoint: .*neither a checkpoint"):
+    with pytest.raises(UserError, match="the original model: .*neither a checkpoint"):
         make_trainer(model, tmp_path / "a", frozen_checkpoint=str(tmp_path / "no"))
     missing = tmp_path / "checkpoint_5"
     with pytest.raises(UserError, match="there is no checkpoint"):

@@ -43,6 +43,10 @@ decoded without the unwanted tokens (`t5patches generate --forbid FILE`). It is 
 model conditioned on never saying a phrase. results.json has then its numbers
 (exact_update) and how far the update is from them (distance_to_exact_update).
 
+--distances takes what `generate` with runs/distances.gin says of the old predictions:
+KL divergences of the update from the original model and from the exact update, total
+variation, and the probability that is left to the unwanted (distances).
+
 --rejection takes samples of the original model (`generate` with a TEMPERATURE of 1.0),
 several for each of some inputs, as lines with the same inputs and ids of their own. The
 first without anything unwanted is taken: the model conditioned on saying nothing
@@ -75,6 +79,8 @@ def evaluate(argv: list[str]) -> None:
     add_option(parser, "--rejection", "FILE", text, nargs="+", default=None)
     text = "predictions of another update, for the same inputs"
     add_option(parser, "--against", "FILE", text, nargs="+", default=None)
+    text = "distances to the exact update at every token of the old predictions"
+    add_option(parser, "--distances", "FILE", text, nargs="+", default=None)
     for side, when in (("old", "before"), ("new", "after")):
         text = f"samples {when} the update, several for each of some inputs"
         add_option(parser, f"--{side}-samples", "FILE", text, nargs="+", default=None)
@@ -110,6 +116,7 @@ def evaluate(argv: list[str]) -> None:
     sampled = (args.old_samples, args.new_samples)
     second = (args.second_old, args.second_new)
     given = (args.old, args.new, args.exact_update, args.rejection, args.against)
+    given += (args.distances,)
     files = (some for some in (*given, *sampled, *second) if some)
     read = shards.expand([*itertools.chain(*files)])
     read += filter(None, (args.phrases, args.references, args.second_phrases))
@@ -132,6 +139,7 @@ def evaluate(argv: list[str]) -> None:
         variants=args.variants,
         sampled=sampled if args.old_samples else None,
         against=args.against,
+        distances=args.distances,
     )
     results |= {
         "commands": [shlex.join(["t5patches", "evaluate", *argv])],

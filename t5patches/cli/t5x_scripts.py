@@ -5,7 +5,8 @@ from __future__ import annotations
 from t5patches.cli import starting
 
 _GENERATE_GIN = "runs/generate.gin"
-_GENERATE_GINS = (_GENERATE_GIN, "runs/generate_beam.gin", "runs/alternatives.gin")
+_OTHERS = ("generate_beam", "alternatives", "distances")
+_GENERATE_GINS = (_GENERATE_GIN, *(f"runs/{name}.gin" for name in _OTHERS))
 
 _HELP = """\
 {what}
@@ -48,7 +49,9 @@ is the exact token-level update, which `evaluate --exact-update` compares with.
 
 runs/alternatives.gin, without a file of tasks/, reads annotated predictions as FILES
 and tries what the model would nearly have said where it said something unwanted (or
-wherever it was unsure: UNSURE_BELOW), for `t5patches annotate --alternatives`."""
+wherever it was unsure: UNSURE_BELOW), for `t5patches annotate --alternatives`.
+runs/distances.gin, used alike, says of an update (CHECKPOINT_PATH) how far it is from
+the exact update of ORIGINAL_CHECKPOINT_PATH, for `evaluate --distances`."""
 
 
 def train(argv: list[str]) -> None:

@@ -15,7 +15,15 @@ from etils import epath
 from t5patches import errors, progress
 from t5patches.annotate.annotator import Annotator
 from t5patches.errors import UserError
-from t5patches.evaluate import besides, intervals, pairs, samples, similarity, verdict
+from t5patches.evaluate import (
+    besides,
+    intervals,
+    pairs,
+    probabilities,
+    samples,
+    similarity,
+    verdict,
+)
 from t5patches.evaluate.comparison import Comparison, Table, distance
 from t5patches.evaluate.joining import Joined
 from t5patches.evaluate.variants import Variants
@@ -35,7 +43,7 @@ _EXACT, _OTHER = "exact update's predictions", "other update's predictions"
 _SAMPLED = ("old samples", "new samples")
 _AFTER = (pairs.NEW, _EXACT, _OTHER, "samples")
 _UPDATES = (pairs.NEW, _EXACT, _OTHER)
-_JOINED = (pairs.OLD, *_UPDATES, *besides.SECOND)
+_JOINED = (pairs.OLD, *_UPDATES, *besides.SECOND, probabilities.NAME)
 Files = shards.PathLike | Sequence[shards.PathLike]
 
 
@@ -74,6 +82,7 @@ def evaluate_files(
     variants: bool = False,
     sampled: tuple[Files, Files] | None = None,
     against: Files | None = None,
+    distances: Files | None = None,
 ) -> tuple[dict[str, Any], Examples]:
     """Compares files of predictions.
 
@@ -95,12 +104,14 @@ def evaluate_files(
       sampled: samples of the model before and after the update, several for each
         input.
       against: predictions of another update, for the same inputs.
+      distances: how far the update is from the exact one at every token of the old
+        predictions, sums for each.
 
     Returns:
       The results of `compare`, with `schema_version`, `intervals`, `verdict`, a text,
       and where they were asked for `exact_update` (`compare` of it),
       `distance_to_exact_update` (`distance`), `rejection_sampling`, `second_detector`,
-      `variants`, `samples` and `against`; and the examples: every pair, in the order of
+      `variants`, `samples`, `against` and `distances`; and the examples: every pair, in the order of
       the old predictions.
 
     Raises:
@@ -113,6 +124,7 @@ def evaluate_files(
         _EXACT: exact_update,
         _OTHER: against,
         "samples": rejection,
+        probabilities.NAME: distances,
     }
     if sampled:
         sets |= zip(_SAMPLED, sampled, strict=True)
@@ -136,12 +148,16 @@ def evaluate_files(
     if rejection:
         drawn = samples.Rejection(read(paths["samples"]), annotator)
         parts["rejection_sampling"] = drawn
+    if distances:
+        parts[probabilities.NAME] = probabilities.Distances()
     clusters = besides.Clusters(cluster, names[pairs.OLD]) if cluster else None
 
     joined, seen = Joined(), pairs.Seen()
     there = [name for name in _JOINED if name in paths]
     for name in there:
-        rows = (records.read_annotated if name in besides.SECOND else read)(paths[name])
+        others = dict.fromkeys(besides.SECOND, records.read_annotated)
+        others[probabilities.NAME] = probabilities.read
+        rows = others.get(name, read)(paths[name])
         joined.add(names[name], seen.through(rows) if name == pairs.OLD else rows)
     pairs.check_ids(joined, range(1, len(there)), annotator)
     if references is not None:

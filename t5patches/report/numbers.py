@@ -23,6 +23,11 @@ _WRITTEN: dict[str, Callable[[Any], str]] = {
     "bleu": score,
     "unwanted_per_1000_tokens": lambda rate: f"{rate:.2f}",
     "examples": lambda count: f"{count:,}",
+    "tokens": lambda count: f"{count:,}",
+    "kl_original": lambda nats: f"{nats:.2g}",
+    "kl_exact": lambda nats: f"{nats:.2g}",
+    "total_variation": share,
+    "unwanted_probability": share,
     "outputs": lambda count: f"{count:,}",
     "p": lambda p: f"{p:.2g}",
 }
@@ -250,4 +255,32 @@ def _against(results: Mapping[str, Any]) -> Table:
     return Table("Against another update", note, head, rows)
 
 
-_PARTS = (_alike, _references, _labels, _faults, _variants, _against)
+def _distances(results: Mapping[str, Any]) -> Table:
+    found, rows = results.get("distances"), []
+    unwanted = "unwanted positions"
+    for measure, name, where in (
+        ("kl_original", "KL from the original model", "fine tokens"),
+        ("kl_exact", "KL from the exact update", "all tokens"),
+        ("total_variation", "total variation from the exact update", unwanted),
+        ("unwanted_probability", "probability of the unwanted", unwanted),
+    ):
+        if found:
+            counts = {k: found[k.replace(" ", "_")] for k in ("fine tokens", unwanted)}
+            count = counts.get(where, sum(counts.values()))
+            part, sure = found[measure], found["intervals"][measure]
+            if measure != "unwanted_probability":
+                part, sure = {"before": None, "after": part}, {"after": sure}
+            values = [
+                Number(measure, where, side, value, *(sure.get(side) or ()))
+                for side, value in part.items()
+            ]
+            cells = [Number("tokens", measure, "before", count), *values]
+            rows.append((f"{name}, {where}", cells))
+    note = (
+        "Both models' probabilities at the tokens of the old outputs, means; KL "
+        "divergences in nats. The exact update leaves the unwanted nothing."
+    )
+    return Table("Distances", note, ["", "tokens", "before", "after"], rows)
+
+
+_PARTS = (_alike, _references, _labels, _faults, _variants, _against, _distances)

@@ -60,6 +60,13 @@ _SURE = {
     "prevalence": dict.fromkeys(("before", "after", "difference"), _INTERVAL),
 }
 _REFERENCES = {"old": _SCORES, "new": _SCORES}
+
+
+def _distances(kind: Any) -> dict[str, Any]:
+    means = dict.fromkeys(("kl_original", "kl_exact", "total_variation"), kind)
+    return means | {"unwanted_probability": {"before": kind, "after": kind}}
+
+
 # What there may be besides, as far as it is shown.
 _MORE = {
     "exact_update": _RESULTS,
@@ -79,6 +86,11 @@ _MORE = {
         "exact_match": dict.fromkeys(_SUBSETS, _INTERVAL),
         "bleu": _INTERVAL,
         "rougeL": _INTERVAL,
+    },
+    "distances": {
+        **dict.fromkeys(("fine_tokens", "unwanted_positions"), _COUNT),
+        **_distances(_DIFFERENCE),
+        "intervals": _distances(_INTERVAL),
     },
     "similarity": dict.fromkeys(
         _SUBSETS, {"rouge1": _SOME, "rouge2": _SOME, "token_edit_rate": _RATE}

@@ -33,6 +33,7 @@ _FREE = {
     "infer.checkpoint_period": "CHUNK_BATCHES",
     "DatasetConfig.batch_size": "BATCH_SIZE",
     "RestoreCheckpointConfig.path": "CHECKPOINT_PATH",
+    "both.original": "ORIGINAL_CHECKPOINT_PATH",
     "PjitPartitioner.num_partitions": "NUM_PARTITIONS",
     # What they forbid counts.
     "without.phrase_file": "FORBID",
@@ -196,6 +197,7 @@ def claim_output(arguments: Mapping[str, Any], bindings: Mapping[str, str]) -> N
     index, count = arguments["shard_id"], arguments["num_shards"]
     decode_fn = getattr(arguments["model"], "decode_fn", None)
     forbidden = getattr(decode_fn, "forbidden", {})
+    original = getattr(arguments["model"], "original_checkpoint", None)
     if bindings.get("FORBID", "None") != "None" and not forbidden:
         raise UserError(
             "FORBID is set, but the model decodes with another DECODE_FN than that of "
@@ -205,6 +207,7 @@ def claim_output(arguments: Mapping[str, Any], bindings: Mapping[str, str]) -> N
     settings = {
         "checkpoint": contents.identity(arguments["restore_checkpoint_cfg"].path),
         "num_shards": count,
+        **({"original checkpoint": contents.identity(original)} if original else {}),
         "vocabulary": vocabularies.of_model(arguments["model"]),
         **{name: text for name, text in bindings.items() if not _is_free(name)},
         **{f"forbidden {name}": value for name, value in forbidden.items()},

@@ -49,6 +49,18 @@ RESULTS = {
     "variants": {"leetspeak": CHANGE},
     "second_detector": {"name": "<other>", "prevalence": CHANGE, "intervals": SURE},
     "samples": {"number": 1600, "prevalence": CHANGE},
+    "distances": {
+        "fine_tokens": 4000,
+        "unwanted_positions": 150,
+        "kl_original": 0.0123,
+        "kl_exact": 0.000456,
+        "total_variation": None,
+        "unwanted_probability": {"before": 0.75, "after": 0.0625},
+        "intervals": {
+            **{"kl_original": [0.01, 0.02], "kl_exact": None, "total_variation": None},
+            "unwanted_probability": {"before": None, "after": [0.0, 0.125]},
+        },
+    },
     "against": {
         "resamples": 1000,
         **{
@@ -97,6 +109,11 @@ def test_tables():
     assert found["Against another update", "unwanted after"] == (
         "50.0 %", "25.0 %", "+25.0 (-12.5 to +50.0)", "0.012"
     )  # fmt: skip
+    distances = [row for (table, _), row in found.items() if table == "Distances"]
+    assert distances == [
+        ("4,000", "–", "0.012 (0.01 to 0.02)"), ("4,150", "–", "0.00046"),
+        ("150", "–", "–"), ("150", "75.0 %", "6.2 % (0.0 to 12.5)"),
+    ]  # fmt: skip
     assert {heading for heading, _ in rows(PLAIN)} == {unwanted, "What stayed"}
 
 
@@ -208,6 +225,7 @@ def test_the_page_has_all_of_it(tmp_path):
         ({"samples": {"number": 3}}, "no 'samples.prevalence'"),
         ({"similarity": {"all": {}}}, "no 'similarity.all.rouge1'"),
         ({"against": {}}, "no 'against.prevalence'"),
+        ({"distances": {}}, "no 'distances.fine_tokens'"),
     ],
 )
 def test_new_fields_with_something_wrong(change, message):

@@ -1,13 +1,19 @@
 """`t5patches generate` with a small model: shards, buckets, ways to decode."""
 
+import jax
+import loss_reference
+import numpy as np
 import pytest
 from small_vocabulary import small_vocabulary
 
+from t5patches import network
 from t5patches.annotate import job as job_of
 from t5patches.annotate import phrases
 from t5patches.errors import UserError
-from t5patches.interchange import alternatives, json_files, records
+from t5patches.interchange import alternatives, json_files, records, unwanted_sets
 from t5patches.run import scripts
+from t5x_embedded import checkpoints
+from tests import tfrecord_rows
 
 VOCABULARY = small_vocabulary()
 WORDS = "hello stupid world you fool the day we talk about weather".split()
@@ -176,19 +182,24 @@ def test_the_files_of_t5x_can_be_annotated(job, greedy):
             assert [row["target_tokens"] for row in rows] == expected
 
 
-def test_a_stopped_inference_goes_on(job, monkeypatch):
+def stopping_at(chunk):
+    """Returns a `write_jsonl` that fails for a chunk."""
     write = json_files.write_jsonl
 
     def stopping(path, rows):
-        if "chunk00002" in str(path):
+        if chunk in str(path):
             raise RuntimeError("stopped")
         return write(path, rows)
 
+    return stopping
+
+
+def test_a_stopped_inference_goes_on(job, monkeypatch):
     with pytest.raises(UserError, match="another architecture"):
         generate(job, "stopped", VOCABULARY_SIZE=512)
     # The settings of a run that made nothing do not bind.
     with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="stopped"):
-        patch.setattr(json_files, "write_jsonl", stopping)
+        patch.setattr(json_files, "write_jsonl", stopping_at("chunk00002"))
         generate(job, "stopped", CHUNK_BATCHES=1)
     with pytest.raises(UserError, match="checkpoint was"):
         generate(job, "stopped", step=0, CHUNK_BATCHES=1)
@@ -266,6 +277,110 @@ def test_alternatives_go_into_the_annotation(job, greedy):
             settings={},
             alternatives=path,
         )
+
+
+@pytest.fixture(scope="module")
+def annotated(job, greedy):
+    """The prefix of the outputs, annotated with a phrase that they have."""
+    said = sum((row["prediction"].split() for row in greedy.values()), [])
+    phrase = max(said, key=lambda word: (said.count(word), word))
+    annotator = phrases.PhraseAnnotator([phrase])
+    predictions = job / "greedy" / "text-predict"
+    job_of.annotate_files(predictions, annotator, job / "said", VOCABULARY)
+    return job / "said" / "annotated"
+
+
+def distances(job, annotated, name, *more, original=2, **macros):
+    """Distances by id of checkpoint_0 from an original one, of the shards made."""
+    run(
+        *(job, "infer", "runs/distances.gin", *more),
+        task=None,
+        CHECKPOINT_PATH=str(job / "model" / "checkpoint_0"),
+        ORIGINAL_CHECKPOINT_PATH=str(job / "model" / f"checkpoint_{original}"),
+        INFER_OUTPUT_DIR=str(job / name),
+        FILES={"test": str(annotated)},
+        **macros,
+    )
+    paths = sorted((job / name).glob("distances-score-*.jsonl"))
+    rows = [row for path in paths for _, row in json_files.read_jsonl(path)]
+    return {row.pop("id"): row for row in rows}
+
+
+def logits_of(job, step, inputs, targets):
+    """What a checkpoint says of ids [rows, length], float32 [rows, length, 384]."""
+    sizes = dict(emb_dim=16, num_heads=2, head_dim=8, mlp_dim=16, vocab_size=384)
+    layers = dict(num_encoder_layers=1, num_decoder_layers=1, dropout_rate=0.0)
+    more = dict(mlp_activations=("gelu", "linear"), dtype="float32")
+    module = network.Transformer(network.T5Config(**sizes, **layers, **more))
+    path = job / "model" / f"checkpoint_{step}"
+    params = checkpoints.load_t5x_checkpoint(path)["target"]
+    before = np.pad(targets, [(0, 0), (1, 0)])[:, :-1]
+    apply = jax.jit(lambda *x: module.apply(*x, enable_dropout=False))
+    return apply({"params": params}, inputs, before, targets)
+
+
+def test_distances_to_the_exact_update(job, annotated, monkeypatch):
+    """Those that NumPy finds, of the networks' logits and the table of sets."""
+    found = distances(job, annotated, "whole")
+    rows = list(records.read_annotated(annotated, VOCABULARY))
+    assert list(found) == [row["id"] for row in rows]
+    (path,) = annotated.parent.glob("*.tfrecord")
+    features = list(tfrecord_rows.read(path))
+    inputs, targets, numbers = (
+        np.array([[*row[name], *[0] * 200][:length] for row in features])
+        for name, length in (("inputs", 128), ("targets", 8), ("sets", 8))
+    )
+    table = unwanted_sets.read(annotated.parent / unwanted_sets.FILE).view(np.uint8)
+    sets = np.unpackbits(table, axis=1, bitorder="little").astype(bool)[:, :384]
+    sets = np.pad(sets, [(0, 0), (0, 384 - sets.shape[1])])
+    model, original = (logits_of(job, step, inputs, targets) for step in (0, 2))
+    fine = kl = exact = 0
+    unwanted = np.zeros(4)
+    for place in zip(*np.nonzero(targets), strict=True):
+        ids = np.flatnonzero(sets[numbers[place]])
+        each = loss_reference.distances(model[place], original[place], ids)
+        exact += each[1]
+        if targets[place] in ids:
+            unwanted += [1, *each[2:]]
+        else:
+            fine, kl = fine + 1, kl + each[0]
+    assert fine and unwanted[0]
+    names = ("total_variation", "unwanted_before", "unwanted_after")
+    names = ("fine_tokens", "kl_original", "kl_exact", "unwanted_positions", *names)
+    sums = {name: sum(row[name] for row in found.values()) for name in names}
+    expected = dict(zip(names, (fine, kl, exact, *unwanted), strict=True))
+    assert sums == pytest.approx(expected, rel=1e-4)
+    assert {*found[rows[0]["id"]]} == {*names}
+    # In two shards, of which the first was stopped.
+    with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="stopped"):
+        patch.setattr(json_files, "write_jsonl", stopping_at("chunk00001"))
+        distances(job, annotated, "shards", NUM_SHARDS=2, CHUNK_BATCHES=1)
+    with pytest.raises(UserError, match="original checkpoint was 'checkpoint_2:"):
+        options = dict(NUM_SHARDS=2, CHUNK_BATCHES=1)
+        distances(job, annotated, "shards", original=0, **options)
+    distances(job, annotated, "shards", NUM_SHARDS=2, CHUNK_BATCHES=1)
+    parts = distances(job, annotated, "shards", "--shard_id=1", NUM_SHARDS=2)
+    assert parts.keys() == found.keys()
+    for name, row in parts.items():
+        assert row == pytest.approx(found[name], rel=1e-4, abs=1e-5)
+
+
+def test_what_distances_refuse(job, annotated):
+    with pytest.raises(UserError, match="there is no checkpoint .*checkpoint_7"):
+        distances(job, annotated, "none", original=7)
+    with pytest.raises(UserError, match="the original model: .* neither a checkpoint"):
+        distances(job, annotated, "none", f"--gin.ORIGINAL_CHECKPOINT_PATH='{job}'")
+    other = str(job / "model" / "checkpoint_0")
+    with pytest.raises(UserError, match=f"{other} is of another architecture"):
+        distances(job, annotated, "none", original=0, VOCABULARY_SIZE=512)
+    lines = annotated.parent / "annotated-00000-of-00001.jsonl"
+    before = lines.read_text()
+    try:
+        lines.write_text("".join(before.splitlines(keepends=True)[1:]))
+        with pytest.raises(UserError, match=f"has 20 records and {lines} 19 lines"):
+            distances(job, annotated, "none")
+    finally:
+        lines.write_text(before)
 
 
 def test_the_metrics_of_a_task(job, greedy):
