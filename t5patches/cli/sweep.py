@@ -30,8 +30,9 @@ method's point is chosen on the validation inputs and reported on the test input
 Optional besides: in [evaluate] references and exact_update, by split; in [[grid]] name
 and title (of a method with files or macros of its own), gin_files (read last), macros,
 and control = true for updates that are to change nothing (methods = ["filtered"]),
-which show the noise; and [relearn], gin_files and macros of a short fine-tuning on the
-original data, after which the chosen models are measured again.
+which show the noise; and gin_files and macros in [distances], for `generate` with
+runs/distances.gin, and in [relearn], for a short fine-tuning on the original data,
+after which the chosen models are measured again.
 
 A point that is done is never done again; one whose loss became infinite is marked and
 the others go on. Typed again, the command goes on, with more points if the plan has

@@ -105,6 +105,16 @@ def _plan(
             "macros": job.macros_of(run, "generate", FILES=corpus),
         },
         "evaluate": evaluate,
+        "distances": {
+            "gin_files": [job.MODEL, "runs/distances.gin", f"{job.GIN}/_shared.gin"],
+            "macros": job.macros_of(
+                run,
+                "distances",
+                FILES={"test": run.annotated("test")},
+                ORIGINAL_CHECKPOINT_PATH=start["INITIAL_CHECKPOINT_PATH"],
+                BATCH_SIZE=128,
+            ),
+        },
         "grid": grid(methods, files),
     }
     if relearn:

@@ -57,7 +57,7 @@ _GRID = {
 }  # fmt: skip
 _PLAN = {
     "annotate": str, "update": dict, "generate": dict, "evaluate": dict,
-    "relearn": dict, "grid": (list, dict),
+    "distances": dict, "relearn": dict, "grid": (list, dict),
 }  # fmt: skip
 _KINDS = {
     str: "a text", dict: "a table", bool: "true or false", _TEXTS: "a list of texts",
@@ -159,6 +159,7 @@ class Plan:
       old: split -> the original's predictions.
       references: split -> file of the right outputs.
       exact_update: split -> predictions of the exact update.
+      distances: of the probabilities from the exact update's, or None.
       relearn: fine-tuning on the original data that may bring back what was unwanted,
         or None.
       points: the grid's, in order.
@@ -170,6 +171,7 @@ class Plan:
     old: Mapping[str, Any]
     references: Mapping[str, Any]
     exact_update: Mapping[str, Any]
+    distances: Command | None
     relearn: Command | None
     points: Sequence[Point]
 
@@ -209,7 +211,7 @@ def make(found: Mapping[str, Any], path: str) -> Plan:
     """
     _check(found, _PLAN, path, ("annotate", "update", "generate", "evaluate", "grid"))
     commands = {}
-    for name in ("update", "generate", "relearn"):
+    for name in ("update", "generate", "distances", "relearn"):
         if name in found:
             _check(found[name], _COMMAND, f"{path}: [{name}]", ("gin_files",))
             commands[name] = _command(found[name])
@@ -240,6 +242,7 @@ def make(found: Mapping[str, Any], path: str) -> Plan:
         evaluate["old"],
         evaluate.get("references", {}),
         evaluate.get("exact_update", {}),
+        commands.get("distances"),
         commands.get("relearn"),
         points,
     )

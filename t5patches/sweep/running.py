@@ -2,6 +2,7 @@
 
     SWEEP/points/POINT/model/       the updated model
     SWEEP/points/POINT/SPLIT/       its generations, validation and test
+    SWEEP/points/POINT/distances/   distances from the exact update, if asked for
     SWEEP/points/POINT/results.json what `evaluate` says of the test inputs, with
                                     every example beside it, for `t5patches report`
     SWEEP/points/POINT/relearned/   the model fine-tuned again, if that was asked for
@@ -160,18 +161,22 @@ class Sweep:
     def _compare(self, point: Point, model: str, split: str) -> dict[str, Any]:
         """Generates with a model of a point and compares with the original."""
         folder = split if model == "model" else f"{model}_{split}"
-        output = self._path(point, folder)
-        self.plan.generate.plus(
-            CHECKPOINT_PATH=_best(self._path(point, model)),
-            INFER_OUTPUT_DIR=output,
-            SPLIT=split,
-        ).run("infer", f"{point.label}, {split}")
+        output, distances = self._path(point, folder), None
+        macros = {"CHECKPOINT_PATH": _best(self._path(point, model)), "SPLIT": split}
+        generate = self.plan.generate.plus(INFER_OUTPUT_DIR=output, **macros)
+        generate.run("infer", f"{point.label}, {split}")
+        if self.plan.distances and folder == "test":
+            place = self._path(point, "distances")
+            measure = self.plan.distances.plus(INFER_OUTPUT_DIR=place, **macros)
+            measure.run("infer", f"{point.label}, distances")
+            distances = shards.expand(os.path.join(place, "*-score-*.jsonl"))
         results, examples = evaluation.evaluate_files(
             self.plan.old[split],
             predictions(output),
             self.annotator,
             references=self.plan.references.get(split),
             exact_update=self.plan.exact_update.get(split),
+            distances=distances,
         )
         if folder == "test":
             path = self._path(point, "results.json")

@@ -49,7 +49,8 @@ def test_a_method_alone(run, first):
     for split in plan.SPLITS:
         lines = list(records.read_predictions(run.predictions("before", split)))
         assert point[split]["examples"] == len(lines)
-        assert ("exact_update" in point[split]) == (split == "test")
+        for part in ("exact_update", "distances"):
+            assert (part in point[split]) == (split == "test")
     for name in ("report.html", "report.png"):
         assert pathlib.Path(run.path(name)).stat().st_size > 1000
 
