@@ -110,8 +110,8 @@ def evaluate_files(
       The results of `compare`, with `schema_version`, `intervals`, `verdict`, a text,
       and where they were asked for `exact_update` (`compare` of it),
       `distance_to_exact_update` (`distance`), `rejection_sampling`, `second_detector`,
-      `variants`, `samples`, `against` and `distances`; and the examples: every pair, in the order of
-      the old predictions.
+      `variants`, `samples`, `against` and `distances`; and the examples: every pair, in
+      the order of the old predictions.
 
     Raises:
       UserError: naming file, line and field, the ids that do not match, or what differs
