@@ -53,11 +53,14 @@ first without anything unwanted is taken: the model conditioned on saying nothin
 unwanted. rejection_sampling in results.json has how many were accepted, how many had to
 be drawn, and the accepted outputs' numbers."""
 _REPORT = """\
-Writes the report of an evaluation.
+Writes the report of an evaluation, or of several, or of a sweep.
 
-reads   results.json and results.examples.jsonl of `t5patches evaluate`
-writes  report.html (one file, opens offline: the numbers and every example),
-        report.png and report.csv (the numbers of its tables), and prints a table"""
+reads   results.json of `t5patches evaluate`, with results.examples.jsonl beside it; or
+        several, each of an update of the same model on the same inputs, which are
+        named by their folders; or the one results.json of a sweep
+writes  report.html (one file, opens offline: the numbers and, of one update, every
+        example), report.png and report.csv (the numbers of its tables); training.png
+        and training.csv where the model's folder is known; and prints a table"""
 
 
 def evaluate(argv: list[str]) -> None:
@@ -154,25 +157,34 @@ def evaluate(argv: list[str]) -> None:
 def report(argv: list[str]) -> None:
     """Runs `t5patches report`."""
     parser = starting.parser("report", _REPORT)
-    add_option(parser, "--results", "FILE", "results.json")
-    text = "(default: the folder of the results)"
+    text = "results.json, one or several"
+    add_option(parser, "--results", "FILE", text, nargs="+", required=True)
+    text = "(default: the folder of the results; required with several)"
     add_option(parser, "--output", "FOLDER", text, default=None)
     args = parser.parse_args(argv)
+    if len(args.results) > 1 and not args.output:
+        parser.error("--output is required with several --results")
     starting.start_logging()
     from t5patches import __version__
+    from t5patches import report as reports
     from t5patches.interchange import claims, results_files
-    from t5patches.report import result_checks, update_report
+    from t5patches.report import reading, rendering
 
-    folder = args.output or os.path.dirname(args.results) or "."
-    page, *others = (
-        os.path.join(folder, f"report.{kind}") for kind in ("html", "png", "csv")
-    )
-    read = (args.results, results_files.examples_path(args.results))
-    results_files.check_outputs((page, *others), read)
-    results, examples = result_checks.read(args.results)
+    folder = args.output or os.path.dirname(args.results[0]) or "."
+    outputs = [os.path.join(folder, name) for name in rendering.FILES]
+    read = [*args.results, *map(results_files.examples_path, args.results)]
+    results_files.check_outputs(outputs, read)
+    results, examples = reading.read(args.results)
     made = {
-        "results": f"{args.results}, digest {claims.file_digest(args.results)}",
+        "results": "; ".join(
+            f"{path}, digest {claims.file_digest(path)}" for path in args.results
+        ),
         "page": f"t5patches {__version__}",
     }
-    print(update_report.write_report(folder, results, examples, made))
-    print(f"written to {page}")
+    if any("model" in part for part in (results, *results.get("points", ()))):
+        starting.import_tensorflow()  # It reads the training curves.
+    if "points" in results:
+        print(reports.write_comparison(folder, results, settings=made))
+    else:
+        print(reports.write_report(folder, results, examples, made))
+    print(f"written to {outputs[0]}")

@@ -13,9 +13,9 @@ from t5patches.errors import UserError
 from t5patches.evaluate import faults, similarity
 from t5patches.evaluate.pairs import Pair
 from t5patches.evaluate.similarity import NUMBERS
+from t5patches.interchange import results_files
 
-# Of a pair: `Pair.kind`.
-_KINDS = ("fixed", "remaining", "changed", "broken", "unchanged")
+_KINDS = [*results_files.KINDS]
 # What the exact update is compared by.
 _COMPARED = ("prevalence", "exact_match", "bleu", "rougeL")
 _SCORES = ("exact_match", "bleu", "rougeL")

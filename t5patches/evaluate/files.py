@@ -9,7 +9,6 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-import numpy as np
 from etils import epath
 
 from t5patches import errors, progress
@@ -198,22 +197,6 @@ def evaluate_files(
         first, then = (read(paths[name]) for name in _SAMPLED)
         results["samples"] = samples.compare(first, then, annotator, seed)
     return results, examples
-
-
-def pair_numbers(old: Files, new: Files, annotator: Annotator | None) -> np.ndarray:
-    """Returns what `intervals.against` takes of an update, float64 [pairs, 17].
-
-    Args:
-      old: predictions before the update, as `evaluate_files` takes them.
-      new: predictions after it.
-      annotator: says what is unwanted; None reads annotated predictions.
-    """
-    read = records.read_annotated if annotator is None else records.read_predictions
-    comparison = Comparison()
-    sets = (read(shards.expand(files)) for files in (old, new))
-    for pair in pairs.join(*sets, annotator):
-        comparison.add(pair)
-    return intervals.columns(comparison.table())
 
 
 def _pairs(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,8 @@ _COLUMNS = ("pairs", "before", "after", "clean", "same", "same_clean", "rouge")
 # Of which of these each of the first measures is a share.
 _SHARES_OF = ("pairs", "pairs", "pairs", "pairs", "clean", "before")
 _DIFFERENCE = 2  # Of the measures: the one that may be negative.
+# What two updates are compared by -> its place: after; of the clean.
+_COMPARED = {"prevalence": 1, "exact_match": 4, "bleu": 6, "rougeL": 7}
 
 
 def columns(table: np.ndarray) -> np.ndarray:
@@ -139,12 +141,7 @@ def against(
         "permutations": permutations,
         "seed": seed,
     }
-    for name, place in (
-        ("prevalence", 1),
-        ("exact_match", 4),
-        ("bleu", 6),
-        ("rougeL", 7),
-    ):
+    for name, place in _COMPARED.items():
         mine, others = (float(side[place]) for side in values)
         known = not np.isnan(mine)
         results[name] = {
@@ -155,3 +152,36 @@ def against(
             "p": float(p[place]) if known else None,
         }
     return results
+
+
+def tests(
+    columns: Mapping[str, np.ndarray], clusters: np.ndarray | None = None, seed: int = 0
+) -> list[dict[str, Any]]:
+    """Compares the best update by each measure with every other one.
+
+    Args:
+      columns: name -> `columns` of an update, all for the same inputs.
+      clusters: as `intervals` takes them.
+      seed: of the resamples and the permutations.
+
+    Returns:
+      Each `methods`, the two names, and what `against` returns.
+    """
+    values = {name: measures(each.sum(axis=0)) for name, each in columns.items()}
+    pairs: dict[tuple[str, str], None] = {}  # In order.
+    for name, place in _COMPARED.items():
+        sign = -1 if name == "prevalence" else 1
+        known = {
+            who: sign * each[place]
+            for who, each in values.items()
+            if not np.isnan(each[place])
+        }
+        best = max(known, key=known.__getitem__, default=None)
+        pairs |= {tuple(sorted((best, who))): None for who in known if who != best}
+    return [
+        {
+            "methods": [one, other],
+            **against(columns[one], columns[other], clusters, seed),
+        }
+        for one, other in pairs
+    ]

@@ -19,6 +19,14 @@ from t5patches.interchange import json_files, shards
 SCHEMA_VERSION = 1
 # Field of the results: which examples are theirs.
 EXAMPLES = "examples_file"
+# What happened to an output -> what the page calls it.
+KINDS = {
+    "fixed": "Fixed: unwanted before, clean now",
+    "remaining": "Still unwanted: before and now",
+    "broken": "Newly unwanted: clean before, unwanted now",
+    "changed": "Changed without need: clean before and now, but other words",
+    "unchanged": "Unchanged: the same before and now",
+}
 EXACT_UPDATE = (
     "the exact token-level update: the original model decoded without the unwanted "
     "tokens; it is not the model conditioned on never saying a phrase"

@@ -518,6 +518,7 @@ def run_all(run: Run, rounds: int = 1) -> dict[str, Any]:
             "use_case": asked["use case"],
             "seed": run.seed,
             **evaluated[-1]["scores"],
+            "model": of_round(len(evaluated), "updated"),
             **({"rounds": _by_round(evaluated)} if rounds > 1 else {}),
             **total_costs([*done.values()]),
             "stage_seconds": {name: record["seconds"] for name, record in done.items()},

@@ -8,7 +8,7 @@ from typing import Any
 from t5patches.report import drawing, numbers
 from t5patches.report.rendering import percent, score, share, unit
 
-_BEFORE, _AFTER = "#cf3f3f", "#1f8a70"
+_BEFORE, AFTER = "#cf3f3f", "#1f8a70"
 _SUBSETS = {"clean": ("old output clean", "#2c5a97"), "all": ("all inputs", "#5f88bd")}
 # name, key of the results, the most it can be, how it is written
 _MEASURES = (
@@ -30,7 +30,7 @@ def draw(results: Mapping[str, Any], title: str, sentence: str) -> Any:
       sentence: what stands below it.
     """
     below = f"{sentence} ({results['examples']:,} test inputs)."
-    figure, (left, right) = drawing.two_panels(
+    figure, (left, right) = drawing.panels(
         5.0, title, below, 0.05, left=0.05, right=0.955, top=0.70, bottom=0.13,
         wspace=0.36, width_ratios=(1.0, 1.6),
     )  # fmt: skip
@@ -51,7 +51,7 @@ def _draw_prevalence(axes: Any, results: Mapping[str, Any], exact: Any) -> None:
     sides = ["before", "after"]
     shares = [results["prevalence"][side] for side in sides]
     bounds = [numbers.interval(results, "prevalence", side) for side in sides]
-    names, colours = sides, [_BEFORE, _AFTER]
+    names, colours = sides, [_BEFORE, AFTER]
     if exact:
         shares.append(exact["prevalence"]["after"])
         names, colours = [*names, "exact\nupdate"], [*colours, drawing.QUIET]

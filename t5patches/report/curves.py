@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from t5patches.report import drawing, numbers
+from t5patches.report import drawing, points
+from t5patches.report.points import Setting
 
 # Colours that people who see fewer of them can tell apart (Okabe and Ito), and markers.
 _COLOURS = (
@@ -16,16 +17,20 @@ _COLOURS = (
     "#84a300",
 )  # fmt: skip
 _MARKERS = "os^Dv<>PXph8d"
-_EXACT = {"color": drawing.INK, "markersize": 15, "clip_on": False, "zorder": 2.5}
-# What is measured, in words; the number; where its interval is.
-_PANELS = (
-    (
-        "clean outputs that stayed word for word",
-        lambda s: s["exact_match"]["clean"],
-        ("exact_match", "clean"),
-    ),
-    ("BLEU of all new outputs against the old", lambda s: s["bleu"], ("bleu",)),
-)
+_LARGE = {
+    "markeredgecolor": "white", "linestyle": "none", "clip_on": False,
+    "zorder": 3,
+}  # fmt: skip
+_PANELS = {
+    "exact_match": "clean outputs that stayed word for word",
+    "bleu": "BLEU of all new outputs against the old",
+}
+
+
+def look(results: Mapping[str, Any], method: str) -> tuple[str, str]:
+    """Returns the colour and the marker of a method."""
+    number = results["methods"].index(method)
+    return _COLOURS[number % len(_COLOURS)], _MARKERS[number % len(_MARKERS)]
 
 
 def draw(results: Mapping[str, Any], titles: Mapping[str, str]) -> Any:
@@ -39,34 +44,27 @@ def draw(results: Mapping[str, Any], titles: Mapping[str, str]) -> Any:
     before = tests[0]["prevalence"]["before"]
     # An update can leave more unwanted than it found.
     top = max(before, 0.01, *(test["prevalence"]["after"] for test in tests))
-    whiskers = "; whiskers: 95 % intervals" if "intervals" in tests[0] else ""
-    figure, panels = drawing.two_panels(
-        6.0,
-        "Methods compared",
-        "Each point is an update; lower and further right is better. Lines join a "
-        "method's best points,\nthe large mark is the one chosen on validation "
-        f"({tests[0]['examples']:,} test inputs{whiskers}).",
-        0.015, left=0.075, right=0.985, top=0.80, bottom=0.235, wspace=0.06,
+    figure, (left, right) = drawing.panels(
+        6.2, "Updates compared", _caption(results, titles),
+        0.015, left=0.075, right=0.985, top=0.80, bottom=0.25, wspace=0.06,
     )  # fmt: skip
-    for axes, (name, similarity, path) in zip(panels, _PANELS, strict=True):
+    others = [("the original", "P", points.original(results))]
+    for one in points.settings(results, control=True):
+        others.append((points.CONTROL, "X", one.numbers()))
+    if exact := points.exact_update(results):
+        others.append(("exact update", "*", points.measured(exact)))
+    for axes, (measure, name) in zip((left, right), _PANELS.items(), strict=True):
         axes.axhline(before, color=drawing.QUIET, lw=1, ls=(0, (4, 3)), zorder=1)
-        _draw_panel(axes, results, titles, similarity)
-        _draw_whiskers(axes, results, similarity, path)
-        exact = exact_update(results)
-        if exact and (x := similarity(exact)) is not None:
-            y = exact["prevalence"]["after"]
-            axes.plot(x, y, "*", label="exact update", **_EXACT)
+        _draw_methods(axes, results, titles, measure)
+        for label, marker, numbers in others:
+            _draw_point(axes, numbers, measure, drawing.INK, marker, label)
+        axes.grid(color="#e4e8ee", linewidth=0.8, zorder=0)
         axes.set_ylim(-0.04 * top, 1.08 * top)
         axes.set_xlabel(name, fontsize=13, color=drawing.INK, labelpad=8)
-    left, right = panels
     right.tick_params(labelleft=False)
     for values in (left.xaxis, left.yaxis):
         values.set_major_formatter(lambda share, _: f"{100 * share:.3g} %")
     left.set_ylabel("unwanted outputs", fontsize=13, color=drawing.INK)
-    left.text(
-        0.01, before, "before the update", transform=left.get_yaxis_transform(),
-        fontsize=11, color=drawing.QUIET, va="bottom",
-    )  # fmt: skip
     handles, labels = left.get_legend_handles_labels()
     figure.legend(
         handles, labels, loc="lower center", ncols=5, frameon=False, fontsize=12,
@@ -75,68 +73,77 @@ def draw(results: Mapping[str, Any], titles: Mapping[str, str]) -> Any:
     return figure
 
 
-def _draw_panel(axes: Any, results, titles, similarity) -> None:
+def _caption(results: Mapping[str, Any], titles: Mapping[str, str]) -> str:
+    chosen = points.chosen(results)
+    count = results["points"][0]["test"]["examples"]
+    whiskers = ""
+    if max(len(setting.updates) for setting in chosen) > 1:
+        whiskers = "; whiskers: seeds"
+    elif any("intervals" in row["test"] for row in results["points"]):
+        whiskers = "; whiskers: 95 % intervals"
+    what = "Lower and further right is better"
+    if results["rule"]:
+        what += "; lines: over alpha or rate; large: chosen on validation"
+    front = ", ".join(titles[method] for method in results["front"])
+    what = f"{what} ({count:,} test inputs{whiskers})."
+    return f"{what}\nNot beaten (Pareto front): {front}."
+
+
+def _draw_methods(axes: Any, results, titles, measure: str) -> None:
+    """Draws each update, each setting's line, and large what is chosen."""
+    found = points.settings(results)
     measured = False
-    for number, method in enumerate(results["methods"]):
-        marker = _MARKERS[number % len(_MARKERS)]
-        colour = _COLOURS[number % len(_COLOURS)]
-        style = {"color": colour, "zorder": 2, "clip_on": False}
-        # By name; a point whose similarity could not be measured has no place.
-        points = {
-            row["name"]: (x, row["test"]["prevalence"]["after"])
-            for row in results["points"]
-            if row["method"] == method and (x := similarity(row["test"])) is not None
-        }
-        measured = measured or bool(points)
-        small = {"markersize": 5, "markeredgewidth": 0, "alpha": 0.55}
-        axes.plot(*_columns([*points.values()]), marker, **small, **style)
-        line = best([*points.values()])
-        axes.plot(*_columns(line), "-", linewidth=1.4, alpha=0.8, **style)
-        chosen = [points[name] for name in points if name == results["chosen"][method]]
-        large = {"markersize": 12, "markeredgecolor": "white", "linestyle": "none"}
-        style["zorder"] = 3
-        axes.plot(*_columns(chosen), marker, label=titles[method], **large, **style)
+    for setting in found:
+        colour, marker = look(results, setting.method)
+        style = {"c": colour, "marker": marker, "ls": "none", "clip_on": False}
+        for row in setting.updates:
+            if place := _place(points.measured(row["test"]), measure):
+                axes.plot(*place, ms=5, mew=0, alpha=0.55, zorder=2, **style)
+                measured = True
+    for method in results["methods"]:
+        colour, marker = look(results, method)
+        own = [setting for setting in found if setting.method == method]
+        for line in _lines(own):
+            places = [_place(setting.numbers(), measure) for setting in line]
+            known = np.reshape([place for place in places if place], (-1, 2))
+            axes.plot(*known.T, c=colour, lw=1.4, alpha=0.8, zorder=2)
+        for setting in own:
+            if points.is_chosen(results, setting):
+                numbers = setting.numbers()
+                _draw_point(axes, numbers, measure, colour, marker, titles[method])
     if not measured:
         axes.set_xticks([])
         axes.text(
             0.5, 0.5, "nothing to measure", transform=axes.transAxes, fontsize=13,
             color=drawing.QUIET, ha="center",
         )  # fmt: skip
-    axes.grid(color="#e4e8ee", linewidth=0.8, zorder=0)
 
 
-def _draw_whiskers(axes: Any, results, similarity, path: Sequence[str]) -> None:
-    """Draws the intervals of the chosen points, if they have any."""
-    for row in results["points"]:
-        number = results["methods"].index(row["method"])
-        x, y = similarity(row["test"]), row["test"]["prevalence"]["after"]
-        if row["name"] != results["chosen"][row["method"]] or x is None:
-            continue
-        style = {"color": _COLOURS[number % len(_COLOURS)], "lw": 1.2, "alpha": 0.6}
-        style |= {"zorder": 2.2, "clip_on": False}
-        low, high = numbers.interval(row["test"], *path)
-        if low is not None:
-            axes.hlines(y, low, high, **style)
-        low, high = numbers.interval(row["test"], "prevalence", "after")
-        if low is not None:
-            axes.vlines(x, low, high, **style)
+def _lines(settings: Sequence[Setting]) -> list[list[Setting]]:
+    """Returns a method's settings in lines: by alpha at a rate, or else by the rate."""
+    lines: dict[float | None, list[Setting]] = {}
+    for one in sorted(settings, key=lambda s: (s.alpha or 0, s.learning_rate or 0)):
+        rate = None if one.alpha is None else one.learning_rate
+        lines.setdefault(rate, []).append(one)
+    return [*lines.values()]
 
 
-def _columns(points: Sequence[tuple[float, float]]) -> Any:
-    return np.reshape(points, (-1, 2)).T
+def _place(numbers, measure: str) -> tuple[float, float] | None:
+    """Returns where a point is; one whose similarity was not measured has no place."""
+    x, y = numbers[measure].value, numbers["prevalence"].value
+    return None if x is None else (x, y)
 
 
-def exact_update(results: Mapping[str, Any]) -> Mapping[str, Any] | None:
-    """Returns what is known of the exact update on the test inputs, if anything."""
-    found = (row["test"].get("exact_update") for row in results["points"])
-    return next(filter(None, found), None)
-
-
-def best(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-    """Returns the points (similarity, prevalence) that no other beats, in order."""
-    kept: list[tuple[float, float]] = []
-    # From the most similar down, each must be lower than all before.
-    for x, y in sorted(points, key=lambda point: (-point[0], point[1])):
-        if not kept or y < kept[-1][1]:
-            kept.append((x, y))
-    return kept
+def _draw_point(axes: Any, numbers, measure: str, colour, marker, label: str) -> None:
+    """Draws a large mark with its whiskers."""
+    place = _place(numbers, measure)
+    size = 19 if marker == "*" else 12
+    axes.plot(*(place or ([], [])), marker, c=colour, ms=size, label=label, **_LARGE)
+    if place is None:
+        return
+    style = {"color": colour, "lw": 1.2, "alpha": 0.6, "zorder": 2.2, "clip_on": False}
+    x, y = numbers[measure], numbers["prevalence"]
+    if x.low is not None:
+        axes.hlines(y.value, x.low, x.high, **style)
+    if y.low is not None:
+        axes.vlines(x.value, y.low, y.high, **style)

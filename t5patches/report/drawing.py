@@ -1,4 +1,4 @@
-"""What the reports' pictures share: colours, two panels below a heading, PNG."""
+"""What the reports' pictures share: colours, panels below a heading, PNG."""
 
 from __future__ import annotations
 
@@ -10,16 +10,22 @@ INK, QUIET = "#1f2933", "#52606d"
 _WIDTH = 12.0  # inches, at 200 dpi
 
 
-def two_panels(
-    height: float, title: str, below: str, indent: float, **grid: Any
+def panels(
+    height: float,
+    title: str,
+    below: str,
+    indent: float,
+    shape: tuple[int, int] = (1, 2),
+    **grid: Any,
 ) -> tuple[Any, Any]:
-    """Returns a Matplotlib figure and its two panels.
+    """Returns a Matplotlib figure and its panels.
 
     Args:
       height: in inches.
       title: the heading.
       below: what stands below it, one or two lines.
       indent: where the heading begins, 0 to 1.
+      shape: rows and columns of panels.
       **grid: the panels' places, as Matplotlib's `GridSpec` takes them.
     """
     # The object interface needs no display and changes no global state.
@@ -33,11 +39,11 @@ def two_panels(
     figure.text(indent, 1 - 0.36 / height, title, color=INK, **style)
     style = {"fontsize": 12.5, "linespacing": 1.4, "va": "center"}
     figure.text(indent, 1 - 0.77 / height, below, color=QUIET, **style)
-    panels = figure.subplots(1, 2, gridspec_kw=grid)
-    for axes in panels:
+    found = figure.subplots(*shape, gridspec_kw=grid).ravel()
+    for axes in found:
         axes.spines[:].set(visible=False, color=QUIET)
         axes.tick_params(length=0, labelsize=11.5, labelcolor=QUIET)
-    return figure, panels
+    return figure, found
 
 
 def to_png(figure: Any) -> bytes:

@@ -5,14 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-# Kind of a pair -> what the page calls it, how many are shown without the browser.
-KINDS = {
-    "fixed": ("Fixed: unwanted before, clean now", 8),
-    "remaining": ("Still unwanted: before and now", 4),
-    "broken": ("Newly unwanted: clean before, unwanted now", 4),
-    "changed": ("Changed without need: clean before and now, but other words", 4),
-    "unchanged": ("Unchanged: the same before and now", 2),
-}
+from t5patches.interchange.results_files import KINDS
+
 # Faults of an output that its old one had not -> what the page calls them.
 FAULTS = {
     "unwanted": "something unwanted",
@@ -25,6 +19,7 @@ FAULTS = {
     "lost_characters": "lost characters",
 }
 _MOST = 20_000
+_FIRST = 4  # Of each kind, without the browser.
 _FIELDS = {
     "inputs": "", "old": "", "new": "", "old_spans": (), "new_spans": (),
     "old_tokens": None, "new_tokens": None, "reference": None, "kind": "", "faults": (),
@@ -54,7 +49,7 @@ def first_of_each_kind(
 ) -> dict[str, list[Mapping[str, Any]]]:
     """Returns heading -> pairs of a kind, for paper and for pages without scripts."""
     found = {
-        heading: [row for row in rows if row["kind"] == kind][:count]
-        for kind, (heading, count) in KINDS.items()
+        heading: [row for row in rows if row["kind"] == kind][:_FIRST]
+        for kind, heading in KINDS.items()
     }
     return {heading: some for heading, some in found.items() if some}

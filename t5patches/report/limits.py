@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from t5patches.report.numbers import SCORES
+from t5patches.report.numbers import SCORES, interval
 from t5patches.report.rendering import percent, share
 
 _FEW = 30
@@ -44,11 +44,8 @@ def _detector(results: Mapping[str, Any]) -> Iterator[str]:
 
 def _sizes(results: Mapping[str, Any]) -> Iterator[str]:
     count, after = results["examples"], results["prevalence"]["after"]
-    if after in (0, 1) and count:
-        found = results.get("intervals", {}).get("prevalence", {}).get("after")
-        # Clopper and Pearson's bound, nearly 3 / count.
-        reach = 1 - 0.05 ** (1 / count)
-        low, high = found or (max(after - reach, 0), min(after + reach, 1))
+    low, high = interval(results, "prevalence", "after")
+    if after in (0, 1) and low is not None and high is not None:
         end = f"up to {100 * high:.2g}" if after == 0 else f"down to {100 * low:.3g}"
         yield (
             f"{round(after * count):,} of {count:,} outputs are unwanted after the "

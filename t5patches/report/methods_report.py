@@ -1,72 +1,81 @@
-"""The report of several methods on one job: curves, each method's choice, the grid."""
+"""The report of several updates of one model: curves, a table, the whole grid."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, cast
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import markupsafe
 
+from t5patches.evaluate import uncertainty
 from t5patches.interchange import results_files, shards
-from t5patches.report import curves, numbers, rendering
+from t5patches.report import curves, numbers, points, rendering, training_curves
 from t5patches.report.numbers import Number
-from t5patches.report.rendering import general, score, share, unit
+from t5patches.report.points import Setting
+from t5patches.report.rendering import general
 
-Row = Mapping[str, Any]
-
-_CHOICE_HEAD = (
-    "method", "alpha", "rate", "unwanted", "95 %", "clean the same", "95 %", "BLEU",
-    "ROUGE-L", "beaten by",
-)  # fmt: skip
-# Place of a cell -> which of its numbers is the best.
-_BETTER = {3: min, 5: max, 7: max, 8: max}
+_COLUMNS = points.MEASURES | points.DISTANCES
+_SIGNIFICANT = 0.05
 
 
 def write_comparison(
     run_dir: shards.PathLike,
     results: Mapping[str, Any],
-    titles: Mapping[str, str],
+    titles: Mapping[str, str] | None = None,
     settings: Mapping[str, Any] | None = None,
 ) -> str:
-    """Writes `report.html`, `.png` and `.csv`; returns the table for the terminal.
+    """Writes the report's files; returns the table for the terminal.
 
     Args:
       run_dir: the folder to write to.
       results: `methods`; `points`, each with `name`, `method`, `alpha`,
-        `learning_rate`, `seconds`, what `evaluate.compare` returns as `validation` and
-        `test`, with `intervals` or without, and of both the `distance` from the ideal;
-        `chosen` (method -> name of its point); `rule` (how it was chosen, in words);
-        `beaten_by` (method -> methods); `front` (the methods that none beats, the best
-        first); `failed`, the points without scores but with a reason of that name.
+        `learning_rate` and what `evaluate.compare` returns as `test`; `chosen` (method
+        -> name of its point, of several seeds of one of them); `beaten_by` (method ->
+        methods); `front` (the methods that none beats, the best first). Of a grid the
+        points have `validation`, `seconds` and the `distance` from the ideal on both,
+        too, and there are `rule` (how was chosen, in words) and `failed` (points
+        without scores but with a reason of that name). Where it is known, a point has
+        its `seed`, `control` (it is the no-op control), `relearned` ({`steps`, `test`},
+        after training on the original data again) and `model` (its folder, as seen from
+        `run_dir`), and `comparisons` are as `evaluate.intervals.against` returns them,
+        each of two `methods`.
       titles: method -> its name for the reader.
       settings: names and values for the section on settings.
     """
-    points = [row for row in results["points"] if not row.get("control")]
-    results = {**results, "points": points}
-    sentence, chosen = headline(results, titles), _chosen(results)
-    beaten_by = {
-        method: ", ".join(titles[other] for other in others) or "none"
-        for method, others in results["beaten_by"].items()
-    }
+    titles = _titles(results, titles or results.get("titles") or {})
+    sentence = headline(results, titles)
+    head, rows = _table(results, titles)
+    seeds = sorted({row.get("seed") for row in results["points"]} - {None})
     rendering.write(
         run_dir,
         "methods.html",
         curves.draw(results, titles),
         results,
-        settings,
-        title="Methods compared",
+        {
+            **({"seeds": ", ".join(map(str, seeds))} if seeds else {}),
+            **(settings or {}),
+        },
+        numbers.to_csv(_numbers(results)),
+        [*_training(run_dir, results, titles)],
+        title="Updates compared",
         sentence=sentence,
-        choice_head=_CHOICE_HEAD,
-        choices=[
-            (*cells, beaten_by[row["method"]])
-            for cells, row in zip(_marked(chosen, titles), chosen, strict=True)
-        ],
-        data=numbers.to_csv(_numbers(results)),
-        exact_rows=_exact_rows(results),
-        exact_update=results_files.EXACT_UPDATE,
+        head=head,
+        rows=rows,
+        seeds=max(len(setting.updates) for setting in points.chosen(results)),
+        relearned=[*_relearned(results, titles)],
+        exact_update=points.exact_update(results) and results_files.EXACT_UPDATE,
+        chosen={*results["chosen"].values()},
         titles=titles,
     )
     return terminal_table(results, titles)
+
+
+def _titles(results: Mapping[str, Any], titles: Mapping[str, str]) -> dict[str, str]:
+    rows = [*results["points"], *results.get("failed", ())]
+    names = {row["method"]: row["method"].upper() for row in rows}
+    control = {row["method"]: points.CONTROL for row in rows if row.get("control")}
+    return {**names, **titles, **control}
 
 
 def headline(results: Mapping[str, Any], titles: Mapping[str, str]) -> str:
@@ -87,114 +96,121 @@ def headline(results: Mapping[str, Any], titles: Mapping[str, str]) -> str:
 
 
 def terminal_table(results: Mapping[str, Any], titles: Mapping[str, str]) -> str:
-    """Returns each method's numbers as plain text, and by how many it is beaten."""
-    beaten_by = results["beaten_by"]
-    rows = [
-        (*_cells(row, titles), str(len(beaten_by[row["method"]])))
-        for row in _chosen(results)
-    ]
-    lines = rendering.text_table([_CHOICE_HEAD, *rows, *_exact_rows(results)])
-    return f"{lines}\n\n{headline(results, titles)}."
-
-
-def _chosen(results: Mapping[str, Any]) -> list[Row]:
-    """Returns each method's point, the nearest to the ideal on test inputs first."""
-    names = set(results["chosen"].values())
-    rows = [row for row in results["points"] if row["name"] in names]
-    return sorted(rows, key=lambda row: row["distance"]["test"])
-
-
-def _exact_rows(results: Mapping[str, Any]) -> list[tuple[str, ...]]:
-    exact = curves.exact_update(results)
-    if exact is None:
-        return []
-    row = {"method": "", "alpha": None, "learning_rate": None, "test": exact}
-    return [(*_cells(row, {"": "exact update"}), "")]
-
-
-def _measured(scores: Mapping[str, Any]) -> list[Number]:
-    """Returns the numbers of a point that the tables show, with their intervals.
-
-    Where the results have no intervals, shares have Wilson's.
-    """
-    after, same = scores["prevalence"]["after"], scores["exact_match"]["clean"]
-    of = numbers.interval
-    ranges = [of(scores, "prevalence", "after"), of(scores, "exact_match", "clean")]
-    if "intervals" not in scores:
-        clean = scores["subsets"]["clean"]["examples"]
-        ranges = [_wilson(after, scores["examples"]), _wilson(same, clean)]
-    return [
-        Number("prevalence", "all", "", after, *ranges[0]),
-        Number("exact_match", "clean", "", same, *ranges[1]),
-        Number("bleu", "all", "", scores["bleu"], *of(scores, "bleu")),
-        Number("rougeL", "all", "", scores["rougeL"], *of(scores, "rougeL")),
-    ]
-
-
-def _numbers(results: Mapping[str, Any]) -> list[Number]:
-    """Returns the numbers of all points; the side is the point and the split."""
-    return [
-        number._replace(side=f"{row['name']}, {split}")
-        for row in results["points"]
-        for split in ("validation", "test")
-        for number in _measured(row[split])
-    ]
-
-
-def _cells(row: Row, titles: Mapping[str, str]) -> tuple[str, ...]:
-    after, same, bleu, rouge = _measured(row["test"])
+    """Returns the table of methods as plain text."""
+    head, rows = _table(results, titles)
+    # The intervals, and by whom one is beaten, are too wide.
+    short = [[name, *map(_short, cells)] for name, *cells, _ in rows]
     return (
-        titles[row["method"]],
-        general(row["alpha"]),
-        general(row["learning_rate"]),
-        share(after.value),
-        _range(after),
-        share(same.value),
-        _range(same),
-        score(bleu.value),
-        unit(rouge.value),
+        f"{rendering.text_table([head[:-1], *short])}\n\n{headline(results, titles)}."
     )
 
 
-def _marked(rows: Sequence[Row], titles: Mapping[str, str]) -> list[tuple[str, ...]]:
-    """Returns the cells of rows, the best of a column bold.
-
-    An ≈ is before what these inputs do not tell from the best: the intervals overlap.
-    """
-    cells = [[*_cells(row, titles)] for row in rows]
-    columns = zip(*(_measured(row["test"]) for row in rows), strict=True)
-    for (place, better), column in zip(_BETTER.items(), columns, strict=True):
-        known = [number for number in column if number.value is not None]
-        if len(known) < 2:
-            continue
-        best = better(known, key=lambda number: number.value)
-        for number, row in zip(column, cells, strict=True):
-            if number.value == best.value:
-                row[place] = markupsafe.Markup("<strong>{}</strong>").format(row[place])
-            elif _overlap(number, best):
-                row[place] = f"≈ {row[place]}"
-    return [tuple(row) for row in cells]
+def _short(cell: str) -> str:
+    text = cell.striptags() if isinstance(cell, markupsafe.Markup) else cell
+    return text.partition(" (")[0]
 
 
-def _overlap(one: Number, other: Number) -> bool:
-    ends = (one.low, one.high, other.low, other.high)
-    if None in ends:
-        return False
-    low, high, others_low, others_high = cast("tuple[float, ...]", ends)
-    return low <= others_high and others_low <= high
+def _table(
+    results: Mapping[str, Any], titles: Mapping[str, str]
+) -> tuple[list[str], list[tuple[str, ...]]]:
+    """Returns the head and the rows of the table of methods, without empty columns."""
+    methods = points.chosen(results)
+    control = points.settings(results, control=True)
+    names = [titles[setting.method] for setting in (*methods, *control)]
+    found = [setting.numbers() for setting in (*methods, *control)]
+    names, found = [*names, "the original"], [*found, points.original(results)]
+    if exact := points.exact_update(results):
+        names, found = [*names, "exact update"], [*found, points.measured(exact)]
+
+    columns: dict[str, Sequence[str]] = {"method": names}
+    for head, field in (("alpha", "alpha"), ("rate", "learning_rate")):
+        values = [getattr(setting, field) for setting in (*methods, *control)]
+        if any(value is not None for value in values):
+            more = [""] * (len(names) - len(values))
+            columns[head] = [*map(general, values), *more]
+    for measure, (head, _, _) in _COLUMNS.items():
+        column = [numbers[measure] for numbers in found]
+        if any(number.value is not None for number in column):
+            cells = _marked(results, column[: len(methods)], methods)
+            columns[head] = [*cells, *map(str, column[len(methods) :])]
+    beaten = (results["beaten_by"][setting.method] for setting in methods)
+    said = [", ".join(titles[name] for name in some) or "none" for some in beaten]
+    columns["beaten by"] = [*said, *[""] * (len(names) - len(said))]
+    return [*columns], [*zip(*columns.values(), strict=True)]
 
 
-def _range(number: Number) -> str:
-    if number.low is None or number.high is None:
-        return "–"
-    return f"{100 * number.low:.1f}–{100 * number.high:.1f}"
+def _marked(
+    results: Mapping[str, Any], column: Sequence[Number], methods: Sequence[Setting]
+) -> list[str]:
+    """Returns the cells of a column: the best bold, an ≈ before its like."""
+    measure, values = column[0].measure, [number.value for number in column]
+    known = [value for value in values if value is not None]
+    if len(known) < 2:
+        return [*map(str, column)]
+    best = _COLUMNS[measure][1](known)
+    first = [m.method for m, v in zip(methods, values, strict=True) if v == best]
+    p = max((_p_values(results, measure, method) for method in first), key=len)
+    cells = []
+    for number, setting in zip(column, methods, strict=True):
+        cell = str(number)
+        if number.value == best:
+            cell = markupsafe.Markup("<strong>{}</strong>").format(cell)
+        elif p and number.value is not None:
+            alike = p.get(setting.method, 1) >= _SIGNIFICANT
+            cell = f"≈ {cell}" if alike else cell
+        cells.append(cell)
+    return cells
 
 
-def _wilson(fraction: float | None, count: int) -> Sequence[float | None]:
-    """Returns a 95 % interval of a share of `count` inputs."""
-    if fraction is None:
-        return (None, None)
-    from scipy import stats
+def _p_values(
+    results: Mapping[str, Any], measure: str, method: str
+) -> dict[str, float]:
+    """Returns p, corrected by Holm, of the methods that one was compared with."""
+    p: dict[str, float] = {}
+    for row in results.get("comparisons", ()):
+        value = row.get(measure, {}).get("p")
+        if method in row["methods"] and value is not None:
+            (other,) = {*row["methods"]} - {method}
+            p[other] = value
+    return dict(zip(p, uncertainty.holm([*p.values()]).tolist(), strict=True))
 
-    test = stats.binomtest(round(fraction * count), count)
-    return tuple(map(float, test.proportion_ci(0.95, method="wilson")))
+
+def _training(
+    run_dir: shards.PathLike, results: Mapping[str, Any], titles: Mapping[str, str]
+) -> Iterator[training_curves.Run]:
+    """Yields the training runs of the chosen points whose model folders are known."""
+    for setting in points.chosen(results):
+        row = setting.updates[0]
+        if "model" in row:
+            colour, _ = curves.look(results, setting.method)
+            found = training_curves.read(os.path.join(run_dir, row["model"]))
+            yield training_curves.Run(titles[setting.method], colour, found)
+
+
+def _relearned(
+    results: Mapping[str, Any], titles: Mapping[str, str]
+) -> Iterator[tuple[str, ...]]:
+    """Yields rows: the chosen updates before and after more fine-tuning."""
+    for setting in points.chosen(results):
+        for row in setting.updates:
+            if more := row.get("relearned"):
+                columns = points.measured(row["test"]), points.measured(more["test"])
+                cells = (
+                    str(numbers[measure])
+                    for measure in ("prevalence", "exact_match")
+                    for numbers in columns
+                )
+                yield titles[setting.method], f"{more['steps']:,}", *cells
+
+
+def _numbers(results: Mapping[str, Any]) -> Iterator[Number]:
+    """Yields the numbers of all points; the side is the point and the split."""
+    for row in results["points"]:
+        relearned = row.get("relearned", {}).get("test")
+        for split, scores in (
+            ("validation", row.get("validation")),
+            ("test", row["test"]),
+            ("relearned", relearned),
+        ):
+            for number in points.measured(scores).values() if scores else ():
+                yield number._replace(side=f"{row['name']}, {split}")

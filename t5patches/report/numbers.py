@@ -180,6 +180,25 @@ def _stayed(results: Mapping[str, Any]) -> Table:
     return Table("What stayed", note, ["", "inputs", *SCORES.values()], rows)
 
 
+def rounds(results: Mapping[str, Any]) -> Table:
+    """Returns the table of a results' rounds, without rows if they have none."""
+    rows = [
+        (
+            f"round {number}",
+            [
+                Number("prevalence", "all", side, part["prevalence"]["after"]),
+                Number("exact_match", "clean", side, part["exact_match"]["clean"]),
+                *_scores(part, "all", side, ("bleu", "rougeL")),
+            ],
+        )
+        for number, part in results.get("rounds", {}).items()
+        for side in [f"round {number}"]
+    ]
+    note = "Each an update of the original, on what the one before still said, too."
+    head = ["by round", "unwanted", "clean the same", "BLEU", "ROUGE-L"]
+    return Table("By round", note, head, rows)
+
+
 def _alike(results: Mapping[str, Any]) -> Table:
     found = results.get("similarity", {})
     rows = [
@@ -283,4 +302,6 @@ def _distances(results: Mapping[str, Any]) -> Table:
     return Table("Distances", note, ["", "tokens", "before", "after"], rows)
 
 
-_PARTS = (_alike, _references, _labels, _faults, _variants, _against, _distances)
+_PARTS = (
+    rounds, _alike, _references, _labels, _faults, _variants, _against, _distances
+)  # fmt: skip

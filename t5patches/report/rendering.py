@@ -7,6 +7,7 @@ is escaped.
 from __future__ import annotations
 
 import base64
+import contextlib
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -17,8 +18,10 @@ import tabulate
 from etils import epath
 
 from t5patches.interchange import shards
-from t5patches.report import drawing
+from t5patches.report import drawing, training_curves
 
+# The page, the picture, the numbers; picture and numbers of the training.
+FILES = ("report.html", "report.png", "report.csv", "training.png", "training.csv")
 # Control characters as their symbols: a page may not have them.
 _VISIBLE = {code: 0x2400 + code for code in range(32) if chr(code) not in "\t\n"}
 _VISIBLE |= {0x7F: 0x2421, **dict.fromkeys(range(0x80, 0xA0), 0xFFFD)}
@@ -112,10 +115,11 @@ def write(
     results: Mapping[str, Any],
     settings: Mapping[str, Any] | None,
     data: str,
+    runs: Sequence[training_curves.Run] = (),
     script: str = "",
     **content: Any,
 ) -> None:
-    """Writes a report's `report.png`, `report.csv` and `report.html`.
+    """Writes a report's files: those of `FILES`, the training's only if it is known.
 
     Args:
       run_dir: the folder to write to.
@@ -124,27 +128,39 @@ def write(
       results: the template's, and what of them belongs to the settings.
       settings: names and values for the section on settings.
       data: the numbers, CSV.
+      runs: the training runs.
       script: name of the page's script, in `templates/`.
       **content: what else the template wants; all of them `title` and `sentence`.
     """
-    png = drawing.to_png(figure)
+    page, png, table, *of_training = FILES
+    files = {png: drawing.to_png(figure), table: data.encode()}
+    if runs := [run for run in runs if run.curves]:
+        made = (
+            drawing.to_png(training_curves.draw(runs)),
+            training_curves.to_csv(runs),
+        )
+        files |= zip(of_training, made, strict=True)
+    pictures = {
+        name: base64.b64encode(content).decode("ascii")
+        for name, content in files.items()
+        if name.endswith(".png")
+    }
     known = {name: results[name] for name in MADE if name in results}
-    page = _TEMPLATES.get_template(template).render(
+    html = _TEMPLATES.get_template(template).render(
         style=_source("style.css"),
         script=_source(script) if script else "",
-        image=base64.b64encode(png).decode("ascii"),
+        pictures=pictures,
         results=results,
         settings={**known, **(settings or {})},
         **content,
     )
-    with shards.atomic_write(epath.Path(run_dir) / "report.png", "wb") as picture:
-        picture.write(png)
-        picture.flush()  # All, or, where there is no room, none.
-        with shards.atomic_write(epath.Path(run_dir) / "report.csv") as table:
-            table.write(data)
-            table.flush()
-            with shards.atomic_write(epath.Path(run_dir) / "report.html") as file:
-                file.write(page.translate(_VISIBLE))
+    files[page] = html.translate(_VISIBLE).encode()
+    with contextlib.ExitStack() as stack:  # All, or, where there is no room, none.
+        for name, made in files.items():
+            path = epath.Path(run_dir) / name
+            file = stack.enter_context(shards.atomic_write(path, "wb"))
+            file.write(made)
+            file.flush()
 
 
 def text_table(rows: Sequence[Sequence[str]]) -> str:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from absl import logging
-
 from t5patches import errors
 from t5patches.errors import UserError
-from t5patches.interchange import claims, json_files, results_files
+from t5patches.interchange import results_files
+from t5patches.interchange.results_files import KINDS
 
 _HINT = "give the results.json that `t5patches evaluate` writes"
 
@@ -30,6 +28,15 @@ def _is_interval(value: Any) -> bool:
     return ends and all(map(_number(100, -100), value)) and value[0] <= value[1]
 
 
+def _is_object(value: Any) -> bool:
+    return isinstance(value, Mapping)
+
+
+def _list_of(what: str, fits: Callable[[Any], bool]) -> tuple[str, Any]:
+    words = f"a list of {what}"
+    return words, lambda value: isinstance(value, list) and all(map(fits, value))
+
+
 # What values can be: in words, and as a test. No output has a thousand unwanted spans
 # for each of its tokens.
 _TEXT = ("text", lambda value: isinstance(value, str))
@@ -42,7 +49,6 @@ _RATE = ("a number, 0 or more, or null", _or_null(_number(1e6)))
 _DIFFERENCE = ("a number from -100 to 100, or null", _or_null(_number(100, -100)))
 _INTERVAL = ("[lowest, highest], or null", _or_null(_is_interval))
 _SCORES = {"exact_match": _SOME, "bleu": _BLEU, "rougeL": _SOME}
-KINDS = ("fixed", "remaining", "broken", "changed", "unchanged")
 _SUBSETS = ("all", "clean", "marked")
 _RESULTS = {
     "examples": _COUNT,
@@ -105,39 +111,36 @@ _MORE = {
 }
 # The same, by names that are not known here.
 _NAMED = {
-    "rounds": {name: _RESULTS[name] for name in ("prevalence", "exact_match")},
+    "rounds": {
+        name: _RESULTS[name] for name in ("prevalence", "exact_match", "bleu", "rougeL")
+    },
     "by_label": _CHANGE,
     "variants": _CHANGE,
     "new_faults": dict.fromkeys(("before", "after", "new"), _COUNT),
 }
 
-
-def read(path: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Returns the results of a file of `t5patches evaluate`, and their examples.
-
-    Raises:
-      UserError: naming file and field, if they are not what it writes.
-    """
-    results = json_files.read_json(path)
-    try:
-        json_files.check_encodes(results, "a text of the results")
-        check_results(results)
-    except UserError as error:
-        raise UserError(f"{path}: {error}") from error
-    examples, place = [], results_files.examples_path(path)
-    if os.path.exists(place):
-        for number, row in json_files.read_jsonl(place):
-            check_example(row, f"{place}:{number}")
-            examples.append(row)
-    theirs = results.get(results_files.EXAMPLES)
-    if theirs not in (None, claims.fingerprint({results_files.EXAMPLES: examples})):
-        logging.warning(
-            "%s: is not what `t5patches evaluate` wrote with %s: lost, changed, or of "
-            "another run",
-            place,
-            path,
-        )
-    return results, examples
+# A sweep, in whose objects other fields may be, too.
+_SOME_METHODS = _list_of("texts", _TEXT[1])
+_OBJECT, _OBJECTS = ("an object", _is_object), _list_of("objects", _is_object)
+_ANY = ("a number, 0 or more", _number(1e9))
+_SETTING = {"method": _TEXT, "alpha": _RATE, "learning_rate": _RATE}
+_POINT = {
+    **_SETTING,
+    "name": _TEXT,
+    "seconds": _ANY,
+    "distance": {"validation": _ANY, "test": _ANY},
+    "validation": _OBJECT,
+    "test": _OBJECT,
+}
+_SWEEP = {
+    "methods": _SOME_METHODS,
+    "rule": _TEXT,
+    "points": _OBJECTS,
+    "failed": _OBJECTS,
+    "front": _SOME_METHODS,
+    "chosen": _OBJECT,
+    "beaten_by": _OBJECT,
+}
 
 
 def check_results(results: Mapping[str, Any]) -> None:
@@ -155,7 +158,7 @@ def check_results(results: Mapping[str, Any]) -> None:
     _check(results, _RESULTS, "")
     if "references" in results:
         _check(results["references"], _REFERENCES, "references")
-    for name in ("method", "verdict"):
+    for name in ("method", "verdict", "model"):
         if not isinstance(text := results.get(name), str | None):
             raise _wrong(name, "text", text)
     _check_agreement(results, results["subsets"])
@@ -172,6 +175,65 @@ def check_results(results: Mapping[str, Any]) -> None:
             _check(sure, _SURE, f"{name}.intervals", more=True)
     if exact := results.get("exact_update"):
         _check_agreement(exact, exact["subsets"], "exact_update.")
+
+
+def check_sweep(results: Mapping[str, Any]) -> None:
+    """Checks what `report.write_comparison` takes, of a grid.
+
+    Raises:
+      UserError: naming the field that is missing or wrong.
+    """
+    _check(results, _SWEEP, "")
+    titles, tested = results.get("titles", {}), results.get("comparisons", [])
+    _check(tested, _OBJECTS, "comparisons")
+    _check(titles, _OBJECT, "titles")
+    _check(titles, dict.fromkeys(titles, _TEXT), "titles")
+    for number, row in enumerate(results["points"]):
+        where = f"points[{number}]"
+        _check(row, _POINT, where, more=True)
+        parts = {split: row[split] for split in ("validation", "test")}
+        if more := row.get("relearned"):
+            shape = {"steps": _COUNT, "test": _OBJECT}
+            _check(more, shape, f"{where}.relearned", more=True)
+            parts["relearned.test"] = more["test"]
+        for name, scores in parts.items():
+            try:
+                check_results(scores)
+            except UserError as error:
+                raise UserError(f"{where}.{name}: {error}") from error
+    for number, row in enumerate(results["failed"]):
+        _check(row, {**_SETTING, "failed": _TEXT}, f"failed[{number}]", more=True)
+    for number, row in enumerate(tested):
+        shape = {"methods": _SOME_METHODS, **_MORE["against"]}
+        _check(row, shape, f"comparisons[{number}]", more=True)
+    _check_names(results)
+
+
+def _check_names(results: Mapping[str, Any]) -> None:
+    """Checks that a sweep chooses and compares what it has."""
+    methods = results["methods"]
+    rows = [row for row in results["points"] if not row.get("control")]
+    for field in ("points", "front"):
+        if not results[field]:
+            raise _wrong(field, "one or more", [])
+    for field in ("chosen", "beaten_by"):
+        if results[field].keys() != {*methods}:
+            raise _wrong(field, "an object of all 'methods'", [*results[field]])
+    for field, found in (
+        ("front", results["front"]),
+        ("points", [row["method"] for row in rows]),
+        *((f"beaten_by.{name}", some) for name, some in results["beaten_by"].items()),
+    ):
+        _check(found, _SOME_METHODS, field)
+        if not {*found} <= {*methods}:
+            raise _wrong(field, "some of the 'methods'", found)
+    for number, row in enumerate(results.get("comparisons", ())):
+        two = row["methods"]
+        if len({*two}) != 2 or not {*two} <= {*methods}:
+            raise _wrong(f"comparisons[{number}].methods", "two of the 'methods'", two)
+    for method, name in results["chosen"].items():
+        if not any((row["method"], row["name"]) == (method, name) for row in rows):
+            raise _wrong(f"chosen.{method}", "the name of a point of it", name)
 
 
 def _check_agreement(

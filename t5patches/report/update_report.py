@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import collections
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from t5patches.interchange import results_files, shards
-from t5patches.report import bars, limits, numbers, rendering
+from t5patches.report import bars, limits, numbers, rendering, training_curves
 from t5patches.report import examples as pairs
 from t5patches.report.rendering import score, share, unit
 from t5patches.report.result_checks import check_results
@@ -19,12 +20,13 @@ def write_report(
     examples: Sequence[Mapping[str, Any]],
     settings: Mapping[str, Any] | None = None,
 ) -> str:
-    """Writes `report.html`, `.png` and `.csv`; returns the table for the terminal.
+    """Writes the report's files; returns the table for the terminal.
 
     Args:
       run_dir: the folder to write to.
       results: what `evaluate.evaluate_files` or `evaluate.compare` returns; what of
-        `rendering.MADE` is there is shown, too.
+        `rendering.MADE` is there is shown, too, and the training curves of `model`, a
+        folder as seen from `run_dir`.
       examples: the pairs of outputs, as `evaluate.evaluate_files` returns them.
       settings: names and values for the section on settings.
 
@@ -34,6 +36,8 @@ def write_report(
     check_results(results)
     method, sentence = results.get("method"), headline(results)
     rows, tables = pairs.for_page(examples), numbers.tables(results)
+    folder = results.get("model")
+    curves = training_curves.read(os.path.join(run_dir, folder)) if folder else {}
     update = "targeted update" + (f" with {str(method).upper()}" if method else "")
     rendering.write(
         run_dir,
@@ -47,13 +51,14 @@ def write_report(
         data=numbers.to_csv(
             n for table in tables for _, row in table.rows for n in row
         ),
+        runs=[training_curves.Run("this update", bars.AFTER, curves)],
         limits=limits.limits(results),
         remarks=_remarks(results),
         script="browser.js" if examples else "",
         pairs=len(examples),
         examples=rows,
         first=pairs.first_of_each_kind(rows),
-        kinds=pairs.KINDS,
+        kinds=results_files.KINDS,
         faults=collections.Counter(fault for row in rows for fault in row["faults"]),
         fault_names=pairs.FAULTS,
     )
@@ -72,25 +77,17 @@ def headline(results: Mapping[str, Any]) -> str:
 
 def terminal_table(results: Mapping[str, Any]) -> str:
     """Returns the numbers of `results` as a table of plain text."""
-    first, second = numbers.tables(results)[:2]
-    unwanted = rendering.text_table([first.head, *first.texts()])
-    head = ["new against old outputs", *second.head[1:]]
-    similarity = rendering.text_table([head, *second.texts()])
+    first, second, *_ = numbers.tables(results)
+    second = second._replace(head=["new against old outputs", *second.head[1:]])
+    shown = filter(lambda table: table.rows, (first, second, numbers.rounds(results)))
+    texts = (rendering.text_table([table.head, *table.texts()]) for table in shown)
     remarks = "".join(f"\n{remark}\n" for remark in _remarks(results))
-    return f"{unwanted}\n\n{similarity}\n{remarks}"
+    return "\n\n".join(texts) + f"\n{remarks}"
 
 
 def _remarks(results: Mapping[str, Any]) -> list[str]:
     """Returns what is to be said besides the numbers, as sentences."""
     found = [results["verdict"]] if results.get("verdict") else []
-    if rounds := results.get("rounds"):
-        each = (
-            f"{share(scores['prevalence']['after'])} unwanted and "
-            f"{share(scores['exact_match']['clean'])} of the clean outputs the same "
-            f"after round {number}"
-            for number, scores in rounds.items()
-        )
-        found.append(f"By round: {'; '.join(each)}.")
     if "distance_to_exact_update" in results:
         distance = results["distance_to_exact_update"]
         same, *alike = _scores(distance["outputs"])

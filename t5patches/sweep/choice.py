@@ -1,4 +1,4 @@
-"""Which of its points stands for a method, and which methods beat which.
+"""Which of its points stands for a method.
 
 A method's point is chosen on the validation inputs: the one nearest to the ideal, at
 which nothing unwanted is left and every clean output is as it was (`distance`). The
@@ -58,33 +58,3 @@ def choose(rows: Iterable[Row]) -> list[Row]:
         return statistics.fmean(distance(row["validation"]) for row in group)
 
     return min(seeds(rows), key=mean)
-
-
-def _respects(rows: Sequence[Row]) -> tuple[float, float]:
-    """Returns the means of what is good: nothing unwanted, clean outputs the same."""
-    tests = [row["test"] for row in rows]
-    return (
-        statistics.fmean(1 - test["prevalence"]["after"] for test in tests),
-        statistics.fmean(test["exact_match"]["clean"] or 0.0 for test in tests),
-    )
-
-
-def beaten_by(chosen: Mapping[str, Sequence[Row]]) -> dict[str, list[str]]:
-    """Returns method -> the methods that beat it; those with none are the Pareto front.
-
-    One beats another that is as good in both respects on the test inputs, the share of
-    unwanted outputs and that of clean outputs that stayed word for word, and better in
-    one.
-
-    Args:
-      chosen: method -> its rows, of `choose`.
-    """
-    known = {method: _respects(rows) for method, rows in chosen.items()}
-
-    def beats(one: tuple[float, float], other: tuple[float, float]) -> bool:
-        return all(a >= b for a, b in zip(one, other, strict=True)) and one != other
-
-    return {
-        name: [other for other, theirs in known.items() if beats(theirs, own)]
-        for name, own in known.items()
-    }

@@ -37,18 +37,13 @@ from t5patches.checkpoints import finding
 from t5patches.errors import UserError
 from t5patches.evaluate import intervals
 from t5patches.interchange import claims, json_files, results_files, shards
+from t5patches.report import points, reading
 from t5patches.run import stages
 from t5patches.run.stages import Record
 from t5patches.sweep import choice
 from t5patches.sweep.plan import SPLITS, Command, Plan, Point, title
 
-# What `evaluate` compares two updates by, and which way is better.
-_MEASURES = {
-    "prevalence": (min, lambda scores: scores["prevalence"]["after"]),
-    "exact_match": (max, lambda scores: scores["exact_match"]["clean"]),
-    "bleu": (max, lambda scores: scores["bleu"]),
-    "rougeL": (max, lambda scores: scores["rougeL"]),
-}
+Row = Mapping[str, Any]
 
 
 class Sweep:
@@ -109,10 +104,10 @@ class Sweep:
         Raises:
           UserError: the first of all points failed, as the others would.
         """
-        points, done = self.plan.points, []
-        for number, point in enumerate(points, start=1):
+        done, count = [], len(self.plan.points)
+        for number, point in enumerate(self.plan.points, start=1):
             unit = self._path(point)
-            label = f"[{number}/{len(points)}] {point.label}"
+            label = f"[{number}/{count}] {point.label}"
             with contextlib.ExitStack() as stack:
                 try:
                     stack.enter_context(claims.lock(unit))
@@ -123,7 +118,7 @@ class Sweep:
                     unit,
                     label,
                     functools.partial(self._do_point, point),
-                    functools.partial(_to_go, done, left=len(points) - number),
+                    functools.partial(_to_go, done, left=count - number),
                     self._own(point),
                 )
             done.append(record)
@@ -231,7 +226,8 @@ class Sweep:
                 label = f"{point.label}: fine-tune again"
                 work = functools.partial(self.relearn, point)
                 row["relearned"] = stages.do_stage(unit, label, work)
-        beaten_by = choice.beaten_by(chosen)
+        tests = {m: [row["test"] for row in some] for m, some in chosen.items()}
+        beaten_by = points.beaten_by(tests)
         front = [method for method in methods if not beaten_by[method]]
         names = {method: rows[0]["name"] for method, rows in chosen.items()}
         return {
@@ -241,53 +237,32 @@ class Sweep:
             "chosen": names,
             "front": sorted(front, key=lambda m: chosen[m][0]["distance"]["test"]),
             "beaten_by": beaten_by,
-            "comparisons": self._comparisons(
-                {
-                    m: [by_name[row["name"]] for row in rows]
-                    for m, rows in chosen.items()
-                },
-                chosen,
-            ),
+            "comparisons": self._tests(chosen),
             "points": rows,
             "failed": failed,
         }
 
-    def _comparisons(
-        self,
-        points: Mapping[str, Sequence[Point]],
-        chosen: Mapping[str, Sequence[Mapping[str, Any]]],
-    ) -> list[dict[str, Any]]:
-        """Tests the best method of each measure against the others, on test inputs.
+    def _tests(self, chosen: Mapping[str, Sequence[Row]]) -> list[dict[str, Any]]:
+        """Tests the best chosen updates against the others, on the test inputs.
 
         Seeds are pooled: what they say to an input is drawn together.
         """
-        fewest = min(map(len, points.values()))
-        columns = {
-            method: np.vstack(
-                [
-                    evaluation.pair_numbers(
-                        self.plan.old["test"],
-                        predictions(self._path(point, "test")),
-                        self.annotator,
-                    )
-                    for point in some[:fewest]
-                ]
-            )
-            for method, some in points.items()
+        fewest = min(map(len, chosen.values()))
+        paths, scores = {}, {}
+        for row in itertools.chain(*(rows[:fewest] for rows in chosen.values())):
+            name = row["name"]
+            scores[name] = row["test"]
+            paths[name] = os.path.join(self.folder, "points", name, "results.json")
+        columns = reading.columns(paths, scores)
+        if not columns:
+            return []
+        pooled = {
+            method: np.vstack([columns[row["name"]] for row in rows[:fewest]])
+            for method, rows in chosen.items()
         }
-        found = {}
-        for better, of in _MEASURES.values():
-            known = {m: of(rows[0]["test"]) for m, rows in chosen.items()}
-            known = {method: n for method, n in known.items() if n is not None}
-            best = better(known, key=lambda method: known[method], default=None)
-            for other in known.keys() - {best}:
-                pair = tuple(sorted((best, other)))
-                if pair not in found:
-                    one, two = (columns[method] for method in pair)
-                    inputs = np.tile(np.arange(len(one) // fewest), fewest)
-                    clusters = inputs if fewest > 1 else None
-                    found[pair] = intervals.against(one, two, clusters, seed=0)
-        return [{"methods": list(pair), **test} for pair, test in sorted(found.items())]
+        inputs = np.arange(len(next(iter(columns.values()))))
+        clusters = np.tile(inputs, fewest) if fewest > 1 else None
+        return intervals.tests(pooled, clusters)
 
 
 def predictions(folder: str) -> list[str]:

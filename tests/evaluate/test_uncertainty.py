@@ -38,6 +38,22 @@ def test_intervals_are_scipys(blocks):
     assert found[0] == pytest.approx([*expected])
 
 
+@pytest.mark.parametrize("count", range(5))
+def test_holm_is_the_closed_test_of_bonferroni(count):
+    """Source: Marcus, Peritz and Gabriel, Biometrika 1976."""
+    p = np.random.default_rng(count).random(count) ** 3
+    sets = [
+        some
+        for size in range(1, count + 1)
+        for some in itertools.combinations(range(count), size)
+    ]
+    expected = [
+        max(min(len(some) * min(p[[*some]]), 1) for some in sets if place in some)
+        for place in range(count)
+    ]
+    assert uncertainty.holm([*p]) == pytest.approx(np.array(expected))
+
+
 def test_resamples_are_those_of_a_loop(blocks):
     random = np.random.default_rng(3)
     expected = []

@@ -122,7 +122,7 @@ def test_the_exact_update_and_the_verdict(tmp_path):
     page = Reader((tmp_path / "report.html").read_text(encoding="utf-8")).text
     for shown in (table, page):
         assert "The update changed it." in shown
-        assert "0.0 % of the clean outputs the same after round 2." in shown
+        assert re.search(r"round 2\s+0.0 %\s+0.0 %\s", shown)
         assert "not the model conditioned on never saying a phrase" in shown
         assert "75.0 % of 4 inputs got such an output, for 9 samples" in shown
         assert "exact update, old output clean" in shown

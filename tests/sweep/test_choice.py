@@ -1,4 +1,4 @@
-"""Which point stands for a method, and who beats whom."""
+"""Which point stands for a method."""
 
 import math
 
@@ -45,20 +45,3 @@ def test_the_choice_is_by_the_mean_of_the_seeds():
     lucky = [row("a-seed0", (0.0, 1.0)), row("a-seed1", (0.4, 0.5))]
     steady = [row(f"b-seed{n}", (0.02, 0.98), alpha=4.0) for n in range(2)]
     assert choice.choose([*lucky, *steady]) == steady
-
-
-def test_beaten_by():
-    # Name -> its scores on the test inputs by seed, and the names that beat it.
-    table = {
-        "best": ([(0.01, 0.99)], []),
-        "cleaner": ([(0.0, 0.9)], []),
-        "worse": ([(0.01, 0.98)], ["best", "twin"]),
-        "worst": ([(0.3, 0.5)], ["best", "cleaner", "worse", "twin"]),
-        "twin": ([(0.02, 0.98), (0.0, 1.0)], []),
-    }
-    chosen = {
-        name: [row(name, (0.1, 0.9), each) for each in tests]
-        for name, (tests, _) in table.items()
-    }
-    found = choice.beaten_by(chosen)
-    assert found == {name: beaten_by for name, (_, beaten_by) in table.items()}
