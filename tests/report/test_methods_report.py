@@ -168,7 +168,7 @@ def test_distances_and_what_is_learned_again(results, tmp_path):
         "unwanted_probability": {"before": 0.5, "after": 0.125},
     }
     table = report.write_comparison(tmp_path, results, TITLES)
-    assert re.search(r"TNFF .* 0.880 +0.0012 +0.250 +0.125\n", table)
+    assert re.search(r"TNFF .* 0.880 +0.0012 +25.0 % +12.5 %", table)
     text = re.sub(r"<[^>]*>", " ", (tmp_path / "report.html").read_text())
     assert re.search(r"TNFF\s+1,200\s+3.0 %\s+25.0 %\s+96.0 %\s+50.0 %", text)
     numbers = (tmp_path / "report.csv").read_text()
