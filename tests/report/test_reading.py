@@ -126,6 +126,7 @@ def sweep():
     names = ("tnff", "filtered_original")
     return {
         "methods": [*names],
+        "titles": {"filtered_original": "filtered original"},
         "points": points,
         "chosen": {row["method"]: row["name"] for row in points},
         "rule": "Chosen by hand.",
