@@ -761,17 +761,25 @@ def distances(logits: Array, frozen_logits: Array, unwanted: Unwanted) -> Distan
       arXiv 2406.13660, section 3 (p_new, and the divergences from it).
     """
     logits, frozen_logits = (x.astype(jnp.float32) for x in (logits, frozen_logits))
+    sums = _LogSum.of(logits), _LogSum.of(frozen_logits)
+    target = _log_sum_of_others(frozen_logits, unwanted)
+    given = logits, frozen_logits, (*sums, target)
     mask = unwanted.mask(logits.shape)
-    log_p = _LogSum.of(logits).normalize(logits)
-    log_o = _LogSum.of(frozen_logits).normalize(frozen_logits)
-    log_new = _log_sum_of_others(frozen_logits, unwanted).normalize(frozen_logits)
-    p, original = jnp.exp(log_p), jnp.exp(log_o)
-    new = jnp.where(mask, 0, jnp.exp(log_new))
-    return Distances(
-        # Each summand, not a cross entropy less an entropy: 0 where the two are equal.
-        kl_original=jnp.sum(original * (log_o - log_p), axis=-1),
-        kl_exact=jnp.sum(new * (log_new - log_p), axis=-1),
-        total_variation=jnp.sum(jnp.abs(new - p), axis=-1) / 2,
-        before=jnp.sum(original, axis=-1, where=mask),
-        after=jnp.sum(p, axis=-1, where=mask),
+    summands = Distances(
+        # Not a cross entropy less an entropy: 0, exactly, where the two are equal.
+        kl_original=lambda mask, m, o, new: jnp.exp(o) * (o - m),
+        kl_exact=lambda mask, m, o, new: jnp.where(mask, 0, jnp.exp(new) * (new - m)),
+        total_variation=lambda mask, m, o, new: (
+            jnp.abs(jnp.where(mask, 0, jnp.exp(new)) - jnp.exp(m)) / 2
+        ),
+        before=lambda mask, m, o, new: jnp.where(mask, jnp.exp(o), 0),
+        after=lambda mask, m, o, new: jnp.where(mask, jnp.exp(m), 0),
     )
+    found = []
+    for summand in summands:
+        # Each computes the softmaxes anew: see `_View.apart`.
+        model, frozen, sums = given = jax.lax.optimization_barrier(given)
+        arrays = zip(sums, (model, frozen, frozen), strict=True)
+        log_p = (each.normalize(array) for each, array in arrays)
+        found.append(jnp.sum(summand(mask, *log_p), axis=-1))
+    return Distances(*found)
