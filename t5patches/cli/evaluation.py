@@ -161,9 +161,13 @@ def report(argv: list[str]) -> None:
     add_option(parser, "--results", "FILE", text, nargs="+", required=True)
     text = "(default: the folder of the results; required with several)"
     add_option(parser, "--output", "FOLDER", text, default=None)
+    text = "what `train` wrote, for its curves: a folder for each of the results"
+    add_option(parser, "--model", "FOLDER", text, nargs="+", default=[])
     args = parser.parse_args(argv)
     if len(args.results) > 1 and not args.output:
         parser.error("--output is required with several --results")
+    if args.model and len(args.model) != len(args.results):
+        parser.error("--model: give a folder for each of the --results")
     starting.start_logging()
     from t5patches import __version__
     from t5patches import report as reports
@@ -174,7 +178,7 @@ def report(argv: list[str]) -> None:
     outputs = [os.path.join(folder, name) for name in rendering.FILES]
     read = [*args.results, *map(results_files.examples_path, args.results)]
     results_files.check_outputs(outputs, read)
-    results, examples = reading.read(args.results)
+    results, examples = reading.read(args.results, args.model)
     made = {
         "results": "; ".join(
             f"{path}, digest {claims.file_digest(path)}" for path in args.results

@@ -17,10 +17,6 @@ _COLOURS = (
     "#84a300",
 )  # fmt: skip
 _MARKERS = "os^Dv<>PXph8d"
-_LARGE = {
-    "markeredgecolor": "white", "linestyle": "none", "clip_on": False,
-    "zorder": 3,
-}  # fmt: skip
 _PANELS = {
     "exact_match": "clean outputs that stayed word for word",
     "bleu": "BLEU of all new outputs against the old",
@@ -57,7 +53,7 @@ def draw(results: Mapping[str, Any], titles: Mapping[str, str]) -> Any:
         axes.axhline(before, color=drawing.QUIET, lw=1, ls=(0, (4, 3)), zorder=1)
         _draw_methods(axes, results, titles, measure)
         for label, marker, numbers in others:
-            _draw_point(axes, numbers, measure, drawing.INK, marker, label)
+            _draw_point(axes, numbers, measure, drawing.INK, marker, label, zorder=2.5)
         axes.grid(color="#e4e8ee", linewidth=0.8, zorder=0)
         axes.set_ylim(-0.04 * top, 1.08 * top)
         axes.set_xlabel(name, fontsize=13, color=drawing.INK, labelpad=8)
@@ -134,11 +130,16 @@ def _place(numbers, measure: str) -> tuple[float, float] | None:
     return None if x is None else (x, y)
 
 
-def _draw_point(axes: Any, numbers, measure: str, colour, marker, label: str) -> None:
+def _draw_point(
+    axes: Any, numbers, measure: str, colour, marker, label: str, zorder: float = 3
+) -> None:
     """Draws a large mark with its whiskers."""
     place = _place(numbers, measure)
     size = 19 if marker == "*" else 12
-    axes.plot(*(place or ([], [])), marker, c=colour, ms=size, label=label, **_LARGE)
+    axes.plot(
+        *(place or ([], [])), marker, c=colour, ms=size, mec="white", ls="none",
+        label=label, clip_on=False, zorder=zorder,
+    )  # fmt: skip
     if place is None:
         return
     style = {"color": colour, "lw": 1.2, "alpha": 0.6, "zorder": 2.2, "clip_on": False}

@@ -155,9 +155,8 @@ def _marked(
         cell = str(number)
         if number.value == best:
             cell = markupsafe.Markup("<strong>{}</strong>").format(cell)
-        elif p and number.value is not None:
-            alike = p.get(setting.method, 1) >= _SIGNIFICANT
-            cell = f"≈ {cell}" if alike else cell
+        elif p.get(setting.method, 0) >= _SIGNIFICANT:
+            cell = f"≈ {cell}"
         cells.append(cell)
     return cells
 

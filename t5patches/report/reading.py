@@ -18,20 +18,27 @@ from t5patches.report import points, result_checks
 Results = dict[str, Any]
 
 
-def read(paths: Sequence[str]) -> tuple[Results, list[dict[str, Any]]]:
+def read(
+    paths: Sequence[str], models: Sequence[str] = ()
+) -> tuple[Results, list[dict[str, Any]]]:
     """Returns results, and the examples if they are of one evaluation.
 
     Args:
       paths: files of results of `t5patches evaluate`, or one of a sweep. Several become
         what `write_comparison` takes, the updates named by their folders.
+      models: the updated models' folders, where evaluations do not name them.
 
     Raises:
-      UserError: naming file and field, if they are not what these write, or what
-        differs, if they are not of one original on the same inputs.
+      UserError: naming file and field, if they are not what these write; what differs,
+        if they are not of one original on the same inputs; a folder of no model.
     """
     if twice := [path for path in paths if paths.count(path) > 1]:
         raise UserError(f"{twice[0]}: is given twice")
     found = {path: _read_results(path) for path in paths}
+    for path, model in zip(paths, models, strict=bool(models)):
+        if not os.path.isdir(os.path.join(model, "train")):
+            raise UserError(f"{model}: no model that `t5patches train` wrote")
+        found[path]["model"] = os.path.abspath(model)
     first, results = next(iter(found.items()))
     if len(found) == 1:
         return results, [] if "points" in results else _read_examples(first, results)

@@ -82,8 +82,9 @@ def to_csv(runs: Sequence[Run]) -> bytes:
 
 def draw(runs: Sequence[Run]) -> Any:
     """Returns the curves as a Matplotlib figure, a panel for each series."""
+    below = "By step: solid on validation, dotted on training examples."
     figure, panels = drawing.panels(
-        6.6, "Training", "By step: solid on validation, dotted on training examples.",
+        6.6, "Training curves", below,
         0.015, (2, 3), left=0.06, right=0.985, top=0.80, bottom=0.06, hspace=0.38,
         wspace=0.22,
     )  # fmt: skip

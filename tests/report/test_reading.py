@@ -108,13 +108,29 @@ def test_other_inputs(paths, tmp_path, texts, inputs, message):
         reading.read([paths[0], path])
 
 
+def test_the_models_may_be_named(paths, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match="nowhere: no model that"):
+        reading.read(paths[:1], ["nowhere"])
+    for name in ("m1", "m2"):
+        (tmp_path / name / "train").mkdir(parents=True)
+    results, _ = reading.read(paths[:2], ["m1", "m2"])
+    found = [row["model"] for row in results["points"]]
+    assert found == [str(tmp_path / "m1"), str(tmp_path / "m2")]
+    results, examples = reading.read(paths[:1], ["m1"])
+    assert results["model"] == found[0] and len(examples) == len(OLD)
+
+
 def test_wrong_use(paths, tmp_path, sweep, capsys):
     with pytest.raises(UserError, match="is given twice"):
         reading.read([paths[0]] * 2)
     with pytest.raises(UserError, match="sweep.json: is of a sweep; give it alone"):
         reading.read([paths[0], dump(tmp_path, sweep)])
-    assert cli.main(["report", "--results", *paths]) == 2
+    command = ["report", "--results", *paths]
+    assert cli.main(command) == 2
     assert "--output is required with several" in capsys.readouterr().err
+    assert cli.main([*command, "--output", "x", "--model", "m"]) == 2
+    assert "--model: give a folder for each" in capsys.readouterr().err
 
 
 @pytest.fixture
