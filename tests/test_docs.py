@@ -47,6 +47,8 @@ def test_xsum(tmp_path, monkeypatch):
     for model in ("corrective", "filtered"):
         assert not (tmp_path / model / "frozen.json").exists()
         assert best(tmp_path, model) in (3, 4)
+        [made] = json_files.read_json(tmp_path / model / "patches.json")["updates"]
+        assert (made["method"], made["alpha"], made["frozen"]) == (model, None, None)
 
 
 def test_civil_comments(tmp_path, monkeypatch):
