@@ -142,7 +142,7 @@ def read_record(folder: epath.Path) -> json_files.Row | None:
     remedy = "put it back from a copy, or use an empty MODEL_DIR"
     record = json_files.read_record(path, {"checkpoint": str, "step": int}, remedy)
     # A copy within the model folder moves with it.
-    return {**record, "checkpoint": str(folder / record["checkpoint"])}
+    return {**record, "checkpoint": finding.joined(folder, record["checkpoint"])}
 
 
 def _same(folder: epath.Path, record: json_files.Row, checkpoint: str | None) -> str:

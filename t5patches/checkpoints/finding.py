@@ -39,6 +39,11 @@ def within(path: epath.PathLike, folder: epath.PathLike) -> str:
     return str(path.relative_to(folder) if path.is_relative_to(folder) else path)
 
 
+def joined(folder: epath.PathLike, path: str) -> str:
+    """Returns where a path of `within` lies."""
+    return path if "://" in path else str(epath.Path(folder) / path)
+
+
 def steps(folder: epath.PathLike) -> list[int]:
     """Returns the steps of the complete checkpoints of a folder, ascending.
 

@@ -48,7 +48,7 @@ def of_checkpoint(checkpoint: epath.PathLike | None) -> json_files.Row:
     for update in chain["updates"]:
         update = update if isinstance(update, dict) else {}
         json_files.check_fields(update, {"run": str}, record, remedy)
-    chain = _placed(chain, lambda path: str(folder / path))
+    chain = _placed(chain, lambda path: finding.joined(folder, path))
     run = integrity.run_of(checkpoint)
     runs = [update["run"] for update in chain["updates"]]
     if run is None:  # It was not sealed.
