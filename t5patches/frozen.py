@@ -147,7 +147,7 @@ def read_record(folder: epath.Path) -> json_files.Row | None:
     remedy = "put it back from a copy, or use an empty MODEL_DIR"
     record = json_files.read_record(path, {"checkpoint": str, "step": int}, remedy)
     # A copy within the model folder moves with it.
-    return {**record, "checkpoint": str(folder / record["checkpoint"])}
+    return {**record, "checkpoint": finding.joined(folder, record["checkpoint"])}
 
 
 def _same(folder: epath.Path, record: json_files.Row, checkpoint: str | None) -> str:
@@ -174,12 +174,10 @@ def _same(folder: epath.Path, record: json_files.Row, checkpoint: str | None) ->
 def _write_record(folder: epath.Path, checkpoint: str) -> None:
     if jax.process_index() != 0:
         return
-    path = epath.Path(checkpoint)
-    inside = path.is_relative_to(folder)
     record = {
-        "checkpoint": str(path.relative_to(folder) if inside else path),
-        "step": finding.step_of(path),
-        "identity": contents.content(path),
+        "checkpoint": finding.within(checkpoint, folder),
+        "step": finding.step_of(checkpoint),
+        "identity": contents.content(checkpoint),
     }
     json_files.write_json(folder / RECORD, record)
 

@@ -1,15 +1,20 @@
 """Every command of docs/xsum.md and docs/civil_comments.md, in order, at a small size.
 
-Those about cached tasks are typed by tests/beam.
+Those about cached tasks are typed by tests/beam. Those of docs/successive.md repeat the
+README's, which tests/test_readme.py types: they are read up to what they would load.
 """
 
 import json
 import re
 
+import pytest
 import typed_commands
 from typed_commands import text
 
+from t5patches import cli
+from t5patches.errors import UserError
 from t5patches.interchange import json_files
+from t5patches.run import scripts
 
 
 def run_all(name, folder, monkeypatch):
@@ -47,6 +52,8 @@ def test_xsum(tmp_path, monkeypatch):
     for model in ("corrective", "filtered"):
         assert not (tmp_path / model / "frozen.json").exists()
         assert best(tmp_path, model) in (3, 4)
+        [made] = json_files.read_json(tmp_path / model / "patches.json")["updates"]
+        assert (made["method"], made["alpha"], made["frozen"]) == (model, None, None)
 
 
 def test_civil_comments(tmp_path, monkeypatch):
@@ -64,3 +71,29 @@ def test_civil_comments(tmp_path, monkeypatch):
     (after,) = (tmp_path / "after" / "test").glob("*.jsonl")
     count = sum(1 for _ in json_files.read_jsonl(after))
     typed_commands.check_results(tmp_path, count, best(tmp_path, "finetuned"))
+
+
+def test_successive(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    typed_commands.write_vocabulary(tmp_path)
+    [job] = [b for b in typed_commands.blocks("README.md") if "_LENGTHS = {" in b]
+    (tmp_path / "job.gin").write_text(job)
+    for name in ("unwanted.txt", "more.txt"):
+        (tmp_path / name).write_text(f"{name[:-4]}\n")
+    commands = "\n".join(typed_commands.blocks("docs/successive.md"))
+    scripts_typed = 0
+
+    def stop():
+        raise UserError("read")
+
+    for _, command, *arguments in typed_commands.words(commands, tmp_path):
+        if command in ("train", "generate"):
+            scripts_typed += 1
+            script = {"generate": "infer"}.get(command, command)
+            with pytest.raises(UserError, match="^read$"):
+                scripts.run(script, arguments, prepare=stop)
+        else:
+            assert cli.main([command, *arguments]) == 2
+            assert "usage" not in capsys.readouterr().err
+    assert scripts_typed == 5
+    assert (tmp_path / "both.txt").read_text() == "unwanted\nmore\n"

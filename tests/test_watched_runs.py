@@ -10,7 +10,7 @@ import pytest
 from small_vocabulary import small_vocabulary
 
 from t5patches import cli, watch
-from t5patches.checkpoints import contents, finding
+from t5patches.checkpoints import contents, finding, integrity
 from t5patches.interchange.json_files import read_json
 from t5patches.run import scripts
 from tests.run_toy import arguments, arrays
@@ -106,9 +106,10 @@ def test_sigterm_saves_and_the_rerun_ends_as_if_unbroken(update, tmp_path, monke
     assert signal.getsignal(signal.SIGTERM) is before
     assert finding.steps(tmp_path)[-1] == 3
     monkeypatch.undo()
-    record = read_json(tmp_path / "frozen.json")
+    names = ("frozen.json", "patches.json")
+    records = [read_json(tmp_path / name) for name in names]
     scripts.run("train", arguments("update", tmp_path, DROPOUT))
-    assert read_json(tmp_path / "frozen.json") == record
+    assert [read_json(tmp_path / name) for name in names] == records
     got, want = (arrays(folder / "checkpoint_6") for folder in (tmp_path, update))
     assert got.keys() == want.keys()
     for name in want:
@@ -157,14 +158,36 @@ def test_fine_tuning_goes_on_from_the_best_of_a_folder(update, tmp_path):
     )
 
 
-def test_the_command_resolves_the_checkpoint_before_the_run(update, tmp_path):
-    folder = f"--gin.INITIAL_CHECKPOINT_PATH='{update}'"
-    one = "--gin.TRAIN_STEPS_RELATIVE=1"
+def test_an_update_of_the_best_of_an_update(update, tmp_path):
+    """The chain has both; the frozen model is by option what the first started from."""
     scripts.run(
-        "train", arguments("update", tmp_path, folder, one, "--checkpoint=best")
+        "train",
+        arguments(
+            *("update", tmp_path, "--checkpoint=best", "--gin.ALPHA=2.0"),
+            f"--gin.INITIAL_CHECKPOINT_PATH='{update}'",
+            "--gin.FROZEN_CHECKPOINT_PATH=@patches.original()",
+            "--gin.TRAIN_STEPS_RELATIVE=1",
+        ),
     )
     best = finding.choose_checkpoint(update, "best")
-    assert read_json(tmp_path / "frozen.json")["checkpoint"] == best
     assert f"INITIAL_CHECKPOINT_PATH = '{best}'" in (
         (tmp_path / "config.gin").read_text().replace("\\\n    ", "")
     )
+    frozen = read_json(tmp_path / "frozen.json")
+    assert frozen["checkpoint"] == f"{update}/frozen/checkpoint_0"
+    chain = read_json(tmp_path / "patches.json")
+    frozen.pop("step")
+    first, second = chain["updates"]
+    assert chain["original"] == first["initial"] == first["frozen"] == frozen
+    assert second["frozen"] == frozen
+    assert second["initial"] == {"checkpoint": best, "identity": contents.content(best)}
+    assert (first["method"], first["alpha"], second["alpha"]) == ("tnff", 1.0, 2.0)
+    for folder, made in ((update, first), (tmp_path, second)):
+        settings = read_json(folder / "settings.json")
+        assert made["learning_rate"] == settings["LEARNING_RATE"] == 0.05
+        assert made["data"]["training data"] == settings["training data"]
+        latest = finding.choose_checkpoint(folder, "latest")
+        assert made["run"] == integrity.run_of(latest)
+    # In the folder of the copy its place moves with it.
+    own = read_json(update / "patches.json")["original"]["checkpoint"]
+    assert own == "frozen/checkpoint_0"

@@ -26,6 +26,24 @@ def absolute(path: epath.PathLike) -> epath.Path:
     return epath.Path(text if "://" in text else os.path.abspath(text))
 
 
+def model_folder(path: epath.PathLike) -> epath.Path:
+    """Returns the model folder of a checkpoint, also of one in `best`, or of itself."""
+    path = epath.Path(path)
+    folder = path.parent if STEP.fullmatch(path.name) else path
+    return folder.parent if folder.name == KEPT else folder
+
+
+def within(path: epath.PathLike, folder: epath.PathLike) -> str:
+    """Returns a path relative to a folder that it is in, and moves with, or itself."""
+    path = epath.Path(path)
+    return str(path.relative_to(folder) if path.is_relative_to(folder) else path)
+
+
+def joined(folder: epath.PathLike, path: str) -> str:
+    """Returns where a path of `within` lies."""
+    return path if "://" in path else str(epath.Path(folder) / path)
+
+
 def steps(folder: epath.PathLike) -> list[int]:
     """Returns the steps of the complete checkpoints of a folder, ascending.
 

@@ -24,7 +24,8 @@ macros of the gin files, what they take and what they mean:
 {flags}"""
 _TRAIN = """\
 checkpoints, TensorBoard scalars, config.gin, settings.json (what the run depends
-        on) and best.json (the checkpoint with the lowest validation loss) to MODEL_DIR
+        on), best.json (the checkpoint with the lowest validation loss) and, of an
+        update, patches.json (the updates before it, and itself) to MODEL_DIR
 
 SIGTERM ends it after the step, saved, with status 0. Typed again, the command goes on.
 With other settings, data, vocabulary or initial checkpoint it is refused, unless

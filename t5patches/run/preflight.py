@@ -6,7 +6,6 @@ import difflib
 import importlib
 import inspect
 import os
-import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -100,6 +99,12 @@ def restore_config(arguments: Mapping[str, Any]) -> Any:
     if "checkpoint_cfg" in arguments:
         return arguments["checkpoint_cfg"] and arguments["checkpoint_cfg"].restore
     return arguments["restore_checkpoint_cfg"]
+
+
+def is_update(arguments: Mapping[str, Any]) -> bool:
+    """Says whether a script's arguments are those of an update, by whatever method."""
+    found = arguments.get("trainer_cls")
+    return inspect.isclass(found) and issubclass(found, trainer.SelfDistillationTrainer)
 
 
 def _latest(folder: str) -> str | None:
@@ -202,22 +207,17 @@ def _check_model(arguments: Mapping[str, Any], cfg: Any) -> None:
             raise UserError(
                 f"VOCABULARY_SIZE = {rows} is below the {ids} ids of the vocabulary"
             )
-    trainer_cls = arguments.get("trainer_cls")
     task = seqio.get_mixture_or_task(cfg.mixture_or_task_name)
     read = getattr(model.FEATURE_CONVERTER_CLS, "TASK_FEATURES", ["target_annotations"])
     if (
-        inspect.isclass(trainer_cls)
+        inspect.isclass(arguments.get("trainer_cls"))
         and "target_annotations" in task.output_features
         and "target_annotations" not in read
     ):
         text = (
             f"task {task.name} marks unwanted tokens, which the model takes as wanted"
         )
-        # Gin takes no module's registrations now: what it named has been imported.
-        ours = getattr(
-            sys.modules.get("t5patches.trainer"), "SelfDistillationTrainer", ()
-        )
-        if issubclass(trainer_cls, ours):
+        if is_update(arguments):
             raise UserError(
                 f"{text}: after the models/ file name one of methods/, such as "
                 "--gin_file=methods/tnff.gin"

@@ -22,7 +22,7 @@ from etils import epath
 from t5patches.checkpoints import contents, finding, integrity
 from t5patches.errors import UserError
 from t5patches.interchange import claims, json_files, vocabularies
-from t5patches.run import gin_config, preflight
+from t5patches.run import gin_config, patches, preflight
 
 # What the numbers of a step do not depend on: macros of our gin files, and arguments.
 _FREE = {
@@ -39,7 +39,8 @@ _FREE = {
     *("RestoreCheckpointConfig.path", "choose_checkpoint.path"),
     *("choose_checkpoint.which", "get_dataset.initial_checkpoint_path"),
     *("total_steps.initial_checkpoint_path", "first_step.initial_checkpoint_path"),
-    "SelfDistillationTrainer.frozen_checkpoint",
+    *("SelfDistillationTrainer.frozen_checkpoint", "FROZEN_CHECKPOINT_PATH"),
+    "original.checkpoint",
     *("VOCABULARY_PATH", "SentencePieceVocabulary.sentencepiece_model_file"),
 }
 # Files of our tasks. The sources of other tasks may have no digest: then paths count.
@@ -65,9 +66,7 @@ def check_place(arguments: Mapping[str, Any]) -> None:
     mine, theirs = (
         epath.Path(p if "://" in p else os.path.realpath(p)) for p in (folder, initial)
     )
-    home = theirs.parent if finding.STEP.fullmatch(theirs.name) else theirs
-    if home.name == finding.KEPT:
-        home = home.parent
+    home = finding.model_folder(theirs)
     inner = os.fspath(mine.relative_to(home)) if mine.is_relative_to(home) else ""
     if re.match(rf"(\.|{finding.KEPT}|checkpoint_\d+)(/|$)", inner):
         raise UserError(
@@ -118,6 +117,10 @@ def check(
             f"{folder}: trained with other settings ({changes}); give another "
             f"MODEL_DIR, or --branch to go on from checkpoint_{steps[-1]} with these"
         )
+    start, chain = _initial(arguments), None
+    if preflight.is_update(arguments) and (changes or not steps):
+        start = os.fspath(folder / f"checkpoint_{steps[-1]}") if steps else start
+        chain = patches.of_checkpoint(start)
 
     def write() -> None:
         import jax
@@ -135,6 +138,11 @@ def check(
             json_files.write_json(old, {**before, _RUN: _run_of(steps, folder)})
         if changes or not before:
             json_files.write_json(record, settings)
+        if chain:
+            files = _value(bindings.get("FILES", "None"))
+            if isinstance(files, dict):
+                files = jax.tree.map(lambda path: str(finding.absolute(path)), files)
+            patches.write(folder, chain, start, arguments, settings, files)
 
     return write
 

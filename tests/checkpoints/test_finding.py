@@ -46,3 +46,25 @@ def test_what_cannot_be_chosen(folder, tmp_path):
     refuses(r"best\.json: 'step' is missing, expected a whole number", folder, "best")
     (folder / "best.json").unlink()
     refuses(rf"has no best\.json: .*{there}", folder, "best")
+
+
+@pytest.mark.parametrize(
+    ("path", "folder", "kept"),
+    [
+        ("/m/frozen/checkpoint_0", "/m", "frozen/checkpoint_0"),
+        ("/other/checkpoint_0", "/m", "/other/checkpoint_0"),
+        ("gs://bucket/m/frozen/checkpoint_0", "gs://bucket/m", "frozen/checkpoint_0"),
+        ("gs://bucket/other", "gs://bucket/m", "gs://bucket/other"),
+        ("gs://bucket/other", "/m", "gs://bucket/other"),
+    ],
+)
+def test_places_within_a_folder_move_with_it(path, folder, kept):
+    assert finding.within(path, folder) == kept
+    assert finding.joined(folder, kept) == path
+    moved = finding.joined("/moved", kept)
+    assert moved == (path if kept == path else f"/moved/{kept}")
+
+
+@pytest.mark.parametrize("inner", ["", "best", "checkpoint_3", "best/checkpoint_3"])
+def test_the_model_folder_of_a_checkpoint(inner):
+    assert str(finding.model_folder(f"/m/{inner}")) == "/m"

@@ -129,9 +129,10 @@ def test_other_settings_are_refused(check, trained, binding, message):
     ],
 )
 def test_what_may_change(check, trained, bindings):
-    before = settings(trained)
+    names = ("settings.json", "patches.json")
+    before = [json_files.read_json(trained / name) for name in names]
     check(*bindings)()
-    assert settings(trained) == before
+    assert [json_files.read_json(trained / name) for name in names] == before
 
 
 def test_microbatches_may_change_without_dropout(check, tmp_path):
@@ -141,9 +142,15 @@ def test_microbatches_may_change_without_dropout(check, tmp_path):
     check(without, "NUM_MICROBATCHES = 2")
 
 
-def test_a_branch_is_on_record(check, trained):
+def test_a_branch_is_on_record(check, trained, source):
     check("ALPHA = 16.0", branch=True)()
     assert settings(trained)["ALPHA"] == 16.0
+    chain = json_files.read_json(trained / "patches.json")
+    assert chain["original"]["checkpoint"] == str(source / "finetuned/checkpoint_2")
+    assert [update["alpha"] for update in chain["updates"]] == [1.0, 16.0]
+    assert chain["updates"][1]["initial"]["checkpoint"] == "checkpoint_4"
+    files = {name: str(source / f"{name}.jsonl") for name in ("train", "validation")}
+    assert chain["updates"][0]["data"]["files"] == files
     old = json.loads((trained / "settings.until_4.json").read_text())
     assert old["ALPHA"] == 1.0
     check("ALPHA = 16.0")
