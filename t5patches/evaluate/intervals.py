@@ -176,8 +176,10 @@ def tests(
             for who, each in values.items()
             if not np.isnan(each[place])
         }
-        best = max(known, key=known.__getitem__, default=None)
-        pairs |= {tuple(sorted((best, who))): None for who in known if who != best}
+        best = max(known, key=known.__getitem__, default="")
+        pairs |= {
+            (min(best, who), max(best, who)): None for who in known if who != best
+        }
     return [
         {
             "methods": [one, other],
