@@ -154,11 +154,12 @@ def evaluate_files(
     joined, seen = Joined(), pairs.Seen()
     there = [name for name in _JOINED if name in paths]
     for name in there:
+        rows: Iterator[Any]
         if name == probabilities.NAME:
             rows = probabilities.read(paths[name])
         else:
-            own = records.read_annotated if name in besides.SECOND else read
-            rows = own(paths[name])
+            by = records.read_annotated if name in besides.SECOND else read
+            rows = by(paths[name])
         joined.add(names[name], seen.through(rows) if name == pairs.OLD else rows)
     pairs.check_ids(joined, range(1, len(there)), annotator)
     if references is not None:
