@@ -765,7 +765,7 @@ def distances(logits: Array, frozen_logits: Array, unwanted: Unwanted) -> Distan
     target = _log_sum_of_others(frozen_logits, unwanted)
     given = logits, frozen_logits, (*sums, target)
     mask = unwanted.mask(logits.shape)
-    summands = Distances(
+    summands: dict[str, Callable[..., Array]] = dict(
         # Not a cross entropy less an entropy: 0, exactly, where the two are equal.
         kl_original=lambda mask, m, o, new: jnp.exp(o) * (o - m),
         kl_exact=lambda mask, m, o, new: jnp.where(mask, 0, jnp.exp(new) * (new - m)),
@@ -775,11 +775,11 @@ def distances(logits: Array, frozen_logits: Array, unwanted: Unwanted) -> Distan
         before=lambda mask, m, o, new: jnp.where(mask, jnp.exp(o), 0),
         after=lambda mask, m, o, new: jnp.where(mask, jnp.exp(m), 0),
     )
-    found = []
-    for summand in summands:
+    found = {}
+    for name, summand in summands.items():
         # Each computes the softmaxes anew: see `_View.apart`.
         model, frozen, sums = given = jax.lax.optimization_barrier(given)
         arrays = zip(sums, (model, frozen, frozen), strict=True)
         log_p = (each.normalize(array) for each, array in arrays)
-        found.append(jnp.sum(summand(mask, *log_p), axis=-1))
-    return Distances(*found)
+        found[name] = jnp.sum(summand(mask, *log_p), axis=-1)
+    return Distances(**found)
