@@ -153,13 +153,10 @@ def evaluate_files(
 
     joined, seen = Joined(), pairs.Seen()
     there = [name for name in _JOINED if name in paths]
+    others: dict[str, Any] = {probabilities.NAME: probabilities.read}
+    others |= dict.fromkeys(besides.SECOND, records.read_annotated)
     for name in there:
-        rows: Iterator[Any]
-        if name == probabilities.NAME:
-            rows = probabilities.read(paths[name])
-        else:
-            by = records.read_annotated if name in besides.SECOND else read
-            rows = by(paths[name])
+        rows = others.get(name, read)(paths[name])
         joined.add(names[name], seen.through(rows) if name == pairs.OLD else rows)
     pairs.check_ids(joined, range(1, len(there)), annotator)
     if references is not None:
