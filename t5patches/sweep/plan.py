@@ -178,7 +178,7 @@ class Plan:
     def shared(self) -> dict[str, Any]:
         """Returns what all points depend on, JSON-able."""
         found = dataclasses.asdict(self)
-        del found["points"]
+        del found["points"], found["relearn"]
         return found
 
 

@@ -18,6 +18,7 @@ seed are no constants of the step.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import gc
 import inspect
@@ -131,6 +132,7 @@ class Sweep:
         model = self._path(point, "model")
         try:
             self._update(self.plan.update.at(point), point, "model")
+            found = {split: self._compare(point, "model", split) for split in SPLITS}
         except Exception as error:
             known = errors.explained(error)
             if known is None:
@@ -143,7 +145,6 @@ class Sweep:
             if not any(others):
                 raise
             return {**failed, "again": True}
-        found = {split: self._compare(point, "model", split) for split in SPLITS}
         # Programs and data sets of this point; what others share is cached on disk.
         jax.clear_caches()
         gc.collect()
@@ -225,7 +226,9 @@ class Sweep:
                 unit = self._path(point, "relearned")
                 label = f"{point.label}: fine-tune again"
                 work = functools.partial(self.relearn, point)
-                row["relearned"] = stages.do_stage(unit, label, work)
+                source = self._portable(dataclasses.asdict(self.plan.relearn))
+                found = stages.do_stage(unit, label, work, source=source)
+                row["relearned"] = found
         tests = {m: [row["test"] for row in some] for m, some in chosen.items()}
         beaten_by = points.beaten_by(tests)
         front = [method for method in methods if not beaten_by[method]]
@@ -311,7 +314,10 @@ def run(
     sweep.do_points()
     wait()
     if left := sweep.left():
-        print(f"{left} points are with other commands; the last to end has the report")
+        print(
+            f"{left} points are not done: other commands are at them, or have failed. "
+            "Typed again, this one goes on"
+        )
         return None
     results = {**sweep.results(), **(about or {})}
     results["failed"] += failed
