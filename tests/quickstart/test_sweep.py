@@ -187,7 +187,9 @@ def test_a_mistake_of_the_first_point_stops_all(run, first, monkeypatch, tmp_pat
 
 def test_the_command_goes_on_with_more_points(run, first, tmp_path, capsys):
     """Seeds, and what comes back when the models are trained on the original data."""
-    sweep.run_all(run, ["tnff"])
+    relearned = sweep.run_all(run, ["tnff"], relearn=2)["points"][0]["relearned"]
+    assert relearned["steps"] == 2
+    assert relearned["test"]["examples"] == first["points"][0]["test"]["examples"]
     found = json.loads(pathlib.Path(run.path("sweep.json")).read_text())
     own, control = found["grid"]
     own = {**own, "seeds": [5, 6], "name": "seeds", "title": "TNFF, seeds"}
