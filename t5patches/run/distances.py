@@ -42,7 +42,7 @@ def both(model: models.SelfDistillationModel, original: str) -> Any:
         sums = of_pair.distances(params[_UPDATED], batch, params[_ORIGINAL])
         return sums["fine_tokens"], sums
 
-    of_pair = copy.copy(model)
+    of_pair: Any = copy.copy(model)
     of_pair.score_batch = score
     of_pair.original_checkpoint = frozen.resolve(original)
     return of_pair
