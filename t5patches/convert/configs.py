@@ -1,4 +1,4 @@
-"""What a model is like: Hugging Face's config.json, our gin file, `network.T5Config`."""
+"""What a model is like: config.json, our gin file, `network.T5Config`."""
 
 from __future__ import annotations
 

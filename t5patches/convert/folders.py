@@ -203,7 +203,7 @@ def _to_t5x(
     """Returns the architecture, logits included, and the parameters, none of them read.
 
     Raises:
-      UserError: a tensor is missing, unknown, or of another shape than config.json says.
+      UserError: a tensor is missing, unknown, or of another shape.
     """
     shared = _shared(config, weights)
     head = _head(config, weights, shared)
@@ -222,8 +222,8 @@ def _to_t5x(
     for key in weights:
         if key not in known | {shared, names.HEAD, *_ALIASES, _UNREAD}:
             raise UserError(
-                f"{weights.file(key)}: has {key}, which a model of its {configs.CONFIG} "
-                "has not"
+                f"{weights.file(key)}: has {key}, which a model of its "
+                f"{configs.CONFIG} has not"
             )
     return architecture, params
 

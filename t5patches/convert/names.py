@@ -1,7 +1,7 @@
 """One table of parameters: T5X's name, Hugging Face's key, and which are transposed.
 
-Both directions follow from it. A dense kernel of T5X's is [in, out] and PyTorch's
-weight [out, in]; a table of relative positions is [heads, buckets] and [buckets, heads].
+Both directions follow from it. A dense kernel of T5X's is [in, out], a weight of
+PyTorch's [out, in]; relative positions are [heads, buckets] and [buckets, heads].
 """
 
 from __future__ import annotations

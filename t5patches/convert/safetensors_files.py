@@ -1,4 +1,4 @@
-"""The weights of a model folder in Hugging Face's form: safetensors, whole or in shards.
+"""The weights of a model folder in Hugging Face's form: safetensors files.
 
 Tensors are read one at a time and written a shard at a time. Nothing is unpickled.
 """
@@ -13,7 +13,7 @@ import pathlib
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
-import ml_dtypes
+import jax.numpy as jnp
 import numpy as np
 import safetensors
 from safetensors import numpy as safetensors_numpy
@@ -24,10 +24,10 @@ from t5patches.interchange import json_files
 _WHOLE = "model.safetensors"
 _INDEX = "model.safetensors.index.json"
 _COPY = "copy the model again"
-_DTYPES = {"F32": np.float32, "F16": np.float16, "BF16": ml_dtypes.bfloat16}
+_DTYPES = {"F32": np.float32, "F16": np.float16, "BF16": jnp.bfloat16}
 _UNPICKLED = (
-    "{path}: weights are read from safetensors alone, for a .bin file can run code when "
-    "it is read. If you trust it, this makes safetensors of it: python -c \"from "
+    "{path}: only safetensors are read, for a .bin file can run code when "
+    'it is. If you trust it, this makes safetensors of it: python -c "from '
     "transformers import AutoModelForSeq2SeqLM as M; M.from_pretrained('{folder}')"
     ".save_pretrained('{folder}')\""
 )

@@ -87,8 +87,8 @@ def sentencepiece_model(folder: pathlib.Path, rows: int) -> bytes:
     changed = [_add(model, place, token) for place, token in sorted(added.items())]
     if len(model.pieces) > rows:
         raise UserError(
-            f"{path}: has {len(model.pieces)} ids, the model {rows} rows; the tokenizer "
-            "is of another model"
+            f"{path}: has {len(model.pieces)} ids, the model {rows} rows; the "
+            "tokenizer is of another model"
         )
     if any(changed) or not content:
         model.trainer_spec.vocab_size = len(model.pieces)
@@ -214,7 +214,9 @@ def _added(
         added = {len(pieces) + i: f"<extra_id_{extra - 1 - i}>" for i in range(extra)}
         if listed.exists():
             added |= {i: text for text, i in json_files.read_json(listed).items()}
-    return {i: t for i, t in added.items() if i not in vocabularies.SPECIAL_IDS.values()}
+    return {
+        i: t for i, t in added.items() if i not in vocabularies.SPECIAL_IDS.values()
+    }
 
 
 def _add(model: Any, place: int, token: str) -> bool:
