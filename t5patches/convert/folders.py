@@ -49,6 +49,7 @@ def hf_to_t5x(folder: str, output: str) -> network.T5Config:
       UserError: a file is missing, damaged or of another model; `output` is there.
     """
     source = _local(folder)
+    _check_new(output)
     if not source.is_dir():
         raise UserError(f"{folder}: no such folder")
     config = configs.read(source)
@@ -99,6 +100,7 @@ def t5x_to_hf(
         `like`; `output` is there.
     """
     _local(output)
+    _check_new(output)
     folder = finding.absolute(checkpoint)
     path = folder
     if not finding.STEP.fullmatch(folder.name):
@@ -155,14 +157,17 @@ def _local(folder: str) -> pathlib.Path:
     return pathlib.Path(folder)
 
 
-@contextlib.contextmanager
-def _new(output: str) -> Iterator[epath.Path]:
-    """Yields a temporary folder that becomes the output if the block ends well."""
+def _check_new(output: str) -> None:
     if epath.Path(output).exists():
         raise UserError(
             f"{output}: is there already, and is not written over; name another "
             "output, or remove it"
         )
+
+
+@contextlib.contextmanager
+def _new(output: str) -> Iterator[epath.Path]:
+    """Yields a temporary folder that becomes the output if the block ends well."""
     with claims.lock(output), shards.atomic_path(output) as temporary:
         place = epath.Path(temporary)
         place.mkdir()

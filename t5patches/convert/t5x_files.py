@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -117,13 +118,22 @@ class Unread:
 
 
 class _UnreadHandler(type_handlers.NumpyHandler):
-    """Writes each array before it makes the next one."""
+    """Writes some arrays before it makes the next ones."""
+
+    _AT_ONCE = 64 * 2**20  # Bytes; a larger array is alone.
 
     async def serialize(self, values, infos, args=None):
         args = args or [type_handlers.SaveArgs()] * len(values)
-        for value, info, arg in zip(values, infos, args, strict=True):
-            for future in await super().serialize([value.read()], [info], [arg]):
-                future.result()
+        some, size = [], 0
+        for i, value in enumerate(values):
+            some, size = [*some, i], size + value.nbytes
+            after = values[i + 1].nbytes if i + 1 < len(values) else self._AT_ONCE
+            if size + after > self._AT_ONCE:
+                arrays = [values[k].read() for k in some]
+                parts = ([part[k] for k in some] for part in (infos, args))
+                for future in await super().serialize(arrays, *parts):
+                    future.result()
+                some, size = [], 0
         return []
 
 
@@ -169,6 +179,7 @@ def write(
         manager.save(0, args=ocp.args.Composite(state=item), force=True)
 
 
+@functools.cache
 def _train_state(config: network.T5Config) -> dict[str, Any]:
     """Returns the shapes of a train state: parameters, step, Adafactor's moments."""
     from t5x import adafactor, train_state
