@@ -65,12 +65,10 @@ class Parameters:
         flat = traverse_util.flatten_dict(dict(tree), sep="/")
         return {n: meta for n, meta in flat.items() if hasattr(meta, "shape")}
 
-    def read(self, names: Iterable[str]) -> dict[str, np.ndarray]:
-        """Returns some parameters; of the others nothing is read."""
-        found = {}
+    def read(self, names: Iterable[str]) -> Iterator[tuple[str, np.ndarray]]:
+        """Yields some parameters with their names; of the others nothing is read."""
         for some in _batches(names, lambda name: _nbytes(self.arrays[name])):
-            found |= self._read(some)
-        return found
+            yield from self._read(some).items()
 
     def _read(self, names: Sequence[str]) -> dict[str, np.ndarray]:
         places = {name: self._places[name] for name in names}
