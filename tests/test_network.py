@@ -1,6 +1,7 @@
 """The network: T5X's parameters and numbers (frozen), cache, packing, gin files."""
 
 import copy
+import functools
 import json
 import pathlib
 import subprocess
@@ -135,15 +136,19 @@ def test_bfloat16_stays_near_float32(params):
 
 
 def test_wrong_use_is_refused(params):
-    module, batch = transformer(), cases.batch(packed=True)
+    batch = cases.batch(packed=True)
+
+    def apply(*args, **options):  # What is refused is refused while it is traced.
+        apply = functools.partial(transformer().apply, enable_dropout=False, **options)
+        jax.eval_shape(lambda: apply({"params": params}, *args))
+
     with pytest.raises(ValueError, match="cannot be decoded"):
-        module.apply({"params": params}, **batch, enable_dropout=False, decode=True)
+        apply(**batch, decode=True)
     with pytest.raises(ValueError, match="without decoder_segment_ids"):
         del batch["decoder_segment_ids"]
-        module.apply({"params": params}, **batch, enable_dropout=False)
-    flat = batch["encoder_input_tokens"][0]
+        apply(**batch)
     with pytest.raises(ValueError, match=r"\[batch, length\]"):
-        module.apply({"params": params}, flat, enable_dropout=False, method="encode")
+        apply(batch["encoder_input_tokens"][0], method="encode")
 
 
 def test_the_core_needs_neither_tensorflow_nor_an_engine():

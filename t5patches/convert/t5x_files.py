@@ -39,7 +39,7 @@ class Parameters:
       UserError: it is of the older format, and T5X is the engine.
     """
 
-    def __init__(self, path: str):
+    def __init__(self, path: os.PathLike | str):
         self._path = finding.absolute(path)
         self._places: dict[str, tuple[str, int | None]] = {}
         self.arrays: dict[str, jax.ShapeDtypeStruct] = {}
@@ -84,7 +84,7 @@ class Parameters:
                     partial_restore=True,
                 ),
             )
-            found = traverse_util.flatten_dict(restored, sep="/")
+            found: Any = traverse_util.flatten_dict(restored, sep="/")
         return {
             name: found[full] if i is None else found[full].take(i, _AXIS)
             for name, (full, i) in places.items()
@@ -169,7 +169,7 @@ def write(
       config: the model's.
       params: by '/'-separated names.
     """
-    shapes = traverse_util.flatten_dict(
+    shapes: Any = traverse_util.flatten_dict(
         _train_state(config), keep_empty_nodes=True, sep="/"
     )
     state = {}
