@@ -152,7 +152,15 @@ class Unwanted(NamedTuple):
         if self.bits is None:
             return _log_mass(logits, total, self.ids)
         log_p = total.normalize(logits.astype(jnp.float32))
-        return jnp.log(jnp.sum(jnp.exp(log_p), axis=-1, where=self.mask(logits.shape)))
+        # By their own largest: a probability below float32's has a logarithm, too.
+        return jax.nn.logsumexp(log_p, axis=-1, where=self.mask(logits.shape))
+
+    def mass(self, logits: Array, total: _LogSum) -> Array:
+        """Computes the probability of all of them together, float32 [...]."""
+        if self.bits is None:
+            return jnp.exp(_log_mass(logits, total, self.ids))
+        p = jnp.exp(total.normalize(logits.astype(jnp.float32)))
+        return jnp.sum(p, axis=-1, where=self.mask(logits.shape))
 
 
 def _in_bits(bits: Array, ids: Array) -> Array:
@@ -719,7 +727,7 @@ def targeted_loss(
     if loss_normalizing_factor is not None:
         loss, regulariser = (x / loss_normalizing_factor for x in (loss, regulariser))
     total = _LogSum(terms.log_z, jnp.zeros_like(terms.log_z))
-    probability = jnp.exp(tokens.log_mass(logits, total))
+    probability = tokens.mass(logits, total)
     parts = {
         "z_loss": (regulariser, count[0] + count[1]),
         "unwanted/loss": (jnp.sum(unwanted * terms.loss), count[0]),

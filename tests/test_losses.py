@@ -9,7 +9,7 @@ import loss_cases
 import loss_reference
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from loss_cases import ALL, METHODS, make_batch, value_and_grad
 
@@ -60,6 +60,8 @@ def test_the_table_is_the_papers():
     scale=st.sampled_from([0.1, 3.0, 30.0]),
     more=st.sampled_from([{}, {"ids": 3}, {"sets": 0.3}, {"ids": 2, "sets": 0.3}]),
 )
+# The probability of a set is below the least of float32.
+@example(seed=273, alpha=0.3, z_loss=0.0, scale=30.0, more={"sets": 0.3})
 def test_loss_equals_the_float64_reference(name, seed, alpha, z_loss, scale, more):
     batch = make_batch(seed, scale=scale, **more)
     options = dict(alpha=alpha, z_loss=z_loss)
