@@ -12,7 +12,7 @@ from small_vocabulary import small_vocabulary
 from t5patches import cli
 from t5patches.errors import UserError
 from t5patches.interchange import json_files
-from t5patches.quickstart import run_folder
+from t5patches.run import stages
 
 VOCABULARY = seqio.ByteVocabulary()
 TEXTS = ["a rude word", "a good word", "no word at all"]
@@ -305,7 +305,7 @@ def test_data_of_a_quickstart_are_looked_at_first(folder, content, message, caps
 def test_an_update_is_not_done_over_a_stage_that_says_nothing(folder):
     (folder / "corpus.done.json").write_text('{"source": {}, "findings": {}}')
     with pytest.raises(UserError, match="corpus.done.json: does not say seconds"):
-        run_folder.do_stage(str(folder / "corpus"), "corpus", dict)
+        stages.do_stage(str(folder / "corpus"), "corpus", dict)
 
 
 @pytest.mark.parametrize(

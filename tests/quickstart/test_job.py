@@ -16,8 +16,9 @@ import pytest
 from t5patches import cli
 from t5patches.errors import UserError
 from t5patches.interchange import claims, records
-from t5patches.quickstart import job, run_folder
+from t5patches.quickstart import job
 from t5patches.quickstart.run_folder import Run
+from t5patches.run import stages
 
 CHILD = """
 import gc; gc.disable()
@@ -99,9 +100,9 @@ def test_killed_while_updating(whole, options, before_update):
 
 def test_what_is_quiet_within_what_is_quiet():
     levels = [logging.getLogger("absl").level]
-    with run_folder.quiet():
+    with stages.quiet():
         levels.append(logging.getLogger("absl").level)
-        with run_folder.quiet("error"):
+        with stages.quiet("error"):
             levels.append(logging.getLogger("absl").level)
         levels.append(logging.getLogger("absl").level)
     levels.append(logging.getLogger("absl").level)
