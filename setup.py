@@ -52,6 +52,7 @@ setuptools.setup(
         "pyarrow",  # local Parquet files
         "rouge-score",
         "sacrebleu>=2.4",
+        "safetensors>=0.8",
         "sentencepiece>=0.2.1",
         "scipy",
         "seqio>=0.0.20",

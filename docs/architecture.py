@@ -29,6 +29,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
         "t5patches.feature_converters",
         "t5patches.feature_converters_utils",
     ),
+    "convert": ("t5patches.convert",),
     "checkpoints": ("t5patches.checkpoints",),
     "interchange": ("t5patches.interchange",),
     "network": ("t5patches.network", "t5patches.layers", "t5patches.decoder_only"),

@@ -55,10 +55,13 @@ class T5Config(LayerConfig):
     Attributes:
       num_encoder_layers: layers of the encoder.
       num_decoder_layers: layers of the decoder.
+      positions_per_layer: whether each layer has a table of relative positions of its
+        own, as in umT5 and T5X's `examples/scalable_t5`; else all of a stack share one.
     """
 
     num_encoder_layers: int = 6
     num_decoder_layers: int = 6
+    positions_per_layer: bool = False
 
 
 class Layer(nn.Module):
@@ -80,7 +83,7 @@ class Layer(nn.Module):
     def __call__(
         self,
         x: jax.Array,
-        bias: jax.Array,
+        bias: jax.Array | None,
         mask: jax.Array | None,
         encoded: jax.Array | None = None,
         cross_mask: jax.Array | None = None,
@@ -88,9 +91,17 @@ class Layer(nn.Module):
         deterministic: bool,
         decode: bool = False,
         prefill_lengths: jax.Array | None = None,
+        positions: int = 0,
     ) -> jax.Array:
-        """Maps x [batch, length, emb_dim] to its shape; see `Stack`."""
+        """Maps x [batch, length, emb_dim] to its shape; see `Stack`.
+
+        Without a `bias`, one for so many `positions` is made of a table of its own.
+        """
         cfg = self.config
+        if bias is None:
+            bias = layers.relative_positions(
+                cfg.num_heads, positions, cfg.dtype, bidirectional=not self.decoder
+            )
 
         def attention(name):
             return layers.Attention(
@@ -163,14 +174,18 @@ class Stack(nn.Module):
         """
         cfg = self.config
         length = decode and max_decode_length or x.shape[1]
-        # Made here once; each layer adds it to its own logits.
-        bias = layers.relative_positions(
-            cfg.num_heads, length, cfg.dtype, bidirectional=not self.decoder
-        )
+        bias = None
+        if not cfg.positions_per_layer:
+            # Made here once; each layer adds it to its own logits.
+            bias = layers.relative_positions(
+                cfg.num_heads, length, cfg.dtype, bidirectional=not self.decoder
+            )
 
         x = layers.Dropout(cfg.dropout_rate)(x, deterministic)
         count = cfg.num_decoder_layers if self.decoder else cfg.num_encoder_layers
         options: dict[str, Any] = {"deterministic": deterministic, "decode": decode}
+        if cfg.positions_per_layer:
+            options["positions"] = length
         for i in range(count):
             layer = Layer(cfg, self.decoder, name=f"layers_{i}")
             x = layer(x, bias, mask, encoded, cross_mask, **options)

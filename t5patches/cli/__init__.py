@@ -173,6 +173,7 @@ COMMANDS = {
     "evaluate": ("evaluation:evaluate", "compare outputs before and after an update"),
     "sweep": ("sweep:sweep", "compare methods and settings: many updates"),
     "report": ("evaluation:report", "write the report of an evaluation"),
+    "convert": ("convert:convert", "models from and to Hugging Face's form"),
     "infer": ("t5x_scripts:infer", "run a model over a task, as T5X does"),
     "eval": ("t5x_scripts:evaluate", "compute a task's metrics, as T5X does"),
 }

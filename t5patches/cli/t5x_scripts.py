@@ -105,6 +105,10 @@ def _with_generate_gin(argv: list[str]) -> list[str]:
     named = any(v.endswith(_GENERATE_GINS) for v in values)
     if named or not argv or argv[0] in ("-h", "--help"):
         return argv
-    models = [i for i, value in enumerate(values) if "models/" in value]
+    models = [
+        i
+        for i, value in enumerate(values)
+        if "models/" in value or value.endswith("model.gin")  # Of `convert`.
+    ]
     place = models[-1] + 1 if models else 0
     return [*argv[:place], f"--gin_file={_GENERATE_GIN}", *argv[place:]]

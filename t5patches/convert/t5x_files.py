@@ -1,0 +1,199 @@
+"""The parameters of a T5X checkpoint, read in parts and written one at a time."""
+
+from __future__ import annotations
+
+import functools
+import os
+import re
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from flax import core, traverse_util
+from orbax.checkpoint import type_handlers
+
+from t5patches import _engine, network
+from t5patches.checkpoints import finding
+from t5patches.errors import UserError
+
+_PARAMS = "target/"
+# As T5X's `examples/scalable_t5` has it: all layers in one array, on the second axis.
+_STACKED = re.compile(r"(encoder|decoder)/\1/(.+)")
+_AXIS = 1
+
+
+class Parameters:
+    """The parameters of a checkpoint, without its optimizer's state.
+
+    Layers that are stacked (scanned) appear one by one.
+
+    Attributes:
+      arrays: shape and type by '/'-separated names.
+
+    Raises:
+      UserError: it is of the older format, and T5X is the engine.
+    """
+
+    def __init__(self, path: str):
+        self._path = finding.absolute(path)
+        self._places: dict[str, tuple[str, int | None]] = {}
+        self.arrays: dict[str, jax.ShapeDtypeStruct] = {}
+        self._legacy = finding.is_legacy(self._path)
+        stored = _legacy(path).open_arrays(path) if self._legacy else self._metadata()
+        for full, array in stored.items():
+            if not full.startswith(_PARAMS):
+                continue
+            name, shape = full.removeprefix(_PARAMS), tuple(array.shape)
+            dtype = np.dtype(getattr(array.dtype, "numpy_dtype", array.dtype))
+            if found := _STACKED.fullmatch(name):
+                rest = shape[:_AXIS] + shape[_AXIS + 1 :]
+                for i in range(shape[_AXIS]):
+                    layer = f"{found[1]}/layers_{i}/{found[2]}"
+                    self._places[layer] = full, i
+                    self.arrays[layer] = jax.ShapeDtypeStruct(rest, dtype)
+            else:
+                self._places[name] = full, None
+                self.arrays[name] = jax.ShapeDtypeStruct(shape, dtype)
+
+    def _metadata(self) -> dict[str, Any]:
+        tree = ocp.PyTreeCheckpointHandler().metadata(self._path / "state").tree
+        flat = traverse_util.flatten_dict(dict(tree), sep="/")
+        return {n: meta for n, meta in flat.items() if hasattr(meta, "shape")}
+
+    def read(self, names: Iterable[str]) -> dict[str, np.ndarray]:
+        """Returns some parameters; of the others nothing is read."""
+        places = {name: self._places[name] for name in names}
+        wanted = {full: ocp.RestoreArgs(np.ndarray) for full, _ in places.values()}
+        if self._legacy:
+            found = _legacy(self._path).read(self._path, wanted)
+        else:
+            restored = ocp.PyTreeCheckpointHandler().restore(
+                self._path / "state",
+                args=ocp.args.PyTreeRestore(
+                    item=_nested(dict.fromkeys(wanted, 0)),
+                    restore_args=_nested(wanted),
+                    partial_restore=True,
+                ),
+            )
+            found = traverse_util.flatten_dict(restored, sep="/")
+        return {
+            name: found[full] if i is None else found[full].take(i, _AXIS)
+            for name, (full, i) in places.items()
+        }
+
+
+def _nested(flat: Mapping[str, Any]) -> dict[str, Any]:
+    return traverse_util.unflatten_dict(dict(flat), sep="/")
+
+
+def _legacy(path: os.PathLike | str) -> Any:
+    """Returns the reader of T5X's older format, which is the embedded engine's."""
+    if _engine.name() == "t5x":
+        raise UserError(
+            f"{os.fspath(path)}: is of T5X's older format; with "
+            "T5PATCHES_ENGINE=t5x_embedded in the environment it is read"
+        )
+    from t5x import legacy
+
+    return legacy
+
+
+class Unread:
+    """An array that is made when it is written.
+
+    Attributes:
+      shape: its shape.
+      dtype: its type.
+      read: makes it.
+    """
+
+    def __init__(
+        self, shape: tuple[int, ...], dtype: np.dtype, read: Callable[[], np.ndarray]
+    ):
+        self.shape, self.dtype, self.read = shape, dtype, read
+        self.ndim, self.size = len(shape), int(np.prod(shape))
+        self.nbytes = self.size * dtype.itemsize
+
+
+class _UnreadHandler(type_handlers.NumpyHandler):
+    """Writes some arrays before it makes the next ones."""
+
+    _AT_ONCE = 64 * 2**20  # Bytes; a larger array is alone.
+
+    async def serialize(self, values, infos, args=None):
+        args = args or [type_handlers.SaveArgs()] * len(values)
+        some, size = [], 0
+        for i, value in enumerate(values):
+            some, size = [*some, i], size + value.nbytes
+            after = values[i + 1].nbytes if i + 1 < len(values) else self._AT_ONCE
+            if size + after > self._AT_ONCE:
+                arrays = [values[k].read() for k in some]
+                parts = ([part[k] for k in some] for part in (infos, args))
+                for future in await super().serialize(arrays, *parts):
+                    future.result()
+                some, size = [], 0
+        return []
+
+
+def write(
+    folder: os.PathLike | str, config: network.T5Config, params: Mapping[str, Unread]
+) -> None:
+    """Writes `checkpoint_0` in T5X's layout, ready to be trained further.
+
+    Adafactor's state is there, too, as it is before the first step: T5X restores no
+    training run without one.
+
+    Args:
+      folder: where.
+      config: the model's.
+      params: by '/'-separated names.
+    """
+    shapes = traverse_util.flatten_dict(
+        _train_state(config), keep_empty_nodes=True, sep="/"
+    )
+    state = {}
+    for name, like in shapes.items():
+        if name.startswith(_PARAMS):
+            state[name] = params[name.removeprefix(_PARAMS)]
+        elif hasattr(like, "shape"):
+            state[name] = np.zeros(like.shape, like.dtype)
+        else:
+            state[name] = like
+    registry = type_handlers.create_type_handler_registry(
+        (np.ndarray, type_handlers.NumpyHandler()),
+        (jax.Array, type_handlers.ArrayHandler()),
+        (Unread, _UnreadHandler(deepcopy_host_arrays=False)),
+    )
+    handler = ocp.PyTreeCheckpointHandler(
+        use_ocdbt=True, type_handler_registry=registry
+    )
+    options = ocp.CheckpointManagerOptions(
+        step_prefix="checkpoint", enable_async_checkpointing=False
+    )
+    with ocp.CheckpointManager(
+        finding.absolute(folder), options=options, item_handlers={"state": handler}
+    ) as manager:
+        item = ocp.args.PyTreeSave(_nested(state))
+        manager.save(0, args=ocp.args.Composite(state=item), force=True)
+
+
+@functools.cache
+def _train_state(config: network.T5Config) -> dict[str, Any]:
+    """Returns the shapes of a train state: parameters, step, Adafactor's moments."""
+    from t5x import adafactor, train_state
+
+    tokens = [np.ones((1, 2), np.int32)] * 3
+    rules = adafactor.standard_logical_factor_rules()
+    optimizer = adafactor.Adafactor(
+        decay_rate=0.8, step_offset=0, logical_factor_rules=rules
+    )
+
+    def create(rng):
+        module = network.Transformer(config)
+        variables = module.init(rng, *tokens, enable_dropout=False)
+        variables = core.freeze(variables)
+        return train_state.FlaxOptimTrainState.create(optimizer, variables)
+
+    return jax.eval_shape(create, jax.random.PRNGKey(0)).state_dict()
