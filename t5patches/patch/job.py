@@ -1,0 +1,444 @@
+"""An update of someone's own model, stage by stage, in one folder.
+
+    PATCHED/run/settings.json      what it was asked for; other settings are refused
+    PATCHED/run/STAGE.done.json    a stage that is done: its seconds and its findings
+    PATCHED/run/model/             the model in T5X's form, if it came in another
+    PATCHED/run/inputs/            SPLIT.jsonl: the texts, by a hash
+    PATCHED/run/marked/            SPLIT.jsonl: the marks of --annotated
+    PATCHED/run/before/SPLIT/      the model's generations, and annotated/SPLIT/
+    PATCHED/run/updated/           the training run; before and after it test/ of
+    PATCHED/run/after/, exact/     the updated model and of the exact update
+    PATCHED/run/*.gin              of each run of T5X's scripts all that it is given
+    PATCHED/run/commands.txt       the commands that do the same by hand
+    PATCHED/results.json, report.html, …, README.md, and the model, which comes last
+
+Every training and generation is a gin file that includes those of the package, run as
+the commands run it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import itertools
+import os
+import shlex
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from t5patches.annotate import Annotator, annotate_files
+from t5patches.annotate.annotator import settings_of
+from t5patches.annotate.spans import SpanAnnotator
+from t5patches.checkpoints import finding
+from t5patches.errors import UserError
+from t5patches.interchange import claims, json_files, records, results_files, shards
+from t5patches.patch import card, model
+from t5patches.patch import inputs as texts
+from t5patches.run import scripts
+from t5patches.run.stages import Record, do_stage, quiet, total_costs
+from t5patches.sweep.plan import Command
+
+TRAINING = ("train", "validation")
+ROWS = "runs/unwanted_rows.gin"
+_LONGEST, _MULTIPLE = 512, 64  # Of inputs, in pieces; lengths that they are padded to.
+_CHOICES = 5  # Checkpoints that the best is chosen from.
+
+
+@dataclasses.dataclass(frozen=True)
+class Patch:
+    """What is asked for.
+
+    Attributes:
+      model: a folder in Hugging Face's form, or a T5X checkpoint.
+      output: the folder that becomes the patched model.
+      annotator: finds what is unwanted; None where `annotated` says all.
+      words: the same as `t5patches annotate` takes it.
+      inputs: a file of texts.
+      annotated: a file of the model's outputs in which what is unwanted is marked, in
+        the place of `inputs`.
+      phrases: the file of phrases, if these are what is unwanted.
+      inputs_key: the column of the texts.
+      vocabulary: of a T5X checkpoint with no model.gin.
+      to: the form of the result, one of `model.FORMS`; None for that of the model.
+      method: one of `losses.METHODS`.
+      steps: of the update.
+      learning_rate: None for the method's.
+      alpha: None for the method's.
+      batch_size: examples in a batch.
+      targets_length: of outputs, in pieces, at most.
+      partitions: devices that share each parameter.
+      seed: of the order of the data.
+    """
+
+    model: str
+    output: str
+    annotator: Annotator | None = None
+    words: str = ""
+    inputs: str | None = None
+    annotated: str | None = None
+    phrases: str | None = None
+    inputs_key: str | None = None
+    vocabulary: str | None = None
+    to: str | None = None
+    method: str = "tnff"
+    steps: int = 1000
+    learning_rate: float | None = None
+    alpha: float | None = None
+    batch_size: int = 32
+    targets_length: int = 128
+    partitions: int = 1
+    seed: int = 0
+
+    def path(self, *parts: str) -> str:
+        """Returns a path in the run's folder."""
+        return os.path.join(os.path.abspath(self.output), "run", *parts)
+
+    def predictions(self, when: str, split: str = "test") -> str:
+        """Returns what names the generations of a split."""
+        return self.path(when, split, "text-predict")
+
+    @property
+    def whole(self) -> bool:
+        """Whether all is known that is unwanted: rows of one table are trained then."""
+        return not self.annotated and hasattr(self.annotator, "unwanted_sets")
+
+    def settings(self) -> dict[str, Any]:
+        """Returns what decides the result, for the folder's claim."""
+        names = ("inputs_key", "to", "method", "steps", "learning_rate", "alpha")
+        names += ("batch_size", "targets_length", "seed")
+        files = ("inputs", "annotated", "vocabulary")
+        paths = {name: getattr(self, name) for name in files}
+        return {
+            "step": "patch",
+            "model": model.digest(self.model),
+            **{name: p and claims.file_digest(p) for name, p in paths.items()},
+            **({"annotator": settings_of(self.annotator)} if self.annotator else {}),
+            **{name: getattr(self, name) for name in names},
+        }
+
+
+class _Job:
+    """The stages of a patch, and the commands that would do them."""
+
+    def __init__(self, patch: Patch, rows: texts.Rows):
+        self.patch = patch
+        self.rows = rows
+        self.commands: list[str] = []  # Of the stage that is at work.
+        self.done: dict[str, Record] = {}
+        self.stages: dict[str, tuple[str, Callable[[], Record]]] = {
+            "inputs": ("split the texts", self.write_inputs),
+            "model": ("read the model", self.read_model),
+            "before": ("generate with it", self.before),
+            "annotate": ("mark what is unwanted", self.annotate),
+            "update": ("update the model", self.update),
+            "after": ("generate again", self.after),
+            "evaluate": ("compare", self.evaluate),
+            "finish": ("write the model", self.finish),
+        }
+        if patch.annotated:
+            del self.stages["before"]
+
+    def do(self, name: str) -> Record:
+        """Does a stage, or reads the record of one that is done."""
+        what, method = self.stages[name]
+        number = [*self.stages].index(name) + 1
+        label = f"[{number}/{len(self.stages)}] {what}"
+        record = do_stage(
+            self.patch.path(name), label, functools.partial(self._at, method)
+        )
+        self.done[name] = record
+        return record
+
+    def _at(self, method: Callable[[], Record]) -> Record:
+        self.commands = []
+        return {**method(), "commands": self.commands}
+
+    def all_commands(self) -> list[str]:
+        """Returns the commands of the stages that are done, and of the one at work."""
+        return [
+            *itertools.chain(*(r["commands"] for r in self.done.values())),
+            *self.commands,
+        ]
+
+    # ------------------------------------------------------------------- the stages
+
+    def write_inputs(self) -> Record:
+        """Writes the texts by split; of marked outputs what was said and the marks."""
+        patch = self.patch
+        for split, rows in self.rows.items():
+            pairs = ({"id": row["id"], "inputs": row["inputs"]} for row in rows)
+            json_files.write_jsonl(patch.path("inputs", f"{split}.jsonl"), pairs)
+            if patch.annotated:
+                left_out = {"annotations", "target_annotations"}
+                said = ({k: row[k] for k in row.keys() - left_out} for row in rows)
+                path = shards.shard_path(patch.predictions("before", split), 0, 1)
+                json_files.write_jsonl(path, said)
+                spans = ({"id": r["id"], "spans": r["annotations"]} for r in rows)
+                json_files.write_jsonl(patch.path("marked", f"{split}.jsonl"), spans)
+        return {"examples": {split: len(rows) for split, rows in self.rows.items()}}
+
+    def read_model(self) -> Record:
+        """Finds or makes the checkpoint, and measures the texts."""
+        patch = self.patch
+        found = model.prepare(patch.model, patch.path("model"), patch.vocabulary)
+        vocabulary = _vocabulary(found)
+        pieces = getattr(vocabulary, "sentencepiece_model_file", "bytes")
+        every = itertools.chain(*self.rows.values())
+        longest = max(len(vocabulary.encode(row["inputs"])) + 1 for row in every)
+        length = min(-(-longest // _MULTIPLE) * _MULTIPLE, _LONGEST)
+        embedding = model.shapes(found.checkpoint)["token_embedder/embedding"]
+        return {
+            **found._asdict(),
+            "parameters": model.size(found.checkpoint),
+            "rows": embedding[0],
+            "vocabulary": pieces,
+            "extra_ids": vocabulary.extra_ids,
+            "longest_inputs": longest,
+            "inputs_length": length,
+        }
+
+    def generate(self, name: str, when: str, splits: Sequence[str], **macros: Any):
+        """Generates for splits; returns how many outputs there are."""
+        counts = {}
+        for split in splits:
+            output = self.patch.predictions(when, split)
+            self._run(
+                "infer",
+                f"{name}_{split}" if len(splits) > 1 else name,
+                ["runs/generate.gin", "tasks/text.gin"],
+                FILES={s: self.patch.path("inputs", f"{s}.jsonl") for s in self.rows},
+                TARGETS_KEY=None,
+                SPLIT=split,
+                INFER_OUTPUT_DIR=os.path.dirname(output),
+                **macros,
+            )
+            counts[split] = sum(1 for _ in records.read_predictions(output))
+        return {"generations": counts}
+
+    def before(self) -> Record:
+        """Generates with the model as it is."""
+        return self.generate("before", "before", texts.SPLITS, **self._original())
+
+    def annotate(self) -> Record:
+        """Marks what is unwanted, for training."""
+        patch, found, shares = self.patch, self.done["model"], {}
+        vocabulary = [found["vocabulary"], found["extra_ids"]]
+        for split in TRAINING:
+            words, annotator = shlex.split(patch.words), patch.annotator
+            if patch.annotated:
+                marks = patch.path("marked", f"{split}.jsonl")
+                words, annotator = ["spans", "--spans", marks], SpanAnnotator(marks)
+            assert annotator is not None
+            said = patch.predictions("before", split)
+            folder = patch.path("annotated", split)
+            self._typed(
+                *("annotate", *words, "--predictions", said, "--output", folder),
+                *("--vocabulary", vocabulary[0], "--extra-ids", str(vocabulary[1])),
+            )
+            # It warns of texts without anything unwanted, which are meant.
+            with quiet("error"):
+                loaded = records.load_vocabulary(*vocabulary)
+                stats = annotate_files(said, annotator, folder, loaded)
+            shares[split] = stats["share_with_unwanted"]
+        if not shares["train"]:
+            raise UserError(
+                "nothing unwanted is in what the model says: there is nothing to "
+                f"update. Its outputs are in {patch.path('before')}"
+            )
+        return {"share_with_unwanted": shares}
+
+    def update(self) -> Record:
+        """Trains; returns the checkpoint with the lowest validation loss."""
+        patch = self.patch
+        period = max(1, patch.steps // _CHOICES)
+        count = self.done["inputs"]["examples"]["validation"]
+        given = {"ALPHA": patch.alpha, "LEARNING_RATE": patch.learning_rate}
+        own = {name: value for name, value in given.items() if value is not None}
+        files = {s: patch.path("annotated", s, "annotated") for s in TRAINING}
+        self._run(
+            "train",
+            "update",
+            [
+                *(f"methods/{patch.method}.gin", "runs/update.gin"),
+                *([ROWS] if patch.whole else []),
+                "tasks/annotated.gin",
+            ],
+            FILES=files,
+            INITIAL_CHECKPOINT_PATH=self.done["model"]["checkpoint"],
+            MODEL_DIR=patch.path("updated"),
+            TRAIN_STEPS_RELATIVE=patch.steps,
+            EVAL_PERIOD=period,
+            SAVE_PERIOD=period,
+            KEEP_CHECKPOINTS=1,
+            EVAL_STEPS=max(1, min(20, count // patch.batch_size)),
+            RANDOM_SEED=patch.seed,
+            DATA_SEED=patch.seed,
+            # As where the defaults were chosen; its random numbers cost time besides.
+            DROPOUT_RATE=0.0,
+            **own,
+        )
+        best = finding.choose_checkpoint(patch.path("updated"), "best")
+        return {"checkpoint": best, "step": finding.step_of(best)}
+
+    def after(self) -> Record:
+        """Generates with the updated model, and without the phrases with the first."""
+        patch = self.patch
+        updated = {"CHECKPOINT_PATH": self.done["update"]["checkpoint"]}
+        found = self.generate("after", "after", ["test"], **updated)
+        if patch.phrases and patch.whole:
+            settings = settings_of(patch.annotator)
+            end = settings.get("word_end", "piece")
+            forbid = {"FORBID": os.path.abspath(patch.phrases), "WORD_END": end}
+            self.generate("exact", "exact", ["test"], **forbid, **self._original())
+        return found
+
+    def evaluate(self) -> Record:
+        """Compares on the test inputs; writes the results and the report."""
+        from t5patches import evaluate, report
+
+        patch, annotator = self.patch, self.patch.annotator
+        said = [patch.predictions(when) for when in ("before", "after")]
+        exact = patch.predictions("exact") if patch.phrases and patch.whole else None
+        if annotator is None:
+            annotator = texts.MarkedBefore(iter(self.rows["test"]))
+        found, examples = evaluate.evaluate_files(*said, annotator, exact_update=exact)
+        table = report.terminal_table(found)
+        output = os.path.join(patch.output, "results.json")
+        results = {
+            "method": patch.method,
+            "seed": patch.seed,
+            **found,
+            "model": os.path.join("run", "updated"),
+            **total_costs([*self.done.values()]),
+            "stage_seconds": {n: record["seconds"] for n, record in self.done.items()},
+            "share_with_unwanted": self.done["annotate"]["share_with_unwanted"],
+            "commands": self.all_commands(),
+        }
+        results_files.write(output, results, examples)
+        report.write_report(patch.output, results, [*examples], patch.settings())
+        return {"table": table}
+
+    def finish(self) -> Record:
+        """Writes the model, with its card."""
+        patch, found = self.patch, self.done["model"]
+        with shards.atomic_write(patch.path("commands.txt")) as file:
+            file.writelines(f"{line}\n" for line in self.all_commands())
+        results = json_files.read_json(os.path.join(patch.output, "results.json"))
+        section = card.section(results, patch.settings(), self.done)
+        model.export(
+            patch.to or model.form_of(patch.model),
+            self.done["update"]["checkpoint"],
+            model.Model(found["checkpoint"], found["gin_file"]),
+            patch.output,
+            records.load_vocabulary(found["vocabulary"], found["extra_ids"]),
+            section,
+        )
+        return {}
+
+    # ---------------------------------------------------------------- what they share
+
+    def _original(self) -> dict[str, str]:
+        return {"CHECKPOINT_PATH": self.done["model"]["checkpoint"]}
+
+    def _run(self, script: str, name: str, files: list[str], **macros: Any) -> None:
+        """Runs one of T5X's scripts with a gin file that has everything in it."""
+        found, patch = self.done["model"], self.patch
+        lengths = {"inputs": found["inputs_length"], "targets": patch.targets_length}
+        given = {
+            "TASK_FEATURE_LENGTHS": lengths,
+            "BATCH_SIZE": patch.batch_size,
+            "NUM_PARTITIONS": patch.partitions,
+            **macros,
+        }
+        path = patch.path(f"{name}.gin")
+        Command([found["gin_file"], *files], given).write(path)
+        self._typed(script, f"--gin_file={path}")
+        scripts.run(script, [f"--gin_file={path}"], description=name.replace("_", " "))
+
+    def _typed(self, *words: str) -> None:
+        self.commands.append(shlex.join(["t5patches", *words]))
+
+
+def run(patch: Patch) -> None:
+    """Does all of a patch, or what of it is not done yet.
+
+    Raises:
+      UserError: the model or the texts are not what they should be, nothing unwanted is
+        said, or the folder is another patch's.
+    """
+    rows = _checked(patch)
+    with claims.lock(patch.path("patch")), quiet():
+        claims.claim(patch.path(), patch.settings(), results=("*.done.json",))
+        job = _Job(patch, rows)
+        for name in job.stages:
+            job.do(name)
+            if name == "model":
+                print(_introduction(patch, job.done), flush=True)
+        table = job.done["evaluate"]["table"]
+    page = os.path.join(patch.output, "report.html")
+    print(
+        f"\n{table}\n\nThe model is in {patch.output}, the report is {page}", flush=True
+    )
+
+
+def _checked(patch: Patch) -> texts.Rows:
+    """Returns what it is made from, or says what is wrong, before anything is made."""
+    model.form_of(patch.model)
+    output, source = (os.path.realpath(p) for p in (patch.output, patch.model))
+    if output == source:
+        raise UserError(f"--output {patch.output}: is the model; name another folder")
+    begun = os.path.isdir(patch.path())
+    if os.path.isdir(output) and os.listdir(output) and not begun:
+        raise UserError(
+            f"{patch.output}: has something else in it; name another folder, or remove "
+            "this one"
+        )
+    if patch.annotated:
+        return texts.read_marked(patch.annotated)
+    assert patch.inputs is not None
+    return texts.read(patch.inputs, patch.inputs_key)
+
+
+def _vocabulary(found: model.Model) -> Any:
+    """Returns the vocabulary that a model's gin file makes."""
+    needed = {"MIXTURE_OR_TASK_NAME": "none", "TASK_FEATURE_LENGTHS": {}}
+    needed |= {"CHECKPOINT_PATH": found.checkpoint, "INFER_OUTPUT_DIR": "none"}
+    bindings = [f"{name} = {value!r}" for name, value in needed.items()]
+    files = [found.gin_file, "runs/generate.gin"]
+    with scripts.configuration("infer", files, bindings) as config:
+        return config.arguments()["model"].output_vocabulary
+
+
+def memory(parameters: int, rows: int, tokens: int) -> int:
+    """Returns about how many bytes an update takes, without its activations.
+
+    Parameters, gradients and the frozen parameters are float32; Adafactor's factored
+    moments are small beside them. Of the logits there are those of both models and a
+    gradient.
+
+    Args:
+      parameters: how many the model has.
+      rows: of its output layer.
+      tokens: of the outputs of a batch.
+    """
+    return 4 * (3 * parameters + 3 * rows * tokens)
+
+
+def _introduction(patch: Patch, done: Mapping[str, Record]) -> str:
+    """Returns what is said before anything takes long."""
+    found, examples = done["model"], done["inputs"]["examples"]
+    tokens = patch.batch_size * patch.targets_length
+    need = memory(found["parameters"], found["rows"], tokens) / 1e9
+    counts = ", ".join(f"{count:,} {split}" for split, count in examples.items())
+    cut = found["longest_inputs"] - found["inputs_length"]
+    parts = "the output layer's rows of what is unwanted" if patch.whole else "all"
+    return (
+        f"  {patch.model}: {found['parameters']:,} parameters; trained are {parts}\n"
+        f"  {sum(examples.values()):,} texts ({counts}), of up to "
+        f"{found['longest_inputs']:,} pieces"
+        f"{f', cut to {_LONGEST}' if cut > 0 else ''}\n"
+        f"  {patch.steps:,} steps of {patch.batch_size} with "
+        f"{patch.method.upper()}; the update takes about {need:.1f} GB and its "
+        "activations. How long it takes is known when it has begun; stopped, it goes "
+        "on when the command is typed again"
+    )
