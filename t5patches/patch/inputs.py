@@ -7,10 +7,9 @@ and a file that grows keeps its splits.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sized
+from collections.abc import Iterable, Mapping, Sized
 from typing import Any
 
-from t5patches.annotate import Annotator
 from t5patches.annotate.alignment import Span
 from t5patches.annotate.phrases import PhraseAnnotator
 from t5patches.errors import UserError
@@ -108,21 +107,23 @@ def read_marked(path: str) -> Rows:
 
 
 class MarkedBefore:
-    """Finds in an output the words that were marked in what was said before.
+    """Finds what was marked in outputs; in other outputs for the same inputs its words.
 
     It knows no more than that: what is unwanted in other words counts as clean.
     """
 
-    def __init__(self, rows: Iterator[Mapping[str, Any]]):
+    def __init__(self, rows: Iterable[Mapping[str, Any]]):
         """Takes the marked predictions."""
-        self._find: dict[str, Annotator] = {}
+        self._said: dict[str, tuple[str, list[Span]]] = {}
         for row in rows:
-            spans = row["annotations"]
-            texts = [row["prediction"][span["start"] : span["end"]] for span in spans]
-            if texts := [text for text in texts if text.strip()]:
-                self._find[row["id"]] = PhraseAnnotator(texts)
+            spans = [(s["start"], s["end"], s["label"]) for s in row["annotations"]]
+            self._said[row["id"]] = row["prediction"], spans
 
     def __call__(self, text: str, inputs: str, row: Prediction) -> list[Span]:
-        """Returns where they stand, as whole words."""
-        find = self._find.get(row["id"])
-        return [*find(text, inputs)] if find else []
+        """Returns the marks of the output, or where their words stand in it."""
+        before, spans = self._said[row["id"]]
+        if text == before:
+            return spans
+        words = [before[start:end] for start, end, _ in spans]
+        words = [word for word in words if word.strip()]
+        return PhraseAnnotator(words)(text, inputs) if words else []

@@ -300,7 +300,7 @@ class _Job:
         said = [patch.predictions(when) for when in ("before", "after")]
         exact = patch.predictions("exact") if patch.phrases and patch.whole else None
         if annotator is None:
-            annotator = texts.MarkedBefore(iter(self.rows["test"]))
+            annotator = texts.MarkedBefore(self.rows["test"])
         found, examples = evaluate.evaluate_files(*said, annotator, exact_update=exact)
         table = report.terminal_table(found)
         output = os.path.join(patch.output, "results.json")
@@ -383,7 +383,7 @@ def run(patch: Patch) -> None:
 
 def _checked(patch: Patch) -> texts.Rows:
     """Returns what it is made from, or says what is wrong, before anything is made."""
-    model.form_of(patch.model)
+    model.check(patch.model, patch.vocabulary)
     output, source = (os.path.realpath(p) for p in (patch.output, patch.model))
     if output == source:
         raise UserError(f"--output {patch.output}: is the model; name another folder")

@@ -9,11 +9,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import seqio
+from etils import epath
 
 from t5patches.checkpoints import contents, finding
 from t5patches.convert import configs, folders
 from t5patches.errors import UserError
-from t5patches.interchange import claims, shards
+from t5patches.interchange import claims, records, shards
 from t5patches.run import patches
 
 FORMS = ("hf", "t5x")
@@ -58,34 +59,45 @@ def digest(path: str) -> str:
     return claims.file_digest([pathlib.Path(path) / configs.CONFIG, *files])
 
 
-def prepare(path: str, folder: str, vocabulary: str | None = None) -> Model:
-    """Returns a model as T5X's scripts take it, converted if need be.
-
-    Args:
-      path: of the model.
-      folder: for what has to be made.
-      vocabulary: the SentencePiece model of a checkpoint with no model.gin beside it.
+def check(path: str, vocabulary: str | None) -> None:
+    """Checks that a model is there, and has a vocabulary or is given one.
 
     Raises:
-      UserError: it cannot be converted; the vocabulary is needed, or is not.
+      UserError: it is no model; the vocabulary is needed, or is not.
     """
     if form_of(path) == "hf":
         if vocabulary is not None:
             raise UserError(f"--vocabulary: {path} has its own tokenizer; leave it out")
+        return
+    contents.check_whole(_checkpoint(path))
+    if vocabulary is not None:
+        records.load_vocabulary(vocabulary)
+    elif not _gin_beside(path).is_file():
+        raise UserError(
+            f"{path}: has no {folders.MODEL_GIN} beside it, so its SentencePiece model "
+            "must be named: --vocabulary FILE"
+        )
+
+
+def prepare(path: str, folder: str, vocabulary: str | None = None) -> Model:
+    """Returns a model as T5X's scripts take it, converted if need be.
+
+    Args:
+      path: of the model, checked.
+      folder: for what has to be made.
+      vocabulary: the SentencePiece model of a checkpoint with no model.gin beside it.
+
+    Raises:
+      UserError: it cannot be converted.
+    """
+    if form_of(path) == "hf":
         if not os.path.isdir(folder):
             folders.hf_to_t5x(path, folder)
         made = os.path.join(folder, "checkpoint_0")
         return Model(made, os.path.join(folder, folders.MODEL_GIN))
     checkpoint = _checkpoint(path)
-    contents.check_whole(checkpoint)
-    beside = finding.model_folder(checkpoint) / folders.MODEL_GIN
-    if beside.is_file() and vocabulary is None:
-        return Model(checkpoint, os.fspath(beside))
     if vocabulary is None:
-        raise UserError(
-            f"{path}: has no {folders.MODEL_GIN} beside it, so its SentencePiece model "
-            "must be named: --vocabulary FILE"
-        )
+        return Model(checkpoint, os.fspath(_gin_beside(path)))
     architecture = configs.of_shapes(shapes(checkpoint), path)
     gin_file = os.path.join(folder, folders.MODEL_GIN)
     with shards.atomic_write(gin_file) as file:
@@ -154,6 +166,10 @@ def export(
             shutil.rmtree(target)
         os.replace(place / name, target)
     place.rmdir()
+
+
+def _gin_beside(path: str) -> epath.Path:
+    return finding.model_folder(_checkpoint(path)) / folders.MODEL_GIN
 
 
 def _checkpoint(path: str) -> str:
