@@ -39,6 +39,7 @@ from t5patches.run.stages import Record, do_stage, quiet, total_costs
 from t5patches.sweep.plan import Command
 
 TRAINING = ("train", "validation")
+_SIDES = ("before", "after")
 ROWS = "runs/unwanted_rows.gin"
 _LONGEST, _MULTIPLE = 512, 64  # Of inputs, in pieces; lengths that they are padded to.
 _CHOICES = 5  # Checkpoints that the best is chosen from.
@@ -180,7 +181,10 @@ class _Job:
     def read_model(self) -> Record:
         """Finds or makes the checkpoint, and measures the texts."""
         patch = self.patch
-        found = model.prepare(patch.model, patch.path("model"), patch.vocabulary)
+        folder = patch.path("model")
+        found = model.prepare(patch.model, folder, patch.vocabulary)
+        if model.form_of(patch.model) == "hf":
+            self._typed("convert", "hf-to-t5x", os.path.abspath(patch.model), folder)
         vocabulary = _vocabulary(found)
         pieces = getattr(vocabulary, "sentencepiece_model_file", "bytes")
         every = itertools.chain(*self.rows.values())
@@ -229,12 +233,8 @@ class _Job:
                 marks = patch.path("marked", f"{split}.jsonl")
                 words, annotator = ["spans", "--spans", marks], SpanAnnotator(marks)
             assert annotator is not None
-            said = patch.predictions("before", split)
-            folder = patch.path("annotated", split)
-            self._typed(
-                *("annotate", *words, "--predictions", said, "--output", folder),
-                *("--vocabulary", vocabulary[0], "--extra-ids", str(vocabulary[1])),
-            )
+            self._type_annotate(words, "before", split)
+            said, folder = patch.predictions("before", split), self._marked(split)
             # It warns of texts without anything unwanted, which are meant.
             with quiet("error"):
                 loaded = records.load_vocabulary(*vocabulary)
@@ -254,7 +254,7 @@ class _Job:
         count = self.done["inputs"]["examples"]["validation"]
         given = {"ALPHA": patch.alpha, "LEARNING_RATE": patch.learning_rate}
         own = {name: value for name, value in given.items() if value is not None}
-        files = {s: patch.path("annotated", s, "annotated") for s in TRAINING}
+        files = {s: os.path.join(self._marked(s), "annotated") for s in TRAINING}
         self._run(
             "train",
             "update",
@@ -286,8 +286,7 @@ class _Job:
         updated = {"CHECKPOINT_PATH": self.done["update"]["checkpoint"]}
         found = self.generate("after", "after", ["test"], **updated)
         if patch.phrases and patch.whole:
-            settings = settings_of(patch.annotator)
-            end = settings.get("word_end", "piece")
+            end = getattr(patch.annotator, "settings", {}).get("word_end", "piece")
             forbid = {"FORBID": os.path.abspath(patch.phrases), "WORD_END": end}
             self.generate("exact", "exact", ["test"], **forbid, **self._original())
         return found
@@ -296,14 +295,18 @@ class _Job:
         """Compares on the test inputs; writes the results and the report."""
         from t5patches import evaluate, report
 
-        patch, annotator = self.patch, self.patch.annotator
-        said = [patch.predictions(when) for when in ("before", "after")]
+        patch = self.patch
+        said = [patch.predictions(when) for when in _SIDES]
         exact = patch.predictions("exact") if patch.phrases and patch.whole else None
-        if annotator is None:
-            annotator = texts.MarkedBefore(self.rows["test"])
-        found, examples = evaluate.evaluate_files(*said, annotator, exact_update=exact)
-        table = report.terminal_table(found)
+        annotator = patch.annotator or texts.MarkedBefore(self.rows["test"])
+        before, after = said
+        found, examples = evaluate.evaluate_files(
+            before, after, annotator, exact_update=exact
+        )
+        if patch.annotator is not None:
+            self._type_evaluation(said, exact)
         output = os.path.join(patch.output, "results.json")
+        table = report.terminal_table(found)
         results = {
             "method": patch.method,
             "seed": patch.seed,
@@ -354,6 +357,34 @@ class _Job:
         Command([found["gin_file"], *files], given).write(path)
         self._typed(script, f"--gin_file={path}")
         scripts.run(script, [f"--gin_file={path}"], description=name.replace("_", " "))
+
+    def _marked(self, split: str, when: str = "before") -> str:
+        folder = "annotated" if when == "before" else f"annotated_{when}"
+        return self.patch.path(folder, split)
+
+    def _type_annotate(self, words: Sequence[str], when: str, split: str) -> None:
+        found = self.done["model"]
+        said, folder = self.patch.predictions(when, split), self._marked(split, when)
+        self._typed(
+            *("annotate", *words, "--predictions", said, "--output", folder),
+            *("--vocabulary", found["vocabulary"]),
+            *("--extra-ids", str(found["extra_ids"])),
+        )
+
+    def _type_evaluation(self, said: Sequence[str], exact: str | None) -> None:
+        """Notes how to judge by hand; but by phrases of annotated outputs."""
+        patch, more = self.patch, []
+        if patch.phrases:
+            more += ["--phrases", patch.phrases]
+        else:
+            for when in _SIDES:
+                self._type_annotate(shlex.split(patch.words), when, "test")
+            folders = (self._marked("test", when) for when in _SIDES)
+            said = [os.path.join(folder, "annotated") for folder in folders]
+        if exact:
+            more += ["--exact-update", exact]
+        more += ["--output", patch.path("results.json")]
+        self._typed("evaluate", "--old", said[0], "--new", said[1], *more)
 
     def _typed(self, *words: str) -> None:
         self.commands.append(shlex.join(["t5patches", *words]))
@@ -428,7 +459,8 @@ def _introduction(patch: Patch, done: Mapping[str, Record]) -> str:
     """Returns what is said before anything takes long."""
     found, examples = done["model"], done["inputs"]["examples"]
     tokens = patch.batch_size * patch.targets_length
-    need = memory(found["parameters"], found["rows"], tokens) / 1e9
+    need = memory(found["parameters"], found["rows"], tokens)
+    said = f"{need / 1e9:.1f} GB" if need >= 1e9 else f"{need / 1e6:.0f} MB"
     counts = ", ".join(f"{count:,} {split}" for split, count in examples.items())
     cut = found["longest_inputs"] - found["inputs_length"]
     parts = "the output layer's rows of what is unwanted" if patch.whole else "all"
@@ -438,7 +470,7 @@ def _introduction(patch: Patch, done: Mapping[str, Record]) -> str:
         f"{found['longest_inputs']:,} pieces"
         f"{f', cut to {_LONGEST}' if cut > 0 else ''}\n"
         f"  {patch.steps:,} steps of {patch.batch_size} with "
-        f"{patch.method.upper()}; the update takes about {need:.1f} GB and its "
+        f"{patch.method.upper()}; the update takes about {said} and its "
         "activations. How long it takes is known when it has begun; stopped, it goes "
         "on when the command is typed again"
     )

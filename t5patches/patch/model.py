@@ -146,7 +146,9 @@ def export(
         shutil.copytree(updated, place / last)
         gin = pathlib.Path(original.gin_file).read_text()
         if isinstance(vocabulary, seqio.SentencePieceVocabulary):
-            shutil.copyfile(pieces, place / folders.VOCABULARY)
+            shutil.copyfile(
+                vocabulary.sentencepiece_model_file, place / folders.VOCABULARY
+            )
             file = os.path.join(os.path.abspath(output), folders.VOCABULARY)
             gin += f"\nVOCABULARY_PATH = {file!r}\n"
         (place / folders.MODEL_GIN).write_text(gin)

@@ -101,9 +101,12 @@ def test_the_same_by_hand(patched, monkeypatch):
     monkeypatch.setattr(scripts, "run", lambda *args, **_: called.append([*args]))
     typed = map(shlex.split, (folder / "commands.txt").read_text().splitlines())
     for _, name, *words in typed:
-        if name in ("train", "infer"):
+        if name in ("train", "infer", "evaluate"):
             assert cli.main([name, *words]) == 0
     assert called == json.loads(done.read_text())
+    results = json.loads((patched / "patched" / "results.json").read_text())
+    again = json.loads((folder / "results.json").read_text())
+    assert all(results[name] == again[name] for name in ("prevalence", "exact_match"))
     assert [script for script, _ in called] == ["infer"] * 3 + ["train"] + ["infer"] * 2
     (gin,) = (words for script, (words,) in called if script == "train")
     assert gin == f"--gin_file={folder / 'update.gin'}"
