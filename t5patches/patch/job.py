@@ -415,6 +415,8 @@ def run(patch: Patch) -> None:
 def _checked(patch: Patch) -> texts.Rows:
     """Returns what it is made from, or says what is wrong, before anything is made."""
     model.check(patch.model, patch.vocabulary)
+    if "://" in patch.output:
+        raise UserError(f"--output {patch.output}: name a folder on a local disk")
     output, source = (os.path.realpath(p) for p in (patch.output, patch.model))
     if output == source:
         raise UserError(f"--output {patch.output}: is the model; name another folder")

@@ -180,6 +180,7 @@ def test_memory():
         ({"--phrases": None}, "what is unwanted?"),
         ({"--annotator": "entities"}, "--phrases and --annotator entities: give one"),
         ({"--output": "model"}, "is the model"),
+        ({"--output": "gs://a/b"}, "name a folder on a local disk"),
         ({"--output": "full"}, "has something else in it"),
         ({"--vocabulary": "x.model"}, "has its own tokenizer"),
         ({"--word-ends": "next"}, "unrecognized arguments: --word-ends next"),
