@@ -5,13 +5,23 @@ BIN = $(VENV)/bin
 # Options for the quickstart, e.g. make quickstart ARGS="--seed 1".
 ARGS ?=
 
-.PHONY: quickstart test lint lock clean
+.PHONY: quickstart test parity-hf lint lock clean
 
 quickstart: $(VENV)/installed
 	$(BIN)/t5patches quickstart $(ARGS)
 
 test: $(VENV)/installed
 	$(BIN)/python -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
+
+# Converted models against Transformers, two versions of it, in environments of their own.
+HF = .venv-hf4/installed .venv-hf5/installed
+parity-hf: $(VENV)/installed $(HF)
+	$(BIN)/python -m benchmarks.parity_hf $(HF:installed=bin/python)
+
+.venv-hf%/installed:
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/pip install --quiet "torch>=2.9" "transformers==$*.*" sentencepiece protobuf
+	touch $@
 
 lint: $(VENV)/linters
 	$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/basedpyright
@@ -39,4 +49,4 @@ lock:
 	  --no-emit-index-url --no-annotate --output-file requirements.lock setup.py
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info
+	rm -rf $(VENV) .venv-hf* build dist *.egg-info

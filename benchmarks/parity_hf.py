@@ -203,7 +203,8 @@ def _compare(kind: str, folder: pathlib.Path, ours: dict[str, np.ndarray]) -> bo
     # Version 5 divides the logits of umT5 by √d_model: it is in our lm_head.
     folded = kind == "umt5" and equal == len(keys) - 1
     equal += folded
-    return max(there) < TOLERANCE and same and again == 0 and equal == len(keys)
+    good = max(*there, again) < TOLERANCE  # Versions differ in the last digits.
+    return good and same and equal == len(keys)
 
 
 def frozen(numbers: Mapping[str, np.ndarray]) -> dict[str, list]:
@@ -221,7 +222,8 @@ def main(pythons: list[str]) -> int:
     """Compares with each of the environments; returns the exit status."""
     freeze = "--freeze" in pythons
     good, kept = True, {}
-    for python in pythons[: len(pythons) - freeze]:
+    pythons = pythons[: len(pythons) - freeze]
+    for python in pythons:
         with tempfile.TemporaryDirectory() as place:
             version = "import transformers as t; print('Transformers', t.__version__)"
             command = [python, "-W", "ignore", "-c", version]
@@ -229,10 +231,13 @@ def main(pythons: list[str]) -> int:
             print(said.stdout, end="")
             subprocess.run([python, __file__, "make", place], check=True)
             ours = {kind: _ours(pathlib.Path(place, kind)) for kind in KINDS}
-            subprocess.run([python, __file__, "check", place], check=True)
+            for reader in pythons:  # Whichever version has saved it.
+                subprocess.run([reader, __file__, "check", place], check=True)
+                for kind in KINDS:
+                    folder = pathlib.Path(place, kind)
+                    good &= _compare(kind, folder, ours[kind])
             for kind in KINDS:
                 folder = pathlib.Path(place, kind)
-                good &= _compare(kind, folder, ours[kind])
                 config = json.loads((folder / "theirs" / "config.json").read_text())
                 numbers = frozen(np.load(folder / "make.npz"))
                 kept[f"{kind}, {said.stdout.strip()}"] = {"config": config} | numbers

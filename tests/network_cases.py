@@ -88,10 +88,14 @@ def decode_by_steps(module, params, batch):
     inputs, tokens, _ = list(batch.values())[:3]
     length = tokens.shape[1]
     variables = {"params": params}
-    encoded = module.apply(variables, inputs, enable_dropout=False, method="encode")
-    ones = [jnp.ones_like(x) for x in (inputs, tokens, tokens)]
     decoding = {"enable_dropout": False, "decode": True, "mutable": ["cache"]}
-    _, made = module.apply(variables, *ones, **decoding)
+
+    @jax.jit  # By themselves its operations take longer to compile.
+    def start(inputs):
+        encoded = module.apply(variables, inputs, enable_dropout=False, method="encode")
+        ones = [jnp.ones_like(x) for x in (inputs, tokens, tokens)]
+        _, made = module.apply(variables, *ones, **decoding)
+        return encoded, made["cache"]
 
     @jax.jit
     def step(cache, token):
@@ -104,7 +108,8 @@ def decode_by_steps(module, params, batch):
         )
         return new["cache"], logits[:, 0]
 
-    cache, rows = made["cache"], []
+    encoded, cache = start(inputs)
+    rows = []
     for i in range(length):
         cache, row = step(cache, tokens[:, i : i + 1])
         rows.append(row)

@@ -61,7 +61,7 @@ def test_one_module_object_whatever_the_name(tmp_path):
     [
         # The dummy package of PyPI is not taken for T5X; an installed T5X is.
         (["__init__.py"], "t5x_embedded"),
-        (["__init__.py", "models.py"], "t5x"),
+        (["__init__.py", "models.py", "losses.py"], "t5x"),
     ],
 )
 def test_which_package_is_t5x(files, engine, tmp_path):
@@ -70,9 +70,9 @@ def test_which_package_is_t5x(files, engine, tmp_path):
     for name in files:
         (package / name).touch()
     result = run_python(
-        "import t5patches, t5x.models\n"
-        "print(t5patches._engine.name(), t5x.__name__, t5x.models.__name__)",
+        "import t5patches, t5x.losses\n"
+        "print(t5patches._engine.name(), t5x.__name__, t5x.losses.__name__)",
         path=[tmp_path],
     )
-    said = [engine, engine, f"{engine}.models"]
+    said = [engine, engine, f"{engine}.losses"]
     assert result.stdout.split() == said, result.stderr

@@ -1,6 +1,7 @@
 """Task features → model features, packed and not: annotations, corrections, gin."""
 
 import copy
+import random
 
 import gin
 import pytest
@@ -30,6 +31,7 @@ CORRECTION_LENGTHS = {"inputs": 6, "negative_targets": 7, "corrected_targets": 7
 KINDS = ("First", "Diff", "Full")
 FAMILIES = ("NegativeTraining", "CorrectiveTraining", "NegativeAndPositiveTraining")
 NINE = [f"{family}{kind}FeatureConverter" for family in FAMILIES for kind in KINDS]
+PACKED = [f"{f}{k}FeatureConverter" for f, k in zip(FAMILIES, KINDS, strict=True)]
 DECODER_ONLY = fcs.DecoderOnlyTargetAnnotationsFeatureConverter
 # What `convert` has made: TensorFlow takes a second or two for each.
 CONVERTED = {}
@@ -139,32 +141,36 @@ def test_packing_keeps_every_example_and_its_weights():
         assert segment["decoder_loss_weights"] == weights
 
 
-@pytest.mark.parametrize("pack", [False, True])
-def test_an_empty_example_shifts_nobody(pack):
-    empty = {"inputs": [6, 1], "targets": [], "target_annotations": []}
-    examples = [EXAMPLES[0], empty, EXAMPLES[1]]
-    rows = convert(examples, {"inputs": 20, "targets": 7}, pack=pack)
-    packed = {"encoder_segment_ids", "decoder_segment_ids"} & set(rows[0])
-    assert len(rows) == (1 if pack else 3)
-    assert all(max(rows[0][name]) == 2 for name in packed)
+# What a task may give, too: no targets, and padding between them.
+ODD = [
+    {"inputs": [6, 1], "targets": [], "target_annotations": []},
+    {"inputs": [7, 1], "targets": [3, 0, 1], "target_annotations": [1, 1, 0]},
+    {"inputs": [5, 1], "targets": [4, 1], "target_annotations": [0, 0]},
+]
 
 
-def test_targets_that_the_task_has_trimmed():
-    example = {"inputs": [7, 1], "targets": [3, 9], "target_annotations": [0, 1, 1, 0]}
-    (row,) = convert([example], {"inputs": 3, "targets": 2}, pack=False)
-    assert row["decoder_loss_weights"] == [1, -1]
+def test_empty_targets_shift_nobody_and_padding_inside_has_no_weight():
+    (row,) = convert(ODD, pack=True)
+    assert row["encoder_input_tokens"] == [7, 1, 5, 1, 0, 0]
+    assert row["encoder_segment_ids"] == [1, 1, 2, 2, 0, 0]
+    assert row["decoder_segment_ids"] == [1, 1, 1, 2, 2, 0, 0, 0]
+    assert row["decoder_target_tokens"] == [3, 0, 1, 4, 1, 0, 0, 0]
+    assert row["decoder_loss_weights"] == [-1, 0, 1, 1, 1, 0, 0, 0]
 
 
-@pytest.mark.parametrize("pack", [False, True])
-def test_padding_inside_targets_has_no_weight(pack):
-    example = {"inputs": [7, 1], "targets": [3, 0, 1], "target_annotations": [1, 1, 0]}
-    (row,) = convert([example], pack=pack)
-    assert row["decoder_target_tokens"] == [3, 0, 1, 0, 0, 0, 0, 0]
-    assert row["decoder_loss_weights"] == [-1, 0, 1, 0, 0, 0, 0, 0]
+def test_odd_targets_unpacked():
+    """The last has been trimmed by the task, which leaves annotations."""
+    trimmed = {"inputs": [7, 1], "targets": [3, 9], "target_annotations": [0, 1, 1, 0]}
+    empty, padded, _, last = convert([*ODD, trimmed], pack=False)
+    assert not any(empty["decoder_loss_weights"])
+    assert padded["decoder_target_tokens"] == [3, 0, 1, 0, 0, 0, 0, 0]
+    assert padded["decoder_loss_weights"] == [-1, 0, 1, 0, 0, 0, 0, 0]
+    assert last["decoder_loss_weights"] == [1, -1, 0, 0, 0, 0, 0, 0]
 
 
 def test_lengths_may_name_the_annotations_if_equal():
-    assert convert(lengths={**LENGTHS, "target_annotations": 8}) == convert()
+    named = {**LENGTHS, "target_annotations": 8}
+    assert convert(lengths=named, pack=False) == convert(pack=False)
     with pytest.raises(ValueError, match="annotations has length 5 and targets 8"):
         convert(lengths={**LENGTHS, "target_annotations": 5})
 
@@ -172,7 +178,7 @@ def test_lengths_may_name_the_annotations_if_equal():
 def test_too_few_annotations():
     example = {"inputs": [7, 1], "targets": [3, 9, 1], "target_annotations": [0, 1]}
     with pytest.raises(tf.errors.InvalidArgumentError, match="one value per id"):
-        convert([example])
+        convert([example], pack=False)
 
 
 def test_missing_annotations():
@@ -187,50 +193,43 @@ WITH_IDS = [
 
 
 @pytest.mark.parametrize("decoder_only", [False, True])
-def test_negative_token_ids_go_along(decoder_only):
+def test_negative_token_ids_and_rows_of_sets_go_along(decoder_only):
     cls = DECODER_ONLY if decoder_only else fcs.TargetAnnotationsFeatureConverter
-    before = [len(e["inputs"]) if decoder_only else 0 for e in WITH_IDS]
+    sets = [[1, 0, 7, 2], [0, 3]]
+    examples = [{**e, "unwanted_sets": r} for e, r in zip(WITH_IDS, sets, strict=True)]
+    before = [len(e["inputs"]) if decoder_only else 0 for e in examples]
     length = 14 if decoder_only else 8
-    ids = [
-        [[0, 0]] * n + example["negative_token_ids"]
-        for n, example in zip(before, WITH_IDS, strict=True)
-    ]
-    padded = lambda rows: rows + [[0, 0]] * (length - len(rows))
-    rows = convert(WITH_IDS, cls=cls, pack=False)
-    assert [row.pop("negative_token_ids") for row in rows] == [padded(x) for x in ids]
-    assert rows == convert(cls=cls, pack=False)
-    (packed,) = convert(WITH_IDS, cls=cls, pack=True)
-    assert packed.pop("negative_token_ids") == padded(ids[0] + ids[1])
-    assert [packed] == convert(cls=cls, pack=True)
-
-
-@pytest.mark.parametrize("decoder_only", [False, True])
-def test_rows_of_sets_go_along(decoder_only):
-    cls = DECODER_ONLY if decoder_only else fcs.TargetAnnotationsFeatureConverter
-    rows = [[1, 0, 7, 2], [0, 3]]
-    examples = [{**e, "unwanted_sets": r} for e, r in zip(EXAMPLES, rows, strict=True)]
-    before = [[0] * len(e["inputs"]) if decoder_only else [] for e in EXAMPLES]
-    rows = [b + r for b, r in zip(before, rows, strict=True)]
-    length = 14 if decoder_only else 8
-    padded = lambda row: row + [0] * (length - len(row))
-    converted = convert(examples, cls=cls, pack=False)
-    assert [row.pop("unwanted_sets") for row in converted] == [padded(x) for x in rows]
-    assert converted == convert(cls=cls, pack=False)
+    unpacked = convert(examples, cls=cls, pack=False)
     (packed,) = convert(examples, cls=cls, pack=True)
-    assert packed.pop("unwanted_sets") == padded(rows[0] + rows[1])
+    for name, none in (("negative_token_ids", [0, 0]), ("unwanted_sets", 0)):
+        found = [
+            [none] * n + example[name]
+            for n, example in zip(before, examples, strict=True)
+        ]
+        padded = lambda row, none=none: row + [none] * (length - len(row))
+        assert [row.pop(name) for row in unpacked] == [padded(x) for x in found]
+        assert packed.pop(name) == padded(found[0] + found[1])
+    assert unpacked == convert(cls=cls, pack=False)
     assert [packed] == convert(cls=cls, pack=True)
+
+
+def test_rows_of_sets_go_along_alone():
+    rows = convert([{**EXAMPLES[0], "unwanted_sets": [1, 0, 7, 2]}], pack=False)
+    assert rows[0].pop("unwanted_sets") == [1, 0, 7, 2, 0, 0, 0, 0]
+    assert rows == convert(pack=False)[:1]
 
 
 def test_lengths_of_negative_token_ids():
     with_length = {**LENGTHS, "negative_token_ids": 8}
-    assert convert(WITH_IDS, with_length) == convert(WITH_IDS)
+    named = convert(WITH_IDS, with_length, pack=False)
+    assert named == convert(WITH_IDS, pack=False)
     converter = fcs.TargetAnnotationsFeatureConverter(pack=False)
     assert converter.get_model_feature_lengths(with_length)["negative_token_ids"] == 8
     with pytest.raises(ValueError, match="negative_token_ids has length 3"):
         convert(WITH_IDS, {**LENGTHS, "negative_token_ids": 3})
     short = {**WITH_IDS[0], "negative_token_ids": [[1, 2]]}
     with pytest.raises(tf.errors.InvalidArgumentError, match="negative_token_ids"):
-        convert([short])
+        convert([short], pack=False)
     with pytest.raises(ValueError, match=r"must be \[length, k\]"):
         converter(dataset(WITH_IDS, k=None), LENGTHS)
     # A converter that has seen them does not expect them of the next data set.
@@ -312,9 +311,28 @@ def expected_weights(name, negative, corrected):
     return targets, [one if i in marked else rest for i in range(len(targets))]
 
 
+def random_corrections(count=25):
+    """Of few ids, so that sequences often agree; with and without EOS."""
+    rng = random.Random(0)
+
+    def draw(ids):
+        return [rng.choice(ids) for _ in range(rng.randint(1, 6))]
+
+    return [
+        {
+            "inputs": draw(range(1, 10)),
+            "negative_targets": draw(range(2, 5)) + [1] * rng.randint(0, 1),
+            "corrected_targets": draw(range(2, 5)) + [1] * rng.randint(0, 1),
+        }
+        for _ in range(count)
+    ]
+
+
 @pytest.mark.parametrize("name", NINE)
-def test_corrections_example_of_the_docstring(name):
-    (row,) = convert([CORRECTION], CORRECTION_LENGTHS, getattr(fcs, name), pack=False)
+def test_corrections_weigh_by_the_table_and_pack_alike(name):
+    """The docstring's example, then others; a class of each family packs them."""
+    examples, cls = [CORRECTION, *random_corrections()], getattr(fcs, name)
+    first, *others = rows = convert(examples, CORRECTION_LENGTHS, cls, pack=False)
     kind = KINDS.index(next(kind for kind in KINDS if kind in name))
     corrective = name.startswith("Corrective")
     weights = (
@@ -323,38 +341,22 @@ def test_corrections_example_of_the_docstring(name):
         else ([1, -1, 1, 1], [1, -1, -1, 1], [-1, -1, -1, -1])
     )[kind]
     targets = CORRECTION[f"{'corrected' if corrective else 'negative'}_targets"]
-    assert row == {
+    assert first == {
         "encoder_input_tokens": [31, 1, 0, 0, 0, 0],
         "decoder_target_tokens": [*targets, 0, 0, 0],
         "decoder_input_tokens": [0, *targets, 0, 0],
         "decoder_loss_weights": [*weights, 0, 0, 0],
     }
-
-
-# Few ids, so that sequences often agree; ends with and without EOS.
-TOKENS = st.lists(st.integers(2, 4), min_size=1, max_size=6)
-CORRECTIONS = st.fixed_dictionaries(
-    {
-        "inputs": st.lists(st.integers(1, 9), min_size=1, max_size=6),
-        "negative_targets": TOKENS | TOKENS.map(lambda x: [*x, 1]),
-        "corrected_targets": TOKENS | TOKENS.map(lambda x: [*x, 1]),
-    }
-)
-
-
-@settings(max_examples=4, deadline=None)
-@given(st.sampled_from(NINE), st.lists(CORRECTIONS, min_size=1, max_size=25))
-def test_corrections_weigh_by_the_table_and_pack_alike(name, examples):
-    rows = convert(examples, CORRECTION_LENGTHS, getattr(fcs, name), pack=False)
-    for row, example in zip(rows, examples, strict=True):
+    for row, example in zip(others, examples[1:], strict=True):
         targets, weights = expected_weights(
             name, example["negative_targets"], example["corrected_targets"]
         )
         row = unpadded(row)
         assert row["decoder_target_tokens"] == targets
         assert row["decoder_loss_weights"] == weights
-    packed = convert(examples, CORRECTION_LENGTHS, getattr(fcs, name), pack=True)
-    assert_packed_alike(packed, rows)
+    if name in PACKED:
+        packed = convert(examples, CORRECTION_LENGTHS, cls, pack=True)
+        assert_packed_alike(packed, rows)
 
 
 def test_a_stand_in_of_padding_is_shorter_than_any_output():

@@ -87,8 +87,12 @@ def test_packed_and_unpacked_losses_are_equal(method, converter):
     plain, packed = batches(getattr(fcs, converter))
     assert len(packed["decoder_target_tokens"]) < len(plain["decoder_target_tokens"])
     shapes = {name: x.shape for name, x in plain.items()}
-    init = jax.jit(lambda key: model.get_initial_variables(key, shapes)["params"])
-    params, frozen = (init(jax.random.PRNGKey(i)) for i in range(2))
+    like = jax.eval_shape(
+        lambda: model.get_initial_variables(jax.random.PRNGKey(0), shapes)["params"]
+    )
+    rng = np.random.default_rng(0)
+    draw = lambda x: rng.normal(0, 0.3, x.shape).astype(np.float32)
+    params, frozen = (jax.tree.map(draw, like) for _ in range(2))
     orig = () if "NL" in method else (frozen,)
     expected, got = (
         float(jax.jit(model.loss_fn)(params, batch, None, *orig)[0])

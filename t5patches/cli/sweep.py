@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.metadata
 import os
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 
+from t5patches import _engine
 from t5patches.cli import starting
 from t5patches.cli.annotate import make_annotator
 from t5patches.cli.options import add_option, names, positive
@@ -78,8 +81,14 @@ def sweep(argv: list[str]) -> None:
             return
         command = ["sweep", args.plan, "--output", args.output, "--points-only"]
         made = {"plan": args.plan, "plan's digest": claims.file_digest(args.plan)}
+        libraries = ("t5patches", "jax", "flax", "orbax-checkpoint", "seqio")
+        about = {
+            "commands": [shlex.join(["t5patches", "sweep", *argv])],
+            "engine": _engine.name(),
+            "versions": {name: importlib.metadata.version(name) for name in libraries},
+        }
         with _started(command, others) as wait:
-            running.run(done, made, wait=wait)
+            running.run(done, made, about, wait=wait)
 
 
 @contextlib.contextmanager

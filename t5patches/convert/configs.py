@@ -34,7 +34,7 @@ _ACTIVATIONS = {
 }
 # Of each type of model: the activation of a config.json that names none.
 _TYPES = {"t5": "relu", "mt5": "gated-gelu", "umt5": "gated-gelu"}
-# What the network has as it is: key, value, default of Transformers.
+# What the network has as it is.
 _FIXED = {
     "relative_attention_num_buckets": layers.NUM_BUCKETS,
     "relative_attention_max_distance": layers.MAX_DISTANCE,
@@ -88,7 +88,7 @@ def architecture(config: Mapping[str, Any], place: os.PathLike) -> network.T5Con
       UserError: a size is missing or no whole number, or the activation is another.
     """
     path = pathlib.Path(place) / CONFIG
-    sizes = {key: config.get(key) for key in _SIZES.values()}
+    sizes: dict[str, Any] = {key: config.get(key) for key in _SIZES.values()}
     sizes["num_decoder_layers"] = (
         sizes["num_decoder_layers"] or sizes["num_layers"]  # None: as many.
     )

@@ -124,8 +124,9 @@ def t5x_to_hf(
             )
 
     def read(keys: list[str]) -> dict[str, np.ndarray]:
-        found = params.read(table[key].name for key in keys)
-        return {key: _turned(found.pop(table[key].name), table[key]) for key in keys}
+        wanted = {table[key].name: table[key] for key in keys}
+        found = params.read(wanted)
+        return {wanted[name].key: _turned(x, wanted[name]) for name, x in found}
 
     tensors = [
         safetensors_files.Tensor(key, p.hf_shape, params.arrays[p.name].dtype)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import functools
+import math
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
@@ -22,6 +23,8 @@ _PARAMS = "target/"
 # As T5X's `examples/scalable_t5` has it: all layers in one array, on the second axis.
 _STACKED = re.compile(r"(encoder|decoder)/\1/(.+)")
 _AXIS = 1
+_AT_ONCE = 64 * 2**20  # Bytes that are read, or written, together.
+_T = TypeVar("_T")
 
 
 class Parameters:
@@ -36,7 +39,7 @@ class Parameters:
       UserError: it is of the older format, and T5X is the engine.
     """
 
-    def __init__(self, path: str):
+    def __init__(self, path: os.PathLike | str):
         self._path = finding.absolute(path)
         self._places: dict[str, tuple[str, int | None]] = {}
         self.arrays: dict[str, jax.ShapeDtypeStruct] = {}
@@ -62,8 +65,12 @@ class Parameters:
         flat = traverse_util.flatten_dict(dict(tree), sep="/")
         return {n: meta for n, meta in flat.items() if hasattr(meta, "shape")}
 
-    def read(self, names: Iterable[str]) -> dict[str, np.ndarray]:
-        """Returns some parameters; of the others nothing is read."""
+    def read(self, names: Iterable[str]) -> Iterator[tuple[str, np.ndarray]]:
+        """Yields some parameters with their names; of the others nothing is read."""
+        for some in _batches(names, lambda name: _nbytes(self.arrays[name])):
+            yield from self._read(some).items()
+
+    def _read(self, names: Sequence[str]) -> dict[str, np.ndarray]:
         places = {name: self._places[name] for name in names}
         wanted = {full: ocp.RestoreArgs(np.ndarray) for full, _ in places.values()}
         if self._legacy:
@@ -77,11 +84,27 @@ class Parameters:
                     partial_restore=True,
                 ),
             )
-            found = traverse_util.flatten_dict(restored, sep="/")
+            found: Any = traverse_util.flatten_dict(restored, sep="/")
         return {
             name: found[full] if i is None else found[full].take(i, _AXIS)
             for name, (full, i) in places.items()
         }
+
+
+def _nbytes(array: Any) -> int:
+    return math.prod(array.shape) * np.dtype(array.dtype).itemsize
+
+
+def _batches(items: Iterable[_T], nbytes: Callable[[_T], int]) -> Iterator[list[_T]]:
+    """Yields items in parts of `_AT_ONCE` bytes, or of one item that has more."""
+    some, size = [], 0
+    for item in items:
+        if some and size + nbytes(item) > _AT_ONCE:
+            yield some
+            some, size = [], 0
+        some, size = [*some, item], size + nbytes(item)
+    if some:
+        yield some
 
 
 def _nested(flat: Mapping[str, Any]) -> dict[str, Any]:
@@ -113,28 +136,24 @@ class Unread:
         self, shape: tuple[int, ...], dtype: np.dtype, read: Callable[[], np.ndarray]
     ):
         self.shape, self.dtype, self.read = shape, dtype, read
-        self.ndim, self.size = len(shape), int(np.prod(shape))
+        self.ndim, self.size = len(shape), math.prod(shape)
         self.nbytes = self.size * dtype.itemsize
 
 
 class _UnreadHandler(type_handlers.NumpyHandler):
     """Writes some arrays before it makes the next ones."""
 
-    _AT_ONCE = 64 * 2**20  # Bytes; a larger array is alone.
-
     async def serialize(self, values, infos, args=None):
         args = args or [type_handlers.SaveArgs()] * len(values)
-        some, size = [], 0
-        for i, value in enumerate(values):
-            some, size = [*some, i], size + value.nbytes
-            after = values[i + 1].nbytes if i + 1 < len(values) else self._AT_ONCE
-            if size + after > self._AT_ONCE:
-                arrays = [values[k].read() for k in some]
-                parts = ([part[k] for k in some] for part in (infos, args))
-                for future in await super().serialize(arrays, *parts):
-                    future.result()
-                some, size = [], 0
+        for some in _batches(range(len(values)), lambda i: values[i].nbytes):
+            every = (values, infos, args)
+            await self._write(*([part[i] for i in some] for part in every))
         return []
+
+    async def _write(self, values, infos, args):
+        arrays = [value.read() for value in values]
+        for future in await super().serialize(arrays, infos, args):
+            future.result()
 
 
 def write(
@@ -150,7 +169,7 @@ def write(
       config: the model's.
       params: by '/'-separated names.
     """
-    shapes = traverse_util.flatten_dict(
+    shapes: Any = traverse_util.flatten_dict(
         _train_state(config), keep_empty_nodes=True, sep="/"
     )
     state = {}

@@ -181,5 +181,5 @@ def run_all(
 
 def _nothing(method: str) -> dict[str, Any]:
     """Returns the fields of a point that there is not."""
-    names = ("alpha", "learning_rate", "seed")
-    return {"name": method, "method": method, "control": False} | dict.fromkeys(names)
+    settings = dict.fromkeys(("alpha", "learning_rate"))
+    return {"name": method, "method": method, "control": False, **settings}

@@ -152,8 +152,9 @@ class Point:
 
     def fields(self) -> dict[str, Any]:
         """Returns what `results.json` says of it, besides its scores."""
-        names = ("name", "method", "alpha", "learning_rate", "seed", "control")
-        return {name: getattr(self, name) for name in names}
+        names = ("name", "method", "alpha", "learning_rate", "control")
+        seed = {} if self.seed is None else {"seed": self.seed}
+        return {name: getattr(self, name) for name in names} | seed
 
 
 @dataclasses.dataclass(frozen=True)

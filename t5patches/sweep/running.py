@@ -324,10 +324,10 @@ def run(
     results["titles"] |= {row["method"]: title(row["method"]) for row in failed}
     before = before or {}
     records = [*before.values(), *results["points"], *results["failed"]]
-    results |= {
-        **stages.total_costs([r for r in records if "seconds" in r]),
-        "stage_seconds": {name: record["seconds"] for name, record in before.items()},
-    }
+    results |= stages.total_costs([r for r in records if "seconds" in r])
+    if before:
+        spent = {name: record["seconds"] for name, record in before.items()}
+        results["stage_seconds"] = spent
     json_files.write_json(os.path.join(sweep.folder, "results.json"), results)
     titles = results["titles"]
     table = report.write_comparison(sweep.folder, results, titles, made)

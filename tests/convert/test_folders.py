@@ -27,7 +27,7 @@ def there_and_back(tmp_path, config, tensors, **options):
 
 def params(folder):
     found = t5x_files.Parameters(str(folder / "checkpoint_0"))
-    return found.read(found.arrays)
+    return dict(found.read(found.arrays))
 
 
 def tensors_of(kind):

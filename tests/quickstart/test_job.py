@@ -20,6 +20,7 @@ from t5patches.quickstart import job, run_folder
 from t5patches.quickstart.run_folder import Run
 
 CHILD = """
+import gc; gc.disable()
 import json, sys
 from t5patches.quickstart import job, run_folder
 job.run_all(run_folder.Run(**json.loads(sys.argv[1])))

@@ -17,9 +17,12 @@ from tests import tfrecord_rows
 
 VOCABULARY = small_vocabulary()
 WORDS = "hello stupid world you fool the day we talk about weather".split()
+# Of two lengths: a bucket each, and each is a program to compile.
 ROWS = [
     {
-        "inputs": " ".join(WORDS[(i + j) % len(WORDS)] for j in range(1 + 7 * (i % 4))),
+        "inputs": " ".join(
+            WORDS[(i + j) % len(WORDS)] for j in range(1 + 21 * (i % 2))
+        ),
         "targets": f"you {WORDS[i % len(WORDS)]}",
         "id": f"n{i}",
     }

@@ -66,11 +66,12 @@ def test_decoder_params_and_prompts():
         prompted[:2, :, :6], jnp.repeat(prompt[:, None], 2, axis=1)
     )
     assert len({tuple(row) for row in prompted[3].tolist()}) == 2
+    key = jax.random.PRNGKey(0)
+    twice = functools.partial(
+        model.predict_batch_with_aux, rng=key, decoder_params={"decode_rng": key}
+    )
     with pytest.raises(ValueError, match="both `rng`"):
-        key = jax.random.PRNGKey(0)
-        model.predict_batch_with_aux(
-            params, batch, rng=key, decoder_params={"decode_rng": key}
-        )
+        jax.eval_shape(twice, params, batch)
 
 
 def test_scores():
