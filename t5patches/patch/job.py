@@ -6,8 +6,9 @@
     PATCHED/run/inputs/            SPLIT.jsonl: the texts, by a hash
     PATCHED/run/marked/            SPLIT.jsonl: the marks of --annotated
     PATCHED/run/before/SPLIT/      the model's generations, and annotated/SPLIT/
-    PATCHED/run/updated/           the training run; before and after it test/ of
-    PATCHED/run/after/, exact/     the updated model and of the exact update
+    PATCHED/run/exact/SPLIT/       without the phrases, and annotated_exact/SPLIT/
+    PATCHED/run/updated/           the training run
+    PATCHED/run/after/test/        the updated model's generations
     PATCHED/run/*.gin              of each run of T5X's scripts all that it is given
     PATCHED/run/commands.txt       the commands that do the same by hand
     PATCHED/results.json, report.html, …, README.md, and the model, which comes last
@@ -23,7 +24,7 @@ import functools
 import itertools
 import os
 import shlex
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from t5patches.annotate import Annotator, annotate_files
@@ -131,6 +132,7 @@ class _Job:
             "model": ("read the model", self.read_model),
             "before": ("generate with it", self.before),
             "annotate": ("mark what is unwanted", self.annotate),
+            "exact": ("generate with it without the phrases", self.exact),
             "update": ("update the model", self.update),
             "after": ("generate again", self.after),
             "evaluate": ("compare", self.evaluate),
@@ -138,6 +140,8 @@ class _Job:
         }
         if patch.annotated:
             del self.stages["before"]
+        if not (patch.phrases and patch.whole):
+            del self.stages["exact"]
 
     def do(self, name: str) -> Record:
         """Does a stage, or reads the record of one that is done."""
@@ -201,51 +205,54 @@ class _Job:
             "inputs_length": length,
         }
 
-    def generate(self, name: str, when: str, splits: Sequence[str], **macros: Any):
+    def generate(self, when: str, splits: Iterable[str], **macros: Any) -> Record:
         """Generates for splits; returns how many outputs there are."""
         counts = {}
         for split in splits:
             output = self.patch.predictions(when, split)
-            self._run(
-                "infer",
-                f"{name}_{split}" if len(splits) > 1 else name,
-                ["runs/generate.gin", "tasks/text.gin"],
-                FILES={s: self.patch.path("inputs", f"{s}.jsonl") for s in self.rows},
-                TARGETS_KEY=None,
-                SPLIT=split,
-                INFER_OUTPUT_DIR=os.path.dirname(output),
-                **macros,
-            )
+            files = {s: self.patch.path("inputs", f"{s}.jsonl") for s in self.rows}
+            given = {"FILES": files, "TARGETS_KEY": None, "SPLIT": split, **macros}
+            given["INFER_OUTPUT_DIR"] = os.path.dirname(output)
+            files = ["runs/generate.gin", "tasks/text.gin"]
+            self._run("infer", f"{when}_{split}", files, **given)
             counts[split] = sum(1 for _ in records.read_predictions(output))
         return {"generations": counts}
 
     def before(self) -> Record:
         """Generates with the model as it is."""
-        return self.generate("before", "before", texts.SPLITS, **self._original())
+        return self.generate("before", texts.SPLITS, **self._original())
 
     def annotate(self) -> Record:
         """Marks what is unwanted, for training."""
-        patch, found, shares = self.patch, self.done["model"], {}
-        vocabulary = [found["vocabulary"], found["extra_ids"]]
-        for split in TRAINING:
-            words, annotator = shlex.split(patch.words), patch.annotator
-            if patch.annotated:
-                marks = patch.path("marked", f"{split}.jsonl")
-                words, annotator = ["spans", "--spans", marks], SpanAnnotator(marks)
-            assert annotator is not None
-            self._type_annotate(words, "before", split)
-            said, folder = patch.predictions("before", split), self._marked(split)
-            # It warns of texts without anything unwanted, which are meant.
-            with quiet("error"):
-                loaded = records.load_vocabulary(*vocabulary)
-                stats = annotate_files(said, annotator, folder, loaded)
-            shares[split] = stats["share_with_unwanted"]
+        patch = self.patch
+        shares = {split: self._annotate("before", split) for split in TRAINING}
         if not shares["train"]:
             raise UserError(
                 "nothing unwanted is in what the model says: there is nothing to "
                 f"update. Its outputs are in {patch.path('before')}"
             )
         return {"share_with_unwanted": shares}
+
+    def exact(self) -> Record:
+        """Generates without the phrases: for the test texts, and to be trained on.
+
+        It is what would be said in the place of what is unwanted, which no output of
+        the model shows.
+        """
+        patch = self.patch
+        assert patch.phrases is not None  # Else there is no such stage.
+        end = getattr(patch.annotator, "settings", {}).get("word_end", "piece")
+        forbid = {"FORBID": os.path.abspath(patch.phrases), "WORD_END": end}
+        forbid |= self._original()
+        for split in TRAINING:
+            said = records.read_annotated(f"{self._marked(split)}/annotated")
+            rows = (row for row in said if row["annotations"])
+            texts_of = ({"id": row["id"], "inputs": row["inputs"]} for row in rows)
+            path = patch.path("exact", f"{split}_inputs.jsonl")
+            if json_files.write_jsonl(path, texts_of):
+                self.generate("exact", [split], **forbid, FILES={split: path})
+                self._annotate("exact", split)
+        return self.generate("exact", ["test"], **forbid)
 
     def update(self) -> Record:
         """Trains; returns the checkpoint with the lowest validation loss."""
@@ -254,7 +261,14 @@ class _Job:
         count = self.done["inputs"]["examples"]["validation"]
         given = {"ALPHA": patch.alpha, "LEARNING_RATE": patch.learning_rate}
         own = {name: value for name, value in given.items() if value is not None}
-        files = {s: os.path.join(self._marked(s), "annotated") for s in TRAINING}
+        folders = {
+            split: [self._marked(split, when) for when in ("before", "exact")]
+            for split in TRAINING
+        }
+        files = {
+            split: [f"{folder}/annotated" for folder in some if os.path.isdir(folder)]
+            for split, some in folders.items()
+        }
         self._run(
             "train",
             "update",
@@ -281,15 +295,9 @@ class _Job:
         return {"checkpoint": best, "step": finding.step_of(best)}
 
     def after(self) -> Record:
-        """Generates with the updated model, and without the phrases with the first."""
-        patch = self.patch
-        updated = {"CHECKPOINT_PATH": self.done["update"]["checkpoint"]}
-        found = self.generate("after", "after", ["test"], **updated)
-        if patch.phrases and patch.whole:
-            end = getattr(patch.annotator, "settings", {}).get("word_end", "piece")
-            forbid = {"FORBID": os.path.abspath(patch.phrases), "WORD_END": end}
-            self.generate("exact", "exact", ["test"], **forbid, **self._original())
-        return found
+        """Generates with the updated model."""
+        updated = self.done["update"]["checkpoint"]
+        return self.generate("after", ["test"], CHECKPOINT_PATH=updated)
 
     def evaluate(self) -> Record:
         """Compares on the test inputs; writes the results and the report."""
@@ -297,7 +305,7 @@ class _Job:
 
         patch = self.patch
         said = [patch.predictions(when) for when in _SIDES]
-        exact = patch.predictions("exact") if patch.phrases and patch.whole else None
+        exact = patch.predictions("exact") if "exact" in self.done else None
         annotator = patch.annotator or texts.MarkedBefore(self.rows["test"])
         before, after = said
         found, examples = evaluate.evaluate_files(
@@ -361,6 +369,22 @@ class _Job:
     def _marked(self, split: str, when: str = "before") -> str:
         folder = "annotated" if when == "before" else f"annotated_{when}"
         return self.patch.path(folder, split)
+
+    def _annotate(self, when: str, split: str) -> float:
+        """Marks what is unwanted in generations; returns the share with something."""
+        patch, found = self.patch, self.done["model"]
+        words, annotator = shlex.split(patch.words), patch.annotator
+        if patch.annotated:
+            marks = patch.path("marked", f"{split}.jsonl")
+            words, annotator = ["spans", "--spans", marks], SpanAnnotator(marks)
+        assert annotator is not None
+        self._type_annotate(words, when, split)
+        vocabulary = records.load_vocabulary(found["vocabulary"], found["extra_ids"])
+        said, folder = patch.predictions(when, split), self._marked(split, when)
+        # It warns of texts without anything unwanted, which are meant.
+        with quiet("error"):
+            stats = annotate_files(said, annotator, folder, vocabulary)
+        return stats["share_with_unwanted"]
 
     def _type_annotate(self, words: Sequence[str], when: str, split: str) -> None:
         found = self.done["model"]
