@@ -175,7 +175,9 @@ class _Job:
             json_files.write_jsonl(patch.path("inputs", f"{split}.jsonl"), pairs)
             if patch.annotated:
                 left_out = {"annotations", "target_annotations"}
-                said = ({k: row[k] for k in row.keys() - left_out} for row in rows)
+                said = (
+                    {k: v for k, v in row.items() if k not in left_out} for row in rows
+                )
                 path = shards.shard_path(patch.predictions("before", split), 0, 1)
                 json_files.write_jsonl(path, said)
                 spans = ({"id": r["id"], "spans": r["annotations"]} for r in rows)
@@ -304,10 +306,9 @@ class _Job:
         from t5patches import evaluate, report
 
         patch = self.patch
-        said = [patch.predictions(when) for when in _SIDES]
+        before, after = said = [patch.predictions(when) for when in _SIDES]
         exact = patch.predictions("exact") if "exact" in self.done else None
         annotator = patch.annotator or texts.MarkedBefore(self.rows["test"])
-        before, after = said
         found, examples = evaluate.evaluate_files(
             before, after, annotator, exact_update=exact
         )
