@@ -28,11 +28,12 @@ generates for them, what is unwanted is marked, the model is updated (of its che
 that with the lowest validation loss is taken), generates for the test texts again and
 is compared with what it was. The model's files are written last.
 
-Of phrases the update learns all that would complete one, at every position, and trains
-the output layer's rows of these tokens alone; else it learns what was said, and trains
-everything. With --annotated the marks teach, nothing is generated for training, and an
-output for a test text counts as unwanted if it has words that were marked in the output
-before; with --phrases or --annotator besides, by these.
+Of phrases the update learns all that would complete one, at every position, and what the
+model says without them, and trains the output layer's rows of these tokens alone; else
+it learns what was said, and trains everything. With --annotated the marks teach, nothing
+is generated for training, and an output for a test text counts as unwanted if it has
+words that were marked in the output before; with --phrases or --annotator besides, by
+these.
 
 A learning rate of 0.04 for phrases and 0.0001 otherwise, and 1,000 steps, were chosen
 on small models: look at the report, and try others.
