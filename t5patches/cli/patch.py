@@ -21,19 +21,20 @@ reads   --model: a folder in Hugging Face's form (config.json, safetensors, toke
         ([{"start", "end", "label"}], characters of the prediction)
 writes  to --output: the model in the form that it came in, README.md (its model card,
         with a section on the update), report.html, results.json, and in run/ all that
-        was made on the way: run/commands.txt has the commands that do it by hand
+        was made on the way, which may be removed then: run/commands.txt has the
+        commands that do it by hand
 
 The texts are split by a hash into training (80 %), validation and test. The model
 generates for them, what is unwanted is marked, the model is updated (of its checkpoints
 that with the lowest validation loss is taken), generates for the test texts again and
 is compared with what it was. The model's files are written last.
 
-Of phrases the update learns all that would complete one, at every position, and what the
-model says without them, and trains the output layer's rows of these tokens alone; else
-it learns what was said, and trains everything. With --annotated the marks teach, nothing
-is generated for training, and an output for a test text counts as unwanted if it has
-words that were marked in the output before; with --phrases or --annotator besides, by
-these.
+Of phrases the update learns all that would complete one, at every position, and what
+the model says without them, and trains the output layer's rows of these tokens alone;
+else it learns what was said, and trains everything. With --annotated the marks teach,
+nothing is generated for training, and an output for a test text counts as unwanted if
+it has words that were marked in the output before; with --phrases or --annotator
+besides, by these.
 
 A learning rate of 0.04 for phrases and 0.0001 otherwise, and 1,000 steps, were chosen
 on small models: look at the report, and try others.
@@ -95,6 +96,6 @@ def patch(argv: list[str]) -> None:
     del options["annotator"]
     starting.prepare()
     annotator = make_annotator(words, "t5patches patch") if words else None
-    from t5patches.patch import job
+    from t5patches.patch import asked, job
 
-    job.run(job.Patch(annotator=annotator, words=words, **options))
+    job.run(asked.Patch(annotator=annotator, words=words, **options))

@@ -13,8 +13,9 @@ import safetensors.numpy
 from t5patches import cli
 from t5patches.checkpoints import finding
 from t5patches.convert import t5x_files
+from t5patches.errors import UserError
 from t5patches.interchange import json_files, records
-from t5patches.patch import job
+from t5patches.patch import asked, inputs, job
 from t5patches.run import scripts
 
 CONFIG = {**hf_toy.CONFIG, "vocab_size": 256, "num_decoder_layers": 1}
@@ -150,7 +151,7 @@ def test_outputs_that_are_marked_already_of_a_checkpoint(patched, tmp_path):
     assert 0 < step <= 2 and old.keys() == new.keys()
     assert all(not np.array_equal(old[key], new[key]) for key in old)
     results = json.loads((output / "results.json").read_text())
-    tests = [row for row in rows if job.texts.split_of(row["inputs"]) == "test"]
+    tests = [row for row in rows if inputs.split_of(row["inputs"]) == "test"]
     share = sum(bool(row["annotations"]) for row in tests) / len(tests)
     assert results["prevalence"]["before"] == pytest.approx(share)
     gin = (output / "model.gin").read_text()
@@ -160,9 +161,18 @@ def test_outputs_that_are_marked_already_of_a_checkpoint(patched, tmp_path):
     assert safetensors.numpy.load_file(converted / "model.safetensors")
 
 
+def test_nothing_to_update(tmp_path):
+    stages = job._Job(asked.Patch("model", str(tmp_path)), {})
+    with (
+        mock.patch.object(stages, "_annotate", return_value=0.0),
+        pytest.raises(UserError, match="nothing unwanted is in what the model says"),
+    ):
+        stages.annotate()
+
+
 def test_memory():
     # Three copies of a parameter, three arrays of logits, of four bytes each.
-    assert job.memory(1000, 50, 8) == 4 * 1000 * 3 + 4 * (50 * 8) * 3
+    assert asked.memory(1000, 50, 8) == 4 * 1000 * 3 + 4 * (50 * 8) * 3
 
 
 @pytest.mark.parametrize(
