@@ -169,6 +169,7 @@ def _dispatch(argv: list[str]) -> None:
 # Name -> where its function is, which is imported when it is given; what it does.
 COMMANDS = {
     "quickstart": ("quickstart:quickstart", "the whole job, on made-up or your data"),
+    "patch": ("patch:patch", "the whole job on your model and texts"),
     "train": ("t5x_scripts:train", "fine-tune or update a model"),
     "generate": ("t5x_scripts:generate", "write a model's outputs as predictions"),
     "annotate": ("annotate:annotate", "mark what is unwanted in predictions"),

@@ -6,12 +6,12 @@ part with the second. Which split an example belongs to is a hash of its inputs,
 same inputs never stand in two splits and a file that grows keeps its splits.
 """
 
-import hashlib
 import os
 from collections.abc import Iterator
 
 from t5patches.errors import UserError
 from t5patches.interchange import tables
+from t5patches.patch import inputs as inputs_files
 from t5patches.quickstart.made_up import Splits
 
 # A text is cut after half of its words, after this many at most; what continues it
@@ -21,9 +21,6 @@ LONGEST_REST = 20
 SHORTEST_TEXT = 4
 
 COLUMNS = ("inputs", "targets")
-
-# Fewer examples than this in a split are no evidence of anything.
-FEWEST = {"train": 32, "validation": 1, "test": 1}
 
 
 def cut(text: str) -> tuple[str, str] | None:
@@ -38,12 +35,6 @@ def cut(text: str) -> tuple[str, str] | None:
     middle = min(len(words) // 2, LONGEST_BEGINNING)
     rest = words[middle : middle + LONGEST_REST]
     return " ".join(words[:middle]), " ".join(rest)
-
-
-def split_of(inputs: str) -> str:
-    """Returns an example's split: 80 % train, 10 % validation, 10 % test, by a hash."""
-    bucket = int(hashlib.sha256(inputs.encode()).hexdigest(), 16) % 10
-    return {8: "validation", 9: "test"}.get(bucket, "train")
 
 
 def _examples(path: str) -> Iterator[tuple[str, str]]:
@@ -81,13 +72,10 @@ def read(path: str | os.PathLike) -> Splits:
     first: dict[str, str] = {}
     for inputs, targets in _examples(path):
         first.setdefault(inputs, targets)
-    splits: Splits = {name: [] for name in FEWEST}
+    splits: Splits = {name: [] for name in inputs_files.SPLITS}
     for inputs, targets in first.items():
-        splits[split_of(inputs)].append({"inputs": inputs, "targets": targets})
-    for name, fewest in FEWEST.items():
-        if len(splits[name]) < fewest:
-            raise UserError(
-                f"{path}: {len(first)} different examples leave {len(splits[name])} "
-                f"for the {name} split; at least {fewest} are needed"
-            )
+        splits[inputs_files.split_of(inputs)].append(
+            {"inputs": inputs, "targets": targets}
+        )
+    inputs_files.check_sizes(splits, path)
     return splits

@@ -19,9 +19,18 @@ from t5patches.checkpoints import finding
 from t5patches.errors import UserError
 
 
-def first_step(initial_checkpoint_path: str | None) -> int:
+def _start(initial_checkpoint_path: str | None) -> int:
     """The step at which a run starts: its initial checkpoint's, or 0 from scratch."""
     return finding.step_of(initial_checkpoint_path) if initial_checkpoint_path else 0
+
+
+def first_step(initial_checkpoint_path: str | None) -> int:
+    """The step from which a run's learning rate falls, the run's first.
+
+    It is at least 1, since T5X's 'linear_decay' divides by it: a run from step 0, as of
+    a converted checkpoint, has a rate of 0 for one step.
+    """
+    return max(1, _start(initial_checkpoint_path))
 
 
 def total_steps(initial_checkpoint_path: str | None, relative_steps: int) -> int:
@@ -30,7 +39,7 @@ def total_steps(initial_checkpoint_path: str | None, relative_steps: int) -> int
     T5X's own `relative_steps` counts from the checkpoint that a run was resumed
     from, so that an interrupted run would be longer than an unbroken one.
     """
-    return first_step(initial_checkpoint_path) + relative_steps
+    return _start(initial_checkpoint_path) + relative_steps
 
 
 def decay_factor(relative_steps: int, last: float) -> float:
@@ -80,7 +89,7 @@ def get_dataset(
     steps = finding.steps(model_dir)
     if not steps:
         return dataset
-    done = steps[-1] - first_step(initial_checkpoint_path)
+    done = steps[-1] - _start(initial_checkpoint_path)
     if done < 0:
         raise UserError(
             f"{model_dir} is at step {steps[-1]}, before its initial checkpoint "

@@ -39,7 +39,7 @@ from typing import Any
 
 from t5patches import losses
 from t5patches.errors import UserError
-from t5patches.interchange import json_files
+from t5patches.interchange import json_files, shards
 from t5patches.run import scripts
 
 SPLITS = ("validation", "test")
@@ -94,6 +94,14 @@ class Command:
         argv = [f"--gin_file={file}" for file in self.gin_files]
         argv += [f"--gin.{name}={_gin(v)}" for name, v in self.macros.items()]
         scripts.run(script, argv, description=description)
+
+    def write(self, path: str) -> None:
+        """Writes it as a gin file, which says the same alone."""
+        lines = ["from __gin__ import dynamic_registration\n"]
+        lines += [f"include {file!r}" for file in self.gin_files]
+        lines += ["", *(f"{name} = {_gin(v)}" for name, v in self.macros.items())]
+        with shards.atomic_write(path) as file:
+            file.writelines(f"{line}\n" for line in lines)
 
 
 def _gin(value: Any) -> str:

@@ -44,6 +44,19 @@ def test_total_steps_do_not_grow_when_a_run_resumes(tmp_path):
     assert resumable_input.total_steps(None, 50) == 50
 
 
+def test_the_rate_of_a_run_from_step_0(tmp_path):
+    """As of a converted checkpoint: T5X would divide by the first step."""
+    initial = make_folder(tmp_path, "checkpoint_0") / "checkpoint_0"
+    rate = utils.create_learning_rate_scheduler(
+        factors="linear_decay",
+        base_learning_rate=2.0,
+        warmup_steps=resumable_input.first_step(str(initial)),
+        decay_factor=resumable_input.decay_factor(10, 0.5),
+    )
+    found = [float(rate(step)) for step in (0, 1, 2, 10)]
+    assert found == pytest.approx([0.0, 2.0, 1.9, 1.1], abs=1e-7)
+
+
 def first_batch(cfg, converter, folder, initial=None):
     dataset = resumable_input.get_dataset(
         cfg, 0, 1, converter, model_dir=folder, initial_checkpoint_path=initial

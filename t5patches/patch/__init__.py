@@ -1,0 +1,1 @@
+"""All of an update of someone's own model, by one command."""

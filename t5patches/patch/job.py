@@ -1,0 +1,373 @@
+"""An update of someone's own model, stage by stage, in one folder.
+
+    PATCHED/run/settings.json      what it was asked for; other settings are refused
+    PATCHED/run/STAGE.done.json    a stage that is done: its seconds and its findings
+    PATCHED/run/model/             the model in T5X's form, if it came in another
+    PATCHED/run/inputs/            SPLIT.jsonl: the texts, by a hash
+    PATCHED/run/marked/            SPLIT.jsonl: the marks of --annotated
+    PATCHED/run/before/SPLIT/      the model's generations, and annotated/SPLIT/
+    PATCHED/run/exact/SPLIT/       without the phrases, and annotated_exact/SPLIT/
+    PATCHED/run/updated/           the training run
+    PATCHED/run/after/test/        the updated model's generations
+    PATCHED/run/*.gin              of each run of T5X's scripts all that it is given
+    PATCHED/run/commands.txt       the commands that do the same by hand
+    PATCHED/results.json, report.html, …, README.md, and the model, which comes last
+
+Every training and generation is a gin file that includes those of the package, run as
+the commands run it.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import os
+import shlex
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from t5patches.annotate import annotate_files
+from t5patches.annotate.spans import SpanAnnotator
+from t5patches.checkpoints import finding
+from t5patches.errors import UserError
+from t5patches.interchange import claims, json_files, records, results_files, shards
+from t5patches.patch import asked, card, model
+from t5patches.patch import inputs as texts
+from t5patches.patch.asked import Patch
+from t5patches.run import scripts
+from t5patches.run.stages import Record, do_stage, quiet, total_costs
+from t5patches.sweep.plan import Command
+
+TRAINING = ("train", "validation")
+_SIDES = ("before", "after")
+ROWS = "runs/unwanted_rows.gin"
+_LONGEST, _MULTIPLE = 512, 64  # Of inputs, in pieces; lengths that they are padded to.
+_CHOICES = 5  # Checkpoints that the best is chosen from.
+
+
+class _Job:
+    """The stages of a patch, and the commands that would do them."""
+
+    def __init__(self, patch: Patch, rows: texts.Rows):
+        self.patch = patch
+        self.rows = rows
+        self.commands: list[str] = []  # Of the stage that is at work.
+        self.done: dict[str, Record] = {}
+        self.stages: dict[str, tuple[str, Callable[[], Record]]] = {
+            "inputs": ("split the texts", self.write_inputs),
+            "model": ("read the model", self.read_model),
+            "before": ("generate with it", self.before),
+            "annotate": ("mark what is unwanted", self.annotate),
+            "exact": ("generate with it without the phrases", self.exact),
+            "update": ("update the model", self.update),
+            "after": ("generate again", self.after),
+            "evaluate": ("compare", self.evaluate),
+            "finish": ("write the model", self.finish),
+        }
+        if patch.annotated:
+            del self.stages["before"]
+        if not (patch.phrases and patch.whole):
+            del self.stages["exact"]
+
+    def do(self, name: str) -> Record:
+        """Does a stage, or reads the record of one that is done."""
+        what, method = self.stages[name]
+        number = [*self.stages].index(name) + 1
+        label = f"[{number}/{len(self.stages)}] {what}"
+        record = do_stage(
+            self.patch.path(name), label, functools.partial(self._at, method)
+        )
+        self.done[name] = record
+        return record
+
+    def _at(self, method: Callable[[], Record]) -> Record:
+        self.commands = []
+        return {**method(), "commands": self.commands}
+
+    def all_commands(self) -> list[str]:
+        """Returns the commands of the stages that are done, and of the one at work."""
+        return [
+            *itertools.chain(*(r["commands"] for r in self.done.values())),
+            *self.commands,
+        ]
+
+    # ------------------------------------------------------------------- the stages
+
+    def write_inputs(self) -> Record:
+        """Writes the texts by split; of marked outputs what was said and the marks."""
+        patch = self.patch
+        for split, rows in self.rows.items():
+            pairs = ({"id": row["id"], "inputs": row["inputs"]} for row in rows)
+            json_files.write_jsonl(patch.path("inputs", f"{split}.jsonl"), pairs)
+            if patch.annotated:
+                left_out = {"annotations", "target_annotations"}
+                said = (
+                    {k: v for k, v in row.items() if k not in left_out} for row in rows
+                )
+                path = shards.shard_path(patch.predictions("before", split), 0, 1)
+                json_files.write_jsonl(path, said)
+                spans = ({"id": r["id"], "spans": r["annotations"]} for r in rows)
+                json_files.write_jsonl(patch.path("marked", f"{split}.jsonl"), spans)
+        return {"examples": {split: len(rows) for split, rows in self.rows.items()}}
+
+    def read_model(self) -> Record:
+        """Finds or makes the checkpoint, and measures the texts."""
+        patch = self.patch
+        folder = patch.path("model")
+        found = model.prepare(patch.model, folder, patch.vocabulary)
+        if model.form_of(patch.model) == "hf":
+            self._typed("convert", "hf-to-t5x", os.path.abspath(patch.model), folder)
+        vocabulary = _vocabulary(found)
+        pieces = getattr(vocabulary, "sentencepiece_model_file", "bytes")
+        every = itertools.chain(*self.rows.values())
+        longest = max(len(vocabulary.encode(row["inputs"])) + 1 for row in every)
+        length = min(-(-longest // _MULTIPLE) * _MULTIPLE, _LONGEST)
+        embedding = model.shapes(found.checkpoint)["token_embedder/embedding"]
+        return {
+            **found._asdict(),
+            "parameters": model.size(found.checkpoint),
+            "rows": embedding[0],
+            "vocabulary": pieces,
+            "extra_ids": vocabulary.extra_ids,
+            "longest_inputs": longest,
+            "inputs_length": length,
+        }
+
+    def generate(self, when: str, splits: Iterable[str], **macros: Any) -> Record:
+        """Generates for splits; returns how many outputs there are."""
+        counts = {}
+        for split in splits:
+            output = self.patch.predictions(when, split)
+            files = {s: self.patch.path("inputs", f"{s}.jsonl") for s in self.rows}
+            given = {"FILES": files, "TARGETS_KEY": None, "SPLIT": split, **macros}
+            given["INFER_OUTPUT_DIR"] = os.path.dirname(output)
+            files = ["runs/generate.gin", "tasks/text.gin"]
+            self._run("infer", f"{when}_{split}", files, **given)
+            counts[split] = sum(1 for _ in records.read_predictions(output))
+        return {"generations": counts}
+
+    def before(self) -> Record:
+        """Generates with the model as it is."""
+        return self.generate("before", texts.SPLITS, **self._original())
+
+    def annotate(self) -> Record:
+        """Marks what is unwanted, for training."""
+        patch = self.patch
+        shares = {split: self._annotate("before", split) for split in TRAINING}
+        if not shares["train"]:
+            raise UserError(
+                "nothing unwanted is in what the model says: there is nothing to "
+                f"update. Its outputs are in {patch.path('before')}"
+            )
+        return {"share_with_unwanted": shares}
+
+    def exact(self) -> Record:
+        """Generates without the phrases: for the test texts, and to be trained on.
+
+        It is what would be said in the place of what is unwanted, which no output of
+        the model shows.
+        """
+        patch = self.patch
+        assert patch.phrases is not None  # Else there is no such stage.
+        end = getattr(patch.annotator, "settings", {}).get("word_end", "piece")
+        forbid = {"FORBID": os.path.abspath(patch.phrases), "WORD_END": end}
+        forbid |= self._original()
+        for split in TRAINING:
+            said = records.read_annotated(f"{self._marked(split)}/annotated")
+            rows = (row for row in said if row["annotations"])
+            texts_of = ({"id": row["id"], "inputs": row["inputs"]} for row in rows)
+            path = patch.path("exact", f"{split}_inputs.jsonl")
+            if json_files.write_jsonl(path, texts_of):
+                self.generate("exact", [split], **forbid, FILES={split: path})
+                self._annotate("exact", split)
+        return self.generate("exact", ["test"], **forbid)
+
+    def update(self) -> Record:
+        """Trains; returns the checkpoint with the lowest validation loss."""
+        patch = self.patch
+        period = max(1, patch.steps // _CHOICES)
+        count = self.done["inputs"]["examples"]["validation"]
+        given = {"ALPHA": patch.alpha, "LEARNING_RATE": patch.learning_rate}
+        own = {name: value for name, value in given.items() if value is not None}
+        folders = {
+            split: [self._marked(split, when) for when in ("before", "exact")]
+            for split in TRAINING
+        }
+        files = {
+            split: [f"{folder}/annotated" for folder in some if os.path.isdir(folder)]
+            for split, some in folders.items()
+        }
+        self._run(
+            "train",
+            "update",
+            [
+                *(f"methods/{patch.method}.gin", "runs/update.gin"),
+                *([ROWS] if patch.whole else []),
+                "tasks/annotated.gin",
+            ],
+            FILES=files,
+            INITIAL_CHECKPOINT_PATH=self.done["model"]["checkpoint"],
+            MODEL_DIR=patch.path("updated"),
+            TRAIN_STEPS_RELATIVE=patch.steps,
+            EVAL_PERIOD=period,
+            SAVE_PERIOD=period,
+            KEEP_CHECKPOINTS=1,
+            EVAL_STEPS=max(1, min(20, count // patch.batch_size)),
+            RANDOM_SEED=patch.seed,
+            DATA_SEED=patch.seed,
+            # As where the defaults were chosen; its random numbers cost time besides.
+            DROPOUT_RATE=0.0,
+            **own,
+        )
+        best = finding.choose_checkpoint(patch.path("updated"), "best")
+        return {"checkpoint": best, "step": finding.step_of(best)}
+
+    def after(self) -> Record:
+        """Generates with the updated model."""
+        updated = self.done["update"]["checkpoint"]
+        return self.generate("after", ["test"], CHECKPOINT_PATH=updated)
+
+    def evaluate(self) -> Record:
+        """Compares on the test inputs; writes the results and the report."""
+        from t5patches import evaluate, report
+
+        patch = self.patch
+        before, after = said = [patch.predictions(when) for when in _SIDES]
+        exact = patch.predictions("exact") if "exact" in self.done else None
+        annotator = patch.annotator or texts.MarkedBefore(self.rows["test"])
+        found, examples = evaluate.evaluate_files(
+            before, after, annotator, exact_update=exact
+        )
+        if patch.annotator is not None:
+            self._type_evaluation(said, exact)
+        output = os.path.join(patch.output, "results.json")
+        table = report.terminal_table(found)
+        results = {
+            "method": patch.method,
+            "seed": patch.seed,
+            **found,
+            "model": os.path.join("run", "updated"),
+            **total_costs([*self.done.values()]),
+            "stage_seconds": {n: record["seconds"] for n, record in self.done.items()},
+            "share_with_unwanted": self.done["annotate"]["share_with_unwanted"],
+            "commands": self.all_commands(),
+        }
+        results_files.write(output, results, examples)
+        report.write_report(patch.output, results, [*examples], patch.settings())
+        return {"table": table}
+
+    def finish(self) -> Record:
+        """Writes the model, with its card."""
+        patch, found = self.patch, self.done["model"]
+        with shards.atomic_write(patch.path("commands.txt")) as file:
+            file.writelines(f"{line}\n" for line in self.all_commands())
+        results = json_files.read_json(os.path.join(patch.output, "results.json"))
+        section = card.section(results, patch.settings(), self.done)
+        model.export(
+            patch.to or model.form_of(patch.model),
+            self.done["update"]["checkpoint"],
+            model.Model(found["checkpoint"], found["gin_file"]),
+            patch.output,
+            records.load_vocabulary(found["vocabulary"], found["extra_ids"]),
+            section,
+        )
+        return {}
+
+    # ---------------------------------------------------------------- what they share
+
+    def _original(self) -> dict[str, str]:
+        return {"CHECKPOINT_PATH": self.done["model"]["checkpoint"]}
+
+    def _run(self, script: str, name: str, files: list[str], **macros: Any) -> None:
+        """Runs one of T5X's scripts with a gin file that has everything in it."""
+        found, patch = self.done["model"], self.patch
+        lengths = {"inputs": found["inputs_length"], "targets": patch.targets_length}
+        given = {
+            "TASK_FEATURE_LENGTHS": lengths,
+            "BATCH_SIZE": patch.batch_size,
+            "NUM_PARTITIONS": patch.partitions,
+            **macros,
+        }
+        path = patch.path(f"{name}.gin")
+        Command([found["gin_file"], *files], given).write(path)
+        self._typed(script, f"--gin_file={path}")
+        scripts.run(script, [f"--gin_file={path}"], description=name.replace("_", " "))
+
+    def _marked(self, split: str, when: str = "before") -> str:
+        folder = "annotated" if when == "before" else f"annotated_{when}"
+        return self.patch.path(folder, split)
+
+    def _annotate(self, when: str, split: str) -> float:
+        """Marks what is unwanted in generations; returns the share with something."""
+        patch, found = self.patch, self.done["model"]
+        words, annotator = shlex.split(patch.words), patch.annotator
+        if patch.annotated:
+            marks = patch.path("marked", f"{split}.jsonl")
+            words, annotator = ["spans", "--spans", marks], SpanAnnotator(marks)
+        assert annotator is not None
+        self._type_annotate(words, when, split)
+        vocabulary = records.load_vocabulary(found["vocabulary"], found["extra_ids"])
+        said, folder = patch.predictions(when, split), self._marked(split, when)
+        # It warns of texts without anything unwanted, which are meant.
+        with quiet("error"):
+            stats = annotate_files(said, annotator, folder, vocabulary)
+        return stats["share_with_unwanted"]
+
+    def _type_annotate(self, words: Sequence[str], when: str, split: str) -> None:
+        found = self.done["model"]
+        said, folder = self.patch.predictions(when, split), self._marked(split, when)
+        self._typed(
+            *("annotate", *words, "--predictions", said, "--output", folder),
+            *("--vocabulary", found["vocabulary"]),
+            *("--extra-ids", str(found["extra_ids"])),
+        )
+
+    def _type_evaluation(self, said: Sequence[str], exact: str | None) -> None:
+        """Notes how to judge by hand; but by phrases of annotated outputs."""
+        patch, more = self.patch, []
+        if patch.phrases:
+            more += ["--phrases", patch.phrases]
+        else:
+            for when in _SIDES:
+                self._type_annotate(shlex.split(patch.words), when, "test")
+            folders = (self._marked("test", when) for when in _SIDES)
+            said = [os.path.join(folder, "annotated") for folder in folders]
+        if exact:
+            more += ["--exact-update", exact]
+        more += ["--output", patch.path("results.json")]
+        self._typed("evaluate", "--old", said[0], "--new", said[1], *more)
+
+    def _typed(self, *words: str) -> None:
+        self.commands.append(shlex.join(["t5patches", *words]))
+
+
+def run(patch: Patch) -> None:
+    """Does all of a patch, or what of it is not done yet.
+
+    Raises:
+      UserError: the model or the texts are not what they should be, nothing unwanted is
+        said, or the folder is another patch's.
+    """
+    rows = asked.check(patch)
+    with claims.lock(patch.path("patch")), quiet():
+        claims.claim(patch.path(), patch.settings(), results=("*.done.json",))
+        job = _Job(patch, rows)
+        for name in job.stages:
+            job.do(name)
+            if name == "model":
+                print(asked.introduction(patch, job.done), flush=True)
+        table = job.done["evaluate"]["table"]
+    page = os.path.join(patch.output, "report.html")
+    print(
+        f"\n{table}\n\nThe model is in {patch.output}, the report is {page}", flush=True
+    )
+
+
+def _vocabulary(found: model.Model) -> Any:
+    """Returns the vocabulary that a model's gin file makes."""
+    needed = {"MIXTURE_OR_TASK_NAME": "none", "TASK_FEATURE_LENGTHS": {}}
+    needed |= {"CHECKPOINT_PATH": found.checkpoint, "INFER_OUTPUT_DIR": "none"}
+    bindings = [f"{name} = {value!r}" for name, value in needed.items()]
+    files = [found.gin_file, "runs/generate.gin"]
+    with scripts.configuration("infer", files, bindings) as config:
+        return config.arguments()["model"].output_vocabulary
