@@ -178,6 +178,7 @@ COMMANDS = {
     "sweep": ("sweep:sweep", "compare methods and settings: many updates"),
     "report": ("evaluation:report", "write the report of an evaluation"),
     "convert": ("convert:convert", "models from and to Hugging Face's form"),
+    "info": ("info:info", "say what a model or a checkpoint is"),
     "infer": ("t5x_scripts:infer", "run a model over a task, as T5X does"),
     "eval": ("t5x_scripts:evaluate", "compute a task's metrics, as T5X does"),
 }

@@ -113,6 +113,26 @@ def test_the_same_by_hand(patched, monkeypatch):
     assert gin == f"--gin_file={folder / 'update.gin'}"
 
 
+def test_what_a_model_is(patched, capsys):
+    """In both forms the same, and by which update it was made."""
+    assert cli.main(["info", str(patched / "patched")]) == 0
+    said, tree = capsys.readouterr().out.split("\n\n")
+    tensors = hf_toy.read(patched / "patched")
+    count = f"parameters {sum(x.size for x in tensors.values()):,}"
+    assert count in " ".join(said.split()) and "form         Hugging Face's" in said
+    names = [line.split() for line in tree.splitlines()]
+    shapes = {key: "×".join(map(str, x.shape)) for key, x in tensors.items()}
+    assert {name: shape for name, shape, _ in names} == shapes
+    assert cli.main(["info", str(patched / "patched" / "run" / "updated")]) == 0
+    said, tree = capsys.readouterr().out.split("\n\n")
+    said = " ".join(said.split())
+    for text in (count, "step 2", "update 1 method tnff, alpha 1.0, learning_rate 1.0"):
+        assert text in said
+    assert "heads 3 of 4 activations gelu, linear vocabulary 256 rows" in said
+    assert len(tree.splitlines()) == len(names)
+    assert cli.main(["info", str(patched)]) == 2
+
+
 def test_it_goes_on_where_it_was_stopped(patched, capsys):
     folder = patched / "patched"
     before = {
