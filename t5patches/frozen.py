@@ -130,13 +130,10 @@ def resolve(path: str) -> str:
     Raises:
       UserError: it is neither.
     """
-    path = finding.absolute(path)
     try:
-        step = finding.step_of(path)
+        return finding.one_checkpoint(path)
     except UserError as error:
         raise UserError(f"the original model: {error}") from None
-    name = f"checkpoint_{step}"
-    return str(path if path.name == name else path / name)
 
 
 def read_record(folder: epath.Path) -> json_files.Row | None:

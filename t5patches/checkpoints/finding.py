@@ -77,6 +77,17 @@ def step_of(path: epath.PathLike) -> int:
     return saved[-1]
 
 
+def one_checkpoint(path: epath.PathLike) -> str:
+    """Returns the path of one checkpoint: itself, or the latest of a folder of them.
+
+    Raises:
+      UserError: it is neither.
+    """
+    path = absolute(path)
+    name = f"checkpoint_{step_of(path)}"
+    return os.fspath(path if path.name == name else path / name)
+
+
 def choose_checkpoint(path: epath.PathLike | None, which: str | int = "best") -> str:
     """Returns the path of one checkpoint of a model folder. Also for gin files.
 

@@ -101,10 +101,7 @@ def t5x_to_hf(
     """
     _local(output)
     _check_new(output)
-    folder = finding.absolute(checkpoint)
-    path = folder
-    if not finding.STEP.fullmatch(folder.name):
-        path = folder / f"checkpoint_{finding.step_of(folder)}"
+    path = epath.Path(finding.one_checkpoint(checkpoint))
     contents.check_whole(path)
     beside = _beside(path, like)
     params = t5x_files.Parameters(path)

@@ -39,7 +39,7 @@ def describe(path: str) -> Iterator[str]:
         said["kind"] = config["model_type"]
         said |= _architecture(configs.architecture(config, folder))
     else:
-        checkpoint = model.checkpoint_of(path)
+        checkpoint = finding.one_checkpoint(path)
         contents.check_whole(checkpoint)
         arrays = t5x_files.Parameters(checkpoint).arrays
         tree = {name: (tuple(a.shape), a.dtype) for name, a in arrays.items()}

@@ -54,7 +54,7 @@ def form_of(path: str) -> str:
 def digest(path: str) -> str:
     """Returns what tells a model from others, wherever it lies."""
     if form_of(path) == "t5x":
-        return contents.content(checkpoint_of(path))
+        return contents.content(finding.one_checkpoint(path))
     files = sorted(pathlib.Path(path).glob("*.safetensors"))
     return claims.file_digest([pathlib.Path(path) / configs.CONFIG, *files])
 
@@ -69,7 +69,7 @@ def check(path: str, vocabulary: str | None) -> None:
         if vocabulary is not None:
             raise UserError(f"--vocabulary: {path} has its own tokenizer; leave it out")
         return
-    contents.check_whole(checkpoint_of(path))
+    contents.check_whole(finding.one_checkpoint(path))
     if vocabulary is not None:
         records.load_vocabulary(vocabulary)
     elif not _gin_beside(path).is_file():
@@ -95,7 +95,7 @@ def prepare(path: str, folder: str, vocabulary: str | None = None) -> Model:
             folders.hf_to_t5x(path, folder)
         made = os.path.join(folder, "checkpoint_0")
         return Model(made, os.path.join(folder, folders.MODEL_GIN))
-    checkpoint = checkpoint_of(path)
+    checkpoint = finding.one_checkpoint(path)
     if vocabulary is None:
         return Model(checkpoint, os.fspath(_gin_beside(path)))
     architecture = configs.of_shapes(shapes(checkpoint), path)
@@ -171,11 +171,4 @@ def export(
 
 
 def _gin_beside(path: str) -> epath.Path:
-    return finding.model_folder(checkpoint_of(path)) / folders.MODEL_GIN
-
-
-def checkpoint_of(path: str) -> str:
-    folder = finding.absolute(path)
-    if not finding.STEP.fullmatch(folder.name):
-        folder = folder / f"checkpoint_{finding.step_of(folder)}"
-    return os.fspath(folder)
+    return finding.model_folder(finding.one_checkpoint(path)) / folders.MODEL_GIN

@@ -21,6 +21,7 @@ from t5patches.interchange import claims, json_files, records
 from t5patches.quickstart import use_cases, vocabulary
 from t5patches.quickstart.run_folder import SPLITS, Run
 from t5patches.run.stages import Record, do_stage, quiet, total_costs
+from t5patches.sweep.plan import Command
 
 GIN = "experiments/quickstart"
 MODEL = "models/t5_1_1_tiny.gin"
@@ -112,12 +113,7 @@ def make_corpus(run: Run) -> Record:
 
 def _script(run: Run, script: str, stage: str, files: list[str], **macros: Any) -> None:
     """Runs one of T5X's scripts with gin files and macros."""
-    from t5patches.run import scripts
-
-    argv = [f"--gin_file={file}" for file in files]
-    found = macros_of(run, stage, **macros).items()
-    argv += [f"--gin.{name}={value!r}" for name, value in found]
-    scripts.run(script, argv, description=stage)
+    Command(files, macros_of(run, stage, **macros)).run(script, stage)
 
 
 def macros_of(run: Run, stage: str, **macros: Any) -> dict[str, Any]:

@@ -11,6 +11,8 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from t5patches.report import points
+
 Row = Mapping[str, Any]
 
 RULE = (
@@ -36,15 +38,6 @@ def distance(scores: Row) -> float:
     return math.hypot(after / before if before else after, changed)
 
 
-def seeds(rows: Iterable[Row]) -> list[list[Row]]:
-    """Returns the rows that differ by their seed alone together, in order."""
-    groups: dict[Any, list[Row]] = {}
-    for row in rows:
-        key = row["method"], row["alpha"], row["learning_rate"]
-        groups.setdefault(key, []).append(row)
-    return [*groups.values()]
-
-
 def choose(rows: Iterable[Row]) -> list[Row]:
     """Returns the rows, one for each seed, that are nearest to the ideal in the mean.
 
@@ -57,4 +50,5 @@ def choose(rows: Iterable[Row]) -> list[Row]:
     def mean(group: Sequence[Row]) -> float:
         return statistics.fmean(distance(row["validation"]) for row in group)
 
-    return min(seeds(rows), key=mean)
+    groups = points.settings({"points": [*rows]})
+    return min((group.updates for group in groups), key=mean)
