@@ -10,7 +10,7 @@ parameters, at a larger rate.
 """
 
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from t5patches.errors import UserError
@@ -35,6 +35,7 @@ CONTROL = {
     "learning_rates": FAMILY["learning_rates"],
     "control": True,
 }
+Points = Sequence[Mapping[str, Any]]
 # A point is done again from its start: one checkpoint, of the end, is enough.
 _MACROS = {"SAVE_PERIOD": 400, "EVAL_PERIOD": 400, "KEEP_CHECKPOINTS": 1}
 
@@ -57,32 +58,42 @@ def methods_of(text: str) -> list[str]:
     return list(dict.fromkeys(names))
 
 
-def grid(methods: Sequence[str], files: Mapping[str, Any]) -> list[dict[str, Any]]:
+def points(method: str) -> Points:
+    """Returns the alphas and learning rates of a method, or of the control."""
+    if method == CONTROL["name"]:
+        return [CONTROL]
+    if method == WHOLE_SETS:
+        return ROWS
+    return [BASELINES if method in job.BASELINES else FAMILY]
+
+
+def grid(
+    files: Mapping[str, Any], points: Callable[[str], Points] = points
+) -> list[dict[str, Any]]:
     """Returns the plan's grid.
 
     Args:
-      methods: some of METHODS, and the control.
-      files: method -> what it is trained on.
+      files: what is trained on by method, some of METHODS, and the control.
+      points: returns a method's alphas and learning rates.
     """
     found = []
-    for method in methods:
+    for method in files:
         own = {"methods": [job.BASELINES.get(method, method)], "sets": ["seen"]}
-        several: Sequence[Mapping[str, Any]] = [FAMILY]
         if method == WHOLE_SETS:
             title = "TNFF on whole sets"
             own = {"title": title, "methods": ["tnff"], "gin_files": [job.ROWS]}
-            several = ROWS
-        elif method in job.BASELINES:
-            several = [BASELINES]
         elif method == CONTROL["name"]:
-            several = [CONTROL]
+            own |= CONTROL
         macros = {"macros": {"FILES": files[method]}}
-        found += [{"name": method, **own, **macros, **points} for points in several]
+        found += [{"name": method, **own, **macros, **one} for one in points(method)]
     return found
 
 
 def _plan(
-    run: Run, files: Mapping[str, Any], methods: Sequence[str], relearn: int | None
+    run: Run,
+    files: Mapping[str, Any],
+    points: Callable[[str], Points],
+    relearn: int | None,
 ) -> dict[str, Any]:
     """Returns the plan, as its file has it."""
     use_case, corpus = use_cases.find(run.use_case, run.data), run.corpus_files()
@@ -115,7 +126,7 @@ def _plan(
                 BATCH_SIZE=128,
             ),
         },
-        "grid": grid(methods, files),
+        "grid": grid(files, points),
     }
     if relearn:
         steps = {"TRAIN_STEPS_RELATIVE": relearn, "LEARNING_RATE": 0.001}
@@ -130,7 +141,10 @@ def _plan(
 
 
 def run_all(
-    run: Run, methods: Sequence[str], relearn: int | None = None
+    run: Run,
+    methods: Sequence[str],
+    relearn: int | None = None,
+    points: Callable[[str], Points] = points,
 ) -> dict[str, Any]:
     """Compares methods, or does what of it is not done yet.
 
@@ -138,6 +152,7 @@ def run_all(
       run: the run; its `method` does not matter.
       methods: some of METHODS; whole sets are left out where nobody knows them.
       relearn: steps on the original data that the chosen models are trained for again.
+      points: returns a method's alphas and learning rates.
 
     Returns:
       The results, as in `results.json`.
@@ -169,7 +184,7 @@ def run_all(
         if not files.keys() - {CONTROL["name"]}:
             raise UserError(f"every update failed; the first: {failed[0]['failed']}")
         path = run.path("sweep.json")
-        json_files.write_json(path, _plan(run, files, [*files], relearn))
+        json_files.write_json(path, _plan(run, files, points, relearn))
         sweep = running.Sweep(plan.read(path), use_case.annotator(run), run.folder)
         about = {
             "use_case": use_case.name,
