@@ -17,7 +17,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 ROOMS: dict[str, tuple[str, ...]] = {
     "cli": ("t5patches.cli", "t5patches.__main__"),
     "quickstart": ("t5patches.quickstart",),
-    "patch": ("t5patches.patch",),
+    "patch": ("t5patches.patch", "t5patches.notebook"),
     "sweep": ("t5patches.sweep",),
     "report": ("t5patches.report",),
     "evaluate": ("t5patches.evaluate",),

@@ -31,7 +31,7 @@ from t5patches.annotate.spans import SpanAnnotator
 from t5patches.checkpoints import finding
 from t5patches.errors import UserError
 from t5patches.interchange import claims, json_files, records, results_files, shards
-from t5patches.patch import asked, card, model
+from t5patches.patch import asked, card, commands, model
 from t5patches.patch import inputs as texts
 from t5patches.patch.asked import Patch
 from t5patches.run import scripts
@@ -117,7 +117,7 @@ class _Job:
         found = model.prepare(patch.model, folder, patch.vocabulary)
         if model.form_of(patch.model) == "hf":
             self._typed("convert", "hf-to-t5x", os.path.abspath(patch.model), folder)
-        vocabulary = _vocabulary(found)
+        vocabulary = commands.vocabulary(found.gin_file)
         pieces = getattr(vocabulary, "sentencepiece_model_file", "bytes")
         every = itertools.chain(*self.rows.values())
         longest = max(len(vocabulary.encode(row["inputs"])) + 1 for row in every)
@@ -361,13 +361,3 @@ def run(patch: Patch) -> None:
     print(
         f"\n{table}\n\nThe model is in {patch.output}, the report is {page}", flush=True
     )
-
-
-def _vocabulary(found: model.Model) -> Any:
-    """Returns the vocabulary that a model's gin file makes."""
-    needed = {"MIXTURE_OR_TASK_NAME": "none", "TASK_FEATURE_LENGTHS": {}}
-    needed |= {"CHECKPOINT_PATH": found.checkpoint, "INFER_OUTPUT_DIR": "none"}
-    bindings = [f"{name} = {value!r}" for name, value in needed.items()]
-    files = [found.gin_file, "runs/generate.gin"]
-    with scripts.configuration("infer", files, bindings) as config:
-        return config.arguments()["model"].output_vocabulary

@@ -118,7 +118,12 @@ def size(checkpoint: str) -> int:
 
 
 def export(
-    form: str, updated: str, original: Model, output: str, vocabulary: Any, section: str
+    form: str,
+    updated: str,
+    original: Model,
+    output: str,
+    vocabulary: Any,
+    section: str = "",
 ) -> None:
     """Writes an updated model with all that serves it.
 
@@ -155,13 +160,15 @@ def export(
         if carried.is_dir():
             shutil.copytree(carried, place / folders.CARRIED)
         chain = finding.model_folder(updated) / patches.RECORD
-        shutil.copyfile(chain, place / patches.RECORD)
+        if chain.is_file():
+            shutil.copyfile(chain, place / patches.RECORD)
         if (beside / CARD).is_file():
             shutil.copyfile(beside / CARD, place / CARD)
     (place / "results.json").unlink(missing_ok=True)  # Of a patch before this one.
     card = place / CARD
     before = card.read_text() if card.is_file() else ""
-    card.write_text(f"{before.rstrip()}\n\n{section}".lstrip())
+    if section:
+        card.write_text(f"{before.rstrip()}\n\n{section}".lstrip())
     for name in sorted(os.listdir(place), key=lambda name: (name == last, name)):
         target = pathlib.Path(output, name)
         if target.is_dir():  # Of a command that was stopped.

@@ -18,6 +18,9 @@ import gin
 from t5patches.errors import UserError
 from t5patches.run import gin_errors
 
+# What `gin.clear_config` forgets.
+_STATE = ("_CONFIG", "_SINGLETONS", "_IMPORTS", "_OPERATIVE_CONFIG")
+
 
 class Config:
     """What gin files and bindings say about a function and what it is given."""
@@ -80,7 +83,7 @@ def parsed(
 ) -> Iterator[Config]:
     """Parses gin files that bind a function's arguments; yields what they say.
 
-    Within the block gin has this configuration; before and after it is empty.
+    Within the block gin has this configuration, and afterwards what it had before.
 
     Args:
       function: gin files know it by its name in `__main__`, as those of T5X do.
@@ -94,7 +97,8 @@ def parsed(
     from t5x import gin_utils
 
     prefixes = gin.config._LOCATION_PREFIXES
-    before = list(prefixes)
+    before, locked = list(prefixes), gin.config.config_is_locked()
+    state = {each: getattr(gin.config, each).copy() for each in _STATE}
     gin.clear_config()
     prefixes.clear()  # The working folder is one of `search_paths`.
     try:
@@ -105,6 +109,9 @@ def parsed(
     finally:
         prefixes[:] = before
         gin.clear_config()
+        for each, value in state.items():
+            getattr(gin.config, each).update(value)
+        gin.config._set_config_is_locked(locked)
 
 
 def _returning_arguments(function: Callable[..., Any]) -> Callable[..., Any]:
