@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import tempfile
+import weakref
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -47,14 +48,14 @@ class Model:
       vocabulary: SeqIO's, of inputs and outputs.
       loaded: the model in T5X's form that it was read from, or is an update of.
       form: 'hf' or 't5x', what that came in.
-      saved: parameters and the checkpoint that has them.
+      saved: the checkpoint of the parameters that it was read with, and these.
     """
 
     params: PyTree
     vocabulary: Any
     loaded: models.Model
     form: str
-    saved: tuple[PyTree, str] = dataclasses.field(repr=False)
+    saved: tuple[str, dict[str, weakref.ref]] = dataclasses.field(repr=False)
     _kept: tuple[Any, ...] = dataclasses.field(default=(), repr=False)
 
     def save(self, folder: str, form: str | None = None) -> None:
@@ -115,15 +116,16 @@ def _read(checkpoint: str, vocabulary: Any, loaded, form: str, *kept: Any) -> Mo
     stored = t5x_files.Parameters(checkpoint)
     found = {name: jnp.asarray(array) for name, array in stored.read(stored.arrays)}
     params = traverse_util.unflatten_dict(found, sep="/")
-    return Model(params, vocabulary, loaded, form, (params, checkpoint), kept)
+    saved = checkpoint, {name: weakref.ref(x) for name, x in found.items()}
+    return Model(params, vocabulary, loaded, form, saved, kept)
 
 
 def _checkpoint(model: Model, folder: str) -> str:
     """Returns a checkpoint with a model's parameters, written if there is none."""
-    params, path = model.saved
-    if model.params is params:
-        return path
+    path, saved = model.saved
     flat = traverse_util.flatten_dict(model.params, sep="/")
+    if all(flat.get(name) is array() for name, array in saved.items()):
+        return path
     shapes = {name: array.shape for name, array in flat.items()}
     arrays = {
         name: t5x_files.Unread(x.shape, x.dtype, lambda x=x: jax.device_get(x))
@@ -283,7 +285,7 @@ def update(
         )
         command.plus(gin_files).run("train", "update")
     best = finding.choose_checkpoint(updated, "best")
-    return _read(best, model.vocabulary, model.loaded, model.form, kept, model)
+    return _read(best, model.vocabulary, model.loaded, model.form, kept, *model._kept)
 
 
 def evaluate(
