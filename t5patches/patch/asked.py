@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 from collections.abc import Mapping
 from typing import Any
@@ -130,8 +131,10 @@ def memory(parameters: int, rows: int, tokens: int) -> int:
     return 4 * (3 * parameters + 3 * rows * tokens)
 
 
-def introduction(patch: Patch, done: Mapping[str, Record]) -> str:
-    """Returns what is said before anything takes long."""
+def introduction(
+    patch: Patch, done: Mapping[str, Record], minutes: tuple[float, float]
+) -> str:
+    """Returns what is said before anything takes long, and how long that is."""
     found, examples = done["model"], done["inputs"]["examples"]
     tokens = patch.batch_size * patch.targets_length
     need = memory(found["parameters"], found["rows"], tokens)
@@ -140,6 +143,9 @@ def introduction(patch: Patch, done: Mapping[str, Record]) -> str:
     longest, length = found["longest_inputs"], found["inputs_length"]
     cut = f", cut to {length:,}" if longest > length else ""
     parts = "the output layer's rows of what is unwanted" if patch.whole else "all"
+    hours = minutes[1] >= 120
+    times = (math.ceil(each / (60 if hours else 1)) for each in minutes)
+    time = f"{' to '.join(map(str, times))} {'hours' if hours else 'minutes'}"
     first = ", after shorter ones that are tried" if patch.search else ""
     return (
         f"  {patch.model}: {found['parameters']:,} parameters; trained are {parts}\n"
@@ -147,6 +153,6 @@ def introduction(patch: Patch, done: Mapping[str, Record]) -> str:
         f"{longest:,} pieces{cut}\n"
         f"  {patch.steps:,} steps of {patch.batch_size} with "
         f"{patch.method.upper()}{first}; the update takes about {said} and its "
-        "activations. How long it takes is known when it has begun; stopped, it goes "
-        "on when the command is typed again"
+        f"activations. All takes about {time} on this machine; stopped, it goes on "
+        "when the command is typed again"
     )

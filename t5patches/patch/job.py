@@ -33,7 +33,7 @@ from t5patches.annotate.spans import SpanAnnotator
 from t5patches.checkpoints import finding
 from t5patches.errors import UserError
 from t5patches.interchange import claims, json_files, records, results_files, shards
-from t5patches.patch import asked, card, model, search
+from t5patches.patch import asked, card, duration, model, search
 from t5patches.patch import inputs as texts
 from t5patches.patch.asked import Patch
 from t5patches.run import scripts
@@ -434,7 +434,8 @@ def run(patch: Patch) -> None:
         for name in job.stages:
             job.do(name)
             if name == "model":
-                print(asked.introduction(patch, job.done), flush=True)
+                minutes = duration.minutes(patch, job.done, duration.speed())
+                print(asked.introduction(patch, job.done, minutes), flush=True)
         table = job.done["evaluate"]["table"]
     page = os.path.join(patch.output, "report.html")
     print(

@@ -23,6 +23,11 @@ SHARE = 0.25  # Of the update's steps.
 _SETTINGS = ("alpha", "learning_rate")
 
 
+def count(patch: Patch) -> int:
+    """Returns how many points there are."""
+    return len(FACTORS) + (len(FACTORS) - 1 if patch.alpha is None else 0)
+
+
 def write(
     patch: Patch, update: plan.Command, generate: plan.Command, method: str
 ) -> str:

@@ -1,7 +1,9 @@
 """A whole patch of a small model, its form, its files, and the same by hand."""
 
+import dataclasses
 import json
 import pathlib
+import re
 import shlex
 import shutil
 from unittest import mock
@@ -17,7 +19,7 @@ from t5patches.cli.annotate import make_annotator
 from t5patches.convert import t5x_files
 from t5patches.errors import UserError
 from t5patches.interchange import json_files, records
-from t5patches.patch import asked, inputs, job
+from t5patches.patch import asked, duration, inputs, job
 from t5patches.run import gin_files, scripts
 from t5patches.sweep import plan, running
 
@@ -153,7 +155,9 @@ def test_it_goes_on_where_it_was_stopped(patched, capsys):
     (folder / "run" / "finish.done.json").unlink()
     (folder / "config.json").unlink()
     assert cli.main(command(patched)) == 0
-    assert capsys.readouterr().out.count("done before") == 9
+    said = capsys.readouterr().out
+    assert said.count("done before") == 9
+    assert re.search(r"All takes about \d+ to \d+ minutes on this machine", said)
     after = {
         path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()
     }
@@ -283,6 +287,27 @@ def test_nothing_to_update(tmp_path):
         pytest.raises(UserError, match="nothing unwanted is in what the model says"),
     ):
         stages.annotate()
+
+
+def test_duration(tmp_path):
+    given = {"model": "model", "inputs": "texts", "steps": 100, "batch_size": 10}
+    patch = asked.Patch(output=str(tmp_path), targets_length=36, **given)
+    examples = {"train": 80, "validation": 10, "test": 10}
+    found = {"parameters": 10**6, "inputs_length": 64}
+    done = {"model": found, "inputs": {"examples": examples}}
+    # A pass of an example: 2 · 10⁶ · (64 + 36) / 2 FLOP, 0.1 s. All 100 outputs, then
+    # 20 for each of 90 that are trained on, then 10 again; 1,000 examples four times.
+    passes = 100 + 20 * 90 + 10 + 4 * 1000
+    # Runs of T5X's scripts: three, two, the update, one.
+    best, worst = passes * 0.1 / 0.75 + 7 * 5, passes * 0.1 / 0.2 + 7 * 20
+    found = duration.minutes(patch, done, 1e9)
+    assert found == pytest.approx((best / 60, worst / 60))
+    # Five points with a quarter of the steps, each with three runs.
+    patch = dataclasses.replace(patch, search=True)
+    passes += 5 * (10 + 10) + 5 * 4 * 250
+    best, worst = passes * 0.1 / 0.75 + 22 * 5, passes * 0.1 / 0.2 + 22 * 20
+    found = duration.minutes(patch, done, 1e9)
+    assert found == pytest.approx((best / 60, worst / 60))
 
 
 def test_memory():
