@@ -29,6 +29,7 @@ from t5patches.interchange.records import Prediction
 from t5patches.patch import commands
 from t5patches.patch import model as models
 from t5patches.run.stages import quiet
+from t5patches.sweep.plan import Command
 
 PyTree = Any
 _TEMPORARY = "t5patches-notebook-"
@@ -88,7 +89,7 @@ class Marked:
       files: what names their files.
     """
 
-    rows: list[Mapping[str, Any]]
+    rows: Sequence[records.AnnotatedPrediction]
     share_with_unwanted: float
     whole: bool
     files: str
@@ -171,25 +172,23 @@ def generate(
             macros["FORBID"] = os.path.join(folder, "forbidden.txt")
             with shards.atomic_write(macros["FORBID"]) as file:
                 file.writelines(f"{phrase}\n" for phrase in forbid)
-        given = {
-            "CHECKPOINT_PATH": _checkpoint(model, folder),
-            "INFER_OUTPUT_DIR": os.path.join(folder, "said"),
-            "BATCH_SIZE": batch_size,
-            **_lengths(model, texts, max_length),
-        }
-        files = {"test": inputs}
-        command = commands.generate(model.loaded.gin_file, files, **given, **macros)
-        command.plus(gin_files).run("infer", "generate")
+        shared = _shared(model, texts, max_length, batch_size)
+        command = commands.generate(shared, {"test": inputs}).plus(
+            gin_files,
+            CHECKPOINT_PATH=_checkpoint(model, folder),
+            INFER_OUTPUT_DIR=os.path.join(folder, "said"),
+            **macros,
+        )
+        command.run("infer", "generate")
         said = records.read_predictions(os.path.join(folder, "said", "text-predict"))
         return sorted(said, key=lambda row: int(row["id"]))
 
 
-def _lengths(
-    model: Model, texts: Iterable[str], max_length: int
-) -> dict[str, dict[str, int]]:
-    longest = max(len(model.vocabulary.encode(text)) + 1 for text in texts)
-    lengths = {"inputs": commands.padded_length(longest), "targets": max_length}
-    return {"TASK_FEATURE_LENGTHS": lengths}
+def _shared(
+    model: Model, texts: Iterable[str], max_length: int, batch_size: int
+) -> Command:
+    longest = commands.longest(model.vocabulary, texts)
+    return commands.model(model.loaded.gin_file, longest, max_length, batch_size)
 
 
 def annotate(
@@ -264,26 +263,23 @@ def update(
     kept = _temporary()
     updated = os.path.join(kept.name, "updated")
     with _temporary() as folder, quiet():
-        given = {
-            "INITIAL_CHECKPOINT_PATH": _checkpoint(model, folder),
-            "MODEL_DIR": updated,
-            **_lengths(model, (row["inputs"] for row in rows), longest),
-            **macros,
-        }
+        shared = _shared(model, (r["inputs"] for r in rows), longest, batch_size)
         command = commands.update(
-            model.loaded.gin_file,
+            shared,
             method,
             all(marked.whole for marked in train),
             {split: [one.files for one in side] for split, side in sides.items()},
             sum(len(marked.rows) for marked in validation),
             steps,
-            batch_size,
             seed,
-            alpha,
-            learning_rate,
-            **given,
         )
-        command.plus(gin_files).run("train", "update")
+        command.plus(
+            gin_files,
+            INITIAL_CHECKPOINT_PATH=_checkpoint(model, folder),
+            MODEL_DIR=updated,
+            **commands.settings(alpha, learning_rate),
+            **macros,
+        ).run("train", "update")
     best = finding.choose_checkpoint(updated, "best")
     return _read(best, model.vocabulary, model.loaded, model.form, kept, *model._kept)
 

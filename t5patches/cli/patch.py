@@ -31,13 +31,17 @@ is compared with what it was. The model's files are written last.
 
 Of phrases the update learns all that would complete one, at every position, and what
 the model says without them, and trains the output layer's rows of these tokens alone;
-else it learns what was said, and trains everything. With --annotated the marks teach,
+else it learns what was said and, of what the model nearly said in its place, what the
+annotator finds unwanted, and trains everything. With --annotated the marks alone teach,
 nothing is generated for training, and an output for a test text counts as unwanted if
 it has words that were marked in the output before; with --phrases or --annotator
 besides, by these.
 
 A learning rate of 0.04 for phrases and 0.0001 otherwise, and 1,000 steps, were chosen
-on small models: look at the report, and try others.
+on small models: look at the report, and try others. With --search five updates with a
+quarter of the steps come first, with these, with a quarter and four times the rate, and
+the same of alpha; the best on the validation texts says what the update gets. They are
+a sweep, and run/search/report.html is its report.
 
 Typed again, the command goes on where it was stopped."""
 
@@ -82,7 +86,11 @@ def patch(argv: list[str]) -> None:
     ):
         text += "" if default is None else " (default: %(default)s)"
         add_option(parser, f"--{name}", "N", text, type=kind, default=default)
+    text = "choose the learning rate, and alpha unless given, by short updates first"
+    add_option(parser, "--search", None, text, action="store_true")
     args, rest = parser.parse_known_args(argv)
+    if args.search and args.learning_rate is not None:
+        parser.error("--search chooses the learning rate: leave --learning-rate out")
     if args.phrases:
         if args.annotator not in (None, "phrases"):
             parser.error(f"--phrases and --annotator {args.annotator}: give one")

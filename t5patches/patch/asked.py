@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 from collections.abc import Mapping
 from typing import Any
@@ -38,6 +39,7 @@ class Patch:
       alpha: None for the method's.
       batch_size: examples in a batch.
       targets_length: of outputs, in pieces, at most.
+      search: whether learning rate and alpha are those of the best of short updates.
       partitions: devices that share each parameter.
       seed: of the order of the data.
     """
@@ -58,6 +60,7 @@ class Patch:
     alpha: float | None = None
     batch_size: int = 32
     targets_length: int = 128
+    search: bool = False
     partitions: int = 1
     seed: int = 0
 
@@ -77,7 +80,7 @@ class Patch:
     def settings(self) -> dict[str, Any]:
         """Returns what decides the result, for the folder's claim."""
         names = ("inputs_key", "to", "method", "steps", "learning_rate", "alpha")
-        names += ("batch_size", "targets_length", "seed")
+        names += ("batch_size", "targets_length", "seed", "search")
         files = ("inputs", "annotated", "vocabulary")
         paths = {name: getattr(self, name) for name in files}
         return {
@@ -128,8 +131,10 @@ def memory(parameters: int, rows: int, tokens: int) -> int:
     return 4 * (3 * parameters + 3 * rows * tokens)
 
 
-def introduction(patch: Patch, done: Mapping[str, Record]) -> str:
-    """Returns what is said before anything takes long."""
+def introduction(
+    patch: Patch, done: Mapping[str, Record], minutes: tuple[float, float]
+) -> str:
+    """Returns what is said before anything takes long, and how long that is."""
     found, examples = done["model"], done["inputs"]["examples"]
     tokens = patch.batch_size * patch.targets_length
     need = memory(found["parameters"], found["rows"], tokens)
@@ -138,12 +143,16 @@ def introduction(patch: Patch, done: Mapping[str, Record]) -> str:
     longest, length = found["longest_inputs"], found["inputs_length"]
     cut = f", cut to {length:,}" if longest > length else ""
     parts = "the output layer's rows of what is unwanted" if patch.whole else "all"
+    hours = minutes[1] >= 120
+    times = (math.ceil(each / (60 if hours else 1)) for each in minutes)
+    time = f"{' to '.join(map(str, times))} {'hours' if hours else 'minutes'}"
+    first = ", after shorter ones that are tried" if patch.search else ""
     return (
         f"  {patch.model}: {found['parameters']:,} parameters; trained are {parts}\n"
         f"  {sum(examples.values()):,} texts ({counts}), of up to "
         f"{longest:,} pieces{cut}\n"
         f"  {patch.steps:,} steps of {patch.batch_size} with "
-        f"{patch.method.upper()}; the update takes about {said} and its "
-        "activations. How long it takes is known when it has begun; stopped, it goes "
-        "on when the command is typed again"
+        f"{patch.method.upper()}{first}; the update takes about {said} and its "
+        f"activations. All takes about {time} on this machine; stopped, it goes on "
+        "when the command is typed again"
     )

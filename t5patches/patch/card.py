@@ -51,6 +51,7 @@ def section(
         "original": settings["model"],
         "step": done["update"]["step"],
         **{name: settings[name] for name in ("method", "alpha", "learning_rate")},
+        "learning rates tried": settings.get("learning rates tried"),
         **{name: settings[name] for name in ("steps", "batch_size", "seed")},
     }
     lines = [

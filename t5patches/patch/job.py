@@ -7,6 +7,8 @@
     PATCHED/run/marked/            SPLIT.jsonl: the marks of --annotated
     PATCHED/run/before/SPLIT/      the model's generations, and annotated/SPLIT/
     PATCHED/run/exact/SPLIT/       without the phrases, and annotated_exact/SPLIT/
+    PATCHED/run/alternatives/SPLIT/  what it nearly said, and annotated_alternatives/
+    PATCHED/run/search/            the updates of --search; search.json is their plan
     PATCHED/run/updated/           the training run
     PATCHED/run/after/test/        the updated model's generations
     PATCHED/run/*.gin              of each run of T5X's scripts all that it is given
@@ -26,23 +28,21 @@ import shlex
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from t5patches.annotate import annotate_files
+from t5patches.annotate import Annotator, annotate_files
 from t5patches.annotate.spans import SpanAnnotator
 from t5patches.checkpoints import finding
 from t5patches.errors import UserError
 from t5patches.interchange import claims, json_files, records, results_files, shards
-from t5patches.patch import asked, card, commands, model
+from t5patches.patch import asked, card, commands, duration, model, search
 from t5patches.patch import inputs as texts
 from t5patches.patch.asked import Patch
 from t5patches.run import scripts
 from t5patches.run.stages import Record, do_stage, quiet, total_costs
+from t5patches.sweep import plan
 from t5patches.sweep.plan import Command
 
 TRAINING = ("train", "validation")
 _SIDES = ("before", "after")
-ROWS = "runs/unwanted_rows.gin"
-_LONGEST, _MULTIPLE = 512, 64  # Of inputs, in pieces; lengths that they are padded to.
-_CHOICES = 5  # Checkpoints that the best is chosen from.
 
 
 class _Job:
@@ -59,6 +59,8 @@ class _Job:
             "before": ("generate with it", self.before),
             "annotate": ("mark what is unwanted", self.annotate),
             "exact": ("generate with it without the phrases", self.exact),
+            "alternatives": ("try what it would say instead", self.alternatives),
+            "search": ("try learning rates and alphas", self.search),
             "update": ("update the model", self.update),
             "after": ("generate again", self.after),
             "evaluate": ("compare", self.evaluate),
@@ -68,6 +70,10 @@ class _Job:
             del self.stages["before"]
         if not (patch.phrases and patch.whole):
             del self.stages["exact"]
+        if patch.annotated or patch.whole:
+            del self.stages["alternatives"]
+        if not patch.search:
+            del self.stages["search"]
 
     def do(self, name: str) -> Record:
         """Does a stage, or reads the record of one that is done."""
@@ -120,8 +126,7 @@ class _Job:
         vocabulary = commands.vocabulary(found.gin_file)
         pieces = getattr(vocabulary, "sentencepiece_model_file", "bytes")
         every = itertools.chain(*self.rows.values())
-        longest = max(len(vocabulary.encode(row["inputs"])) + 1 for row in every)
-        length = min(-(-longest // _MULTIPLE) * _MULTIPLE, _LONGEST)
+        longest = commands.longest(vocabulary, (row["inputs"] for row in every))
         embedding = model.shapes(found.checkpoint)["token_embedder/embedding"]
         return {
             **found._asdict(),
@@ -130,7 +135,7 @@ class _Job:
             "vocabulary": pieces,
             "extra_ids": vocabulary.extra_ids,
             "longest_inputs": longest,
-            "inputs_length": length,
+            "inputs_length": commands.padded(longest),
         }
 
     def generate(self, when: str, splits: Iterable[str], **macros: Any) -> Record:
@@ -138,11 +143,9 @@ class _Job:
         counts = {}
         for split in splits:
             output = self.patch.predictions(when, split)
-            files = {s: self.patch.path("inputs", f"{s}.jsonl") for s in self.rows}
-            given = {"FILES": files, "TARGETS_KEY": None, "SPLIT": split, **macros}
-            given["INFER_OUTPUT_DIR"] = os.path.dirname(output)
-            files = ["runs/generate.gin", "tasks/text.gin"]
-            self._run("infer", f"{when}_{split}", files, **given)
+            given = {"INFER_OUTPUT_DIR": os.path.dirname(output), "SPLIT": split}
+            command = self._generating().plus(**given, **macros)
+            self._run("infer", f"{when}_{split}", command)
             counts[split] = sum(1 for _ in records.read_predictions(output))
         return {"generations": counts}
 
@@ -153,7 +156,8 @@ class _Job:
     def annotate(self) -> Record:
         """Marks what is unwanted, for training."""
         patch = self.patch
-        shares = {split: self._annotate("before", split) for split in TRAINING}
+        stats = {split: self._annotate("before", split) for split in TRAINING}
+        shares = {split: found["share_with_unwanted"] for split, found in stats.items()}
         if not shares["train"]:
             raise UserError(
                 "nothing unwanted is in what the model says: there is nothing to "
@@ -182,44 +186,45 @@ class _Job:
                 self._annotate("exact", split)
         return self.generate("exact", ["test"], **forbid)
 
+    def alternatives(self) -> Record:
+        """Marks what the model nearly said in place of what is unwanted, too."""
+        found = {}
+        for split in TRAINING:
+            output = self.patch.path("alternatives", split)
+            command = self._model.plus(
+                ["runs/alternatives.gin"],
+                FILES={split: f"{self._marked(split)}/annotated"},
+                INFER_OUTPUT_DIR=output,
+                SPLIT=split,
+                **self._original(),
+            )
+            self._run("infer", f"alternatives_{split}", command)
+            tried = os.path.join(output, "alternatives-predict_with_aux")
+            stats = self._annotate("before", split, tried)
+            names = ("alternatives_tried", "unwanted_alternatives")
+            found[split] = {name: stats[name] for name in names}
+        return found
+
+    def search(self) -> Record:
+        """Tries learning rates and alphas; the best is the update's."""
+        patch = self.patch
+        steps = max(1, int(search.SHARE * patch.steps))
+        # A point that is stopped starts again: one checkpoint, of the end, is enough.
+        update = self._updating(steps, None).plus(EVAL_PERIOD=steps, SAVE_PERIOD=steps)
+        path = search.write(patch, update, self._generating())
+        if patch.annotator is not None:
+            self._typed("sweep", path, "--output", patch.path("search"))
+        print(flush=True)  # The points have lines of their own.
+        return {"steps": steps, **search.run(patch, path, self._judge(*plan.SPLITS))}
+
     def update(self) -> Record:
         """Trains; returns the checkpoint with the lowest validation loss."""
-        patch = self.patch
-        period = max(1, patch.steps // _CHOICES)
-        count = self.done["inputs"]["examples"]["validation"]
-        given = {"ALPHA": patch.alpha, "LEARNING_RATE": patch.learning_rate}
-        own = {name: value for name, value in given.items() if value is not None}
-        folders = {
-            split: [self._marked(split, when) for when in ("before", "exact")]
-            for split in TRAINING
-        }
-        files = {
-            split: [f"{folder}/annotated" for folder in some if os.path.isdir(folder)]
-            for split, some in folders.items()
-        }
-        self._run(
-            "train",
-            "update",
-            [
-                *(f"methods/{patch.method}.gin", "runs/update.gin"),
-                *([ROWS] if patch.whole else []),
-                "tasks/annotated.gin",
-            ],
-            FILES=files,
-            INITIAL_CHECKPOINT_PATH=self.done["model"]["checkpoint"],
-            MODEL_DIR=patch.path("updated"),
-            TRAIN_STEPS_RELATIVE=patch.steps,
-            EVAL_PERIOD=period,
-            SAVE_PERIOD=period,
-            KEEP_CHECKPOINTS=1,
-            EVAL_STEPS=max(1, min(20, count // patch.batch_size)),
-            RANDOM_SEED=patch.seed,
-            DATA_SEED=patch.seed,
-            # As where the defaults were chosen; its random numbers cost time besides.
-            DROPOUT_RATE=0.0,
-            **own,
-        )
-        best = finding.choose_checkpoint(patch.path("updated"), "best")
+        settings, folder = self._settings(), self.patch.path("updated")
+        own = commands.settings(settings["alpha"], settings["learning_rate"])
+        command = self._updating(self.patch.steps, self.patch.method)
+        command = command.plus(MODEL_DIR=folder, **own)
+        self._run("train", "update", command)
+        best = finding.choose_checkpoint(folder, "best")
         return {"checkpoint": best, "step": finding.step_of(best)}
 
     def after(self) -> Record:
@@ -234,9 +239,8 @@ class _Job:
         patch = self.patch
         before, after = said = [patch.predictions(when) for when in _SIDES]
         exact = patch.predictions("exact") if "exact" in self.done else None
-        annotator = patch.annotator or texts.MarkedBefore(self.rows["test"])
         found, examples = evaluate.evaluate_files(
-            before, after, annotator, exact_update=exact
+            before, after, self._judge("test"), exact_update=exact
         )
         if patch.annotator is not None:
             self._type_evaluation(said, exact)
@@ -252,8 +256,11 @@ class _Job:
             "share_with_unwanted": self.done["annotate"]["share_with_unwanted"],
             "commands": self.all_commands(),
         }
+        if "search" in self.done:
+            names = ("chosen", "rule", "steps", "points")
+            results["search"] = {name: self.done["search"][name] for name in names}
         results_files.write(output, results, examples)
-        report.write_report(patch.output, results, [*examples], patch.settings())
+        report.write_report(patch.output, results, [*examples], self._settings())
         return {"table": table}
 
     def finish(self) -> Record:
@@ -262,7 +269,7 @@ class _Job:
         with shards.atomic_write(patch.path("commands.txt")) as file:
             file.writelines(f"{line}\n" for line in self.all_commands())
         results = json_files.read_json(os.path.join(patch.output, "results.json"))
-        section = card.section(results, patch.settings(), self.done)
+        section = card.section(results, self._settings(), self.done)
         model.export(
             patch.to or model.form_of(patch.model),
             self.done["update"]["checkpoint"],
@@ -275,21 +282,53 @@ class _Job:
 
     # ---------------------------------------------------------------- what they share
 
+    def _settings(self) -> dict[str, Any]:
+        """Returns the settings, with those that a search chose."""
+        settings, found = self.patch.settings(), self.done.get("search")
+        if found is None:
+            return settings
+        tried = search.told(found["points"], found["steps"])
+        return settings | found["chosen"] | {"learning rates tried": tried}
+
     def _original(self) -> dict[str, str]:
         return {"CHECKPOINT_PATH": self.done["model"]["checkpoint"]}
 
-    def _run(self, script: str, name: str, files: list[str], **macros: Any) -> None:
-        """Runs one of T5X's scripts with a gin file that has everything in it."""
+    @property
+    def _model(self) -> Command:
         found, patch = self.done["model"], self.patch
-        lengths = {"inputs": found["inputs_length"], "targets": patch.targets_length}
-        given = {
-            "TASK_FEATURE_LENGTHS": lengths,
-            "BATCH_SIZE": patch.batch_size,
-            "NUM_PARTITIONS": patch.partitions,
-            **macros,
+        sizes = patch.targets_length, patch.batch_size, patch.partitions
+        return commands.model(found["gin_file"], found["longest_inputs"], *sizes)
+
+    def _judge(self, *splits: str) -> Annotator:
+        """Returns what finds the unwanted in outputs for the texts of splits."""
+        rows = itertools.chain(*(self.rows[split] for split in splits))
+        return self.patch.annotator or texts.MarkedBefore(rows)
+
+    def _generating(self) -> Command:
+        files = {s: self.patch.path("inputs", f"{s}.jsonl") for s in self.rows}
+        return commands.generate(self._model, files)
+
+    def _updating(self, steps: int, method: str | None) -> Command:
+        patch = self.patch
+        first = "alternatives" if "alternatives" in self.done else "before"
+        folders = {
+            split: [self._marked(split, when) for when in (first, "exact")]
+            for split in TRAINING
         }
-        path = patch.path(f"{name}.gin")
-        Command([found["gin_file"], *files], given).write(path)
+        files = {
+            split: [f"{folder}/annotated" for folder in some if os.path.isdir(folder)]
+            for split, some in folders.items()
+        }
+        count = self.done["inputs"]["examples"]["validation"]
+        command = commands.update(
+            self._model, method, patch.whole, files, count, steps, patch.seed
+        )
+        return command.plus(INITIAL_CHECKPOINT_PATH=self.done["model"]["checkpoint"])
+
+    def _run(self, script: str, name: str, command: Command) -> None:
+        """Runs one of T5X's scripts with a gin file that has everything in it."""
+        path = self.patch.path(f"{name}.gin")
+        command.write(path)
         self._typed(script, f"--gin_file={path}")
         scripts.run(script, [f"--gin_file={path}"], description=name.replace("_", " "))
 
@@ -297,29 +336,41 @@ class _Job:
         folder = "annotated" if when == "before" else f"annotated_{when}"
         return self.patch.path(folder, split)
 
-    def _annotate(self, when: str, split: str) -> float:
-        """Marks what is unwanted in generations; returns the share with something."""
+    def _annotate(
+        self, when: str, split: str, alternatives: str | None = None
+    ) -> dict[str, Any]:
+        """Marks what is unwanted in generations; returns the statistics."""
         patch, found = self.patch, self.done["model"]
         words, annotator = shlex.split(patch.words), patch.annotator
         if patch.annotated:
             marks = patch.path("marked", f"{split}.jsonl")
             words, annotator = ["spans", "--spans", marks], SpanAnnotator(marks)
         assert annotator is not None
-        self._type_annotate(words, when, split)
+        self._type_annotate(words, when, split, alternatives)
         vocabulary = records.load_vocabulary(found["vocabulary"], found["extra_ids"])
-        said, folder = patch.predictions(when, split), self._marked(split, when)
+        said = patch.predictions(when, split)
+        folder = self._marked(split, "alternatives" if alternatives else when)
         # It warns of texts without anything unwanted, which are meant.
         with quiet("error"):
-            stats = annotate_files(said, annotator, folder, vocabulary)
-        return stats["share_with_unwanted"]
+            return annotate_files(
+                said, annotator, folder, vocabulary, alternatives=alternatives
+            )
 
-    def _type_annotate(self, words: Sequence[str], when: str, split: str) -> None:
-        found = self.done["model"]
-        said, folder = self.patch.predictions(when, split), self._marked(split, when)
+    def _type_annotate(
+        self,
+        words: Sequence[str],
+        when: str,
+        split: str,
+        alternatives: str | None = None,
+    ) -> None:
+        found, more = self.done["model"], []
+        if alternatives:
+            more = ["--alternatives", alternatives]
+        folder = self._marked(split, "alternatives" if alternatives else when)
         self._typed(
-            *("annotate", *words, "--predictions", said, "--output", folder),
-            *("--vocabulary", found["vocabulary"]),
-            *("--extra-ids", str(found["extra_ids"])),
+            *("annotate", *words, "--predictions", self.patch.predictions(when, split)),
+            *("--output", folder, "--vocabulary", found["vocabulary"]),
+            *("--extra-ids", str(found["extra_ids"]), *more),
         )
 
     def _type_evaluation(self, said: Sequence[str], exact: str | None) -> None:
@@ -355,7 +406,8 @@ def run(patch: Patch) -> None:
         for name in job.stages:
             job.do(name)
             if name == "model":
-                print(asked.introduction(patch, job.done), flush=True)
+                minutes = duration.minutes(patch, job.done, duration.speed())
+                print(asked.introduction(patch, job.done, minutes), flush=True)
         table = job.done["evaluate"]["table"]
     page = os.path.join(patch.output, "report.html")
     print(

@@ -1,8 +1,11 @@
 """A whole patch of a small model, its form, its files, and the same by hand."""
 
+import dataclasses
 import json
 import pathlib
+import re
 import shlex
+import shutil
 from unittest import mock
 
 import hf_toy
@@ -12,11 +15,13 @@ import safetensors.numpy
 
 from t5patches import cli
 from t5patches.checkpoints import finding
+from t5patches.cli.annotate import make_annotator
 from t5patches.convert import t5x_files
 from t5patches.errors import UserError
 from t5patches.interchange import json_files, records
-from t5patches.patch import asked, inputs, job
-from t5patches.run import scripts
+from t5patches.patch import asked, duration, inputs, job
+from t5patches.run import gin_files, scripts
+from t5patches.sweep import plan, running
 
 CONFIG = {**hf_toy.CONFIG, "vocab_size": 256, "num_decoder_layers": 1}
 WORDS = "the cat sat on mat der fish".split()
@@ -51,7 +56,16 @@ def patched(tmp_path_factory):
         calls.append(args)
         run(*args, **options)
 
-    with mock.patch.object(scripts, "run", recorded):
+    def searched(sweep, made):
+        row = {"alpha": 1.0, "learning_rate": 1.0, "distance": {"validation": 0.25}}
+        failed = {"name": "bad", "alpha": 4.0, "learning_rate": 8.0}
+        points = [{"name": "best", **row}]
+        return {"chosen": {"tnff": "best"}, "points": points, "failed": [failed]}
+
+    with (
+        mock.patch.object(scripts, "run", recorded),
+        mock.patch.object(running, "run", searched),
+    ):
         assert cli.main(command(folder)) == 0
     json_files.write_json(folder / "calls.json", calls)
     return folder
@@ -61,7 +75,7 @@ def command(folder):
     given = {"model": "model", "inputs": "texts.jsonl", "phrases": "phrases.txt"}
     given["output"] = "patched"
     options = [w for k, v in given.items() for w in (f"--{k}", str(folder / v))]
-    return ["patch", *options, *OPTIONS, "--steps", "2", "--learning-rate", "1"]
+    return ["patch", *options, *OPTIONS, "--steps", "4", "--search"]
 
 
 def test_the_model_is_the_old_one_but_for_the_phrases(patched):
@@ -126,7 +140,7 @@ def test_what_a_model_is(patched, capsys):
     assert cli.main(["info", str(patched / "patched" / "run" / "updated")]) == 0
     said, tree = capsys.readouterr().out.split("\n\n")
     said = " ".join(said.split())
-    for text in (count, "step 2", "update 1 method tnff, alpha 1.0, learning_rate 1.0"):
+    for text in (count, "step 4", "update 1 method tnff, alpha 1.0, learning_rate 1.0"):
         assert text in said
     assert "heads 3 of 4 activations gelu, linear vocabulary 256 rows" in said
     assert len(tree.splitlines()) == len(names)
@@ -141,7 +155,9 @@ def test_it_goes_on_where_it_was_stopped(patched, capsys):
     (folder / "run" / "finish.done.json").unlink()
     (folder / "config.json").unlink()
     assert cli.main(command(patched)) == 0
-    assert capsys.readouterr().out.count("done before") == 8
+    said = capsys.readouterr().out
+    assert said.count("done before") == 9
+    assert re.search(r"All takes about \d+ to \d+ minutes on this machine", said)
     after = {
         path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()
     }
@@ -181,13 +197,117 @@ def test_outputs_that_are_marked_already_of_a_checkpoint(patched, tmp_path):
     assert safetensors.numpy.load_file(converted / "model.safetensors")
 
 
+def test_the_search_is_a_sweep_of_the_same_update(patched):
+    """Its plan, and what became of its choice; tests/quickstart runs such sweeps."""
+    run = patched / "patched" / "run"
+    found = plan.read(str(run / "search.json"))
+    # In turn; the defaults are those of runs/unwanted_rows.gin.
+    settings = [(point.alpha, point.learning_rate) for point in found.points]
+    rates = [(1.0, 0.04), (1.0, 0.01), (1.0, 0.16), (0.25, 0.04), (4.0, 0.04)]
+    assert settings == rates
+    found.update.at(found.points[1]).write(str(run / "point.gin"))
+    folders = scripts.gin_folders()
+    point, update = (
+        {b.name: b.value for b in gin_files.read([str(run / name)], [], folders)}
+        for name in ("point.gin", "update.gin")
+    )
+    changed = {name for name in update if point.get(name) != update[name]}
+    assert changed == {"MODEL_DIR", "LEARNING_RATE", "TRAIN_STEPS_RELATIVE"}
+    assert point.keys() == update.keys()  # _train.gin asks for MODEL_DIR.
+    assert point["TRAIN_STEPS_RELATIVE"] == 1 and update["TRAIN_STEPS_RELATIVE"] == 4
+
+    chosen = {"alpha": 1.0, "learning_rate": 1.0}
+    assert {name: update[name.upper()] for name in chosen} == chosen
+    results = json.loads((patched / "patched" / "results.json").read_text())["search"]
+    assert results["chosen"] == chosen and results["steps"] == 1
+    assert results["points"] == [
+        {**chosen, "distance": 0.25},
+        {"alpha": 4.0, "learning_rate": 8.0, "distance": None},
+    ]
+    card = (patched / "patched" / "README.md").read_text()
+    assert "- alpha: 1\n- learning rate: 1\n- learning rates tried: 1 with" in card
+    assert "1 with alpha 1: 0.250; 8 with alpha 4: failed (" in card
+    typed = (run / "commands.txt").read_text().splitlines()
+    (sweep,) = (line for line in typed if line.startswith("t5patches sweep"))
+    assert sweep == f"t5patches sweep {run / 'search.json'} --output {run / 'search'}"
+
+
+def test_alternatives_are_tried_where_no_list_says_all(patched, tmp_path, capsys):
+    """And trained on, all parameters; the outputs are those of the other patch."""
+    (tmp_path / "find.py").write_text(
+        "def find(text, inputs):\n"
+        "    return [(i, i + 1, 'x') for i, c in enumerate(text) if c in 'xä']\n"
+    )
+    words = f"custom --function {tmp_path / 'find.py'}:find"
+    patch = asked.Patch(
+        model=str(patched / "model"),
+        output=str(tmp_path / "patched"),
+        annotator=make_annotator(words, "here"),
+        words=words,
+        batch_size=16,
+        targets_length=8,
+    )
+    before, run = patched / "patched" / "run", pathlib.Path(patch.path())
+    stages = job._Job(patch, inputs.read(str(patched / "texts.jsonl")))
+    for stage in ("inputs", "model", "before"):
+        shutil.copytree(before / stage, run / stage)
+        shutil.copyfile(before / f"{stage}.done.json", run / f"{stage}.done.json")
+    names = [*stages.stages]
+    assert names[3:6] == ["annotate", "alternatives", "update"]
+    for name in names[:5]:
+        stages.do(name)
+    typed = [*map(shlex.split, stages.done["alternatives"]["commands"])]
+    assert [words[1] for words in typed] == ["infer", "annotate"] * 2
+    with mock.patch.object(scripts, "run"), mock.patch.object(finding, "step_of"):
+        with mock.patch.object(finding, "choose_checkpoint"):
+            stages.update()
+    gin = (run / "update.gin").read_text()
+    assert "unwanted_rows" not in gin and "LEARNING_RATE" not in gin
+    for split, annotate in zip(job.TRAINING, typed[1::2], strict=True):
+        folder = run / "annotated_alternatives" / split
+        rows = [*records.read_annotated(folder / "annotated")]
+        count = sum(len(row["unwanted_alternatives"]) for row in rows)
+        counted = stages.done["alternatives"][split]
+        assert 0 < count == counted["unwanted_alternatives"]
+        assert count < (tried := counted["alternatives_tried"])
+        assert f"'{folder / 'annotated'}'" in gin
+        # The same, typed: it finds them done.
+        stat = (folder / "annotated-00000-of-00001.tfrecord").stat()
+        assert cli.main(annotate[1:]) == 0
+        assert (folder / "annotated-00000-of-00001.tfrecord").stat() == stat
+        said = f"{count:,} of {tried:,} alternatives are unwanted"
+        assert said in capsys.readouterr().out
+
+
 def test_nothing_to_update(tmp_path):
     stages = job._Job(asked.Patch("model", str(tmp_path)), {})
+    nothing = {"share_with_unwanted": 0.0}
     with (
-        mock.patch.object(stages, "_annotate", return_value=0.0),
+        mock.patch.object(stages, "_annotate", return_value=nothing),
         pytest.raises(UserError, match="nothing unwanted is in what the model says"),
     ):
         stages.annotate()
+
+
+def test_duration(tmp_path):
+    given = {"model": "model", "inputs": "texts", "steps": 100, "batch_size": 10}
+    patch = asked.Patch(output=str(tmp_path), targets_length=36, **given)
+    examples = {"train": 80, "validation": 10, "test": 10}
+    found = {"parameters": 10**6, "inputs_length": 64}
+    done = {"model": found, "inputs": {"examples": examples}}
+    # A pass of an example: 2 · 10⁶ · (64 + 36) / 2 FLOP, 0.1 s. All 100 outputs, then
+    # 20 for each of 90 that are trained on, then 10 again; 1,000 examples four times.
+    passes = 100 + 20 * 90 + 10 + 4 * 1000
+    # Runs of T5X's scripts: three, two, the update, one.
+    best, worst = passes * 0.1 / 0.75 + 7 * 5, passes * 0.1 / 0.2 + 7 * 20
+    found = duration.minutes(patch, done, 1e9)
+    assert found == pytest.approx((best / 60, worst / 60))
+    # Five points with a quarter of the steps, each with three runs.
+    patch = dataclasses.replace(patch, search=True)
+    passes += 5 * (10 + 10) + 5 * 4 * 250
+    best, worst = passes * 0.1 / 0.75 + 22 * 5, passes * 0.1 / 0.2 + 22 * 20
+    found = duration.minutes(patch, done, 1e9)
+    assert found == pytest.approx((best / 60, worst / 60))
 
 
 def test_memory():
@@ -215,6 +335,7 @@ def test_memory():
         ({"--vocabulary": "x.model"}, "has its own tokenizer"),
         ({"--word-ends": "next"}, "unrecognized arguments: --word-ends next"),
         ({"--method": "magic"}, "invalid choice: 'magic'"),
+        ({"--search": "--learning-rate=1"}, "leave --learning-rate out"),
     ],
 )
 def test_wrong_options(change, says, tmp_path, monkeypatch, capsys):
