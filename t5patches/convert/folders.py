@@ -134,10 +134,11 @@ def t5x_to_hf(
         dtype = configs.dtype(template)
     types = dict.fromkeys(stored, jnp.dtype(dtype)) if dtype else stored
 
-    def read(keys: list[str]) -> dict[str, np.ndarray]:
+    def read(keys: list[str]) -> Iterator[np.ndarray]:
         wanted = {table[key].name: table[key] for key in keys}
-        found = ((wanted[name], x) for name, x in params.read(wanted))
-        return {p.key: _cast(_turned(x, p), types[p.key], p.key) for p, x in found}
+        for name, x in params.read(wanted):
+            key = wanted[name].key
+            yield _cast(_turned(x, wanted[name]), types[key], key)
 
     tensors = [
         safetensors_files.Tensor(key, p.hf_shape, types[key])

@@ -349,9 +349,22 @@ def test_a_tensor_larger_than_a_shard_has_one_of_its_own(tmp_path):
 
     def read(names):
         together.append(names)
-        return {name: arrays[name] for name in names}
+        return [arrays[name] for name in names]
 
     safetensors_files.write(tmp_path, tensors, read, 100)
     assert together == [["a"], ["b"], ["c", "d"]]
     with safetensors_files.Weights(tmp_path) as found:
         hf_toy.assert_same({k: found.read(k) for k in found}, arrays)
+
+
+def test_wider_types_come_first(tmp_path):
+    """So that each tensor is aligned, which readers that map files need."""
+    arrays = {"a": np.ones(3, ml_dtypes.bfloat16), "b": np.arange(4, dtype=np.float32)}
+    tensors = [safetensors_files.Tensor(k, x.shape, x.dtype) for k, x in arrays.items()]
+    safetensors_files.write(tmp_path, tensors, lambda keys: map(arrays.get, keys), 99)
+    hf_toy.assert_same(hf_toy.read(tmp_path), arrays)
+    content = (tmp_path / "model.safetensors").read_bytes()
+    length = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + length])
+    places = {key: header[key]["data_offsets"] for key in arrays}
+    assert length % 8 == 0 and places == {"a": [16, 22], "b": [0, 16]}
