@@ -20,7 +20,8 @@ parity-hf: $(VENV)/installed $(HF)
 
 .venv-hf%/installed:
 	$(PYTHON) -m venv $(@D)
-	$(@D)/bin/pip install --quiet "torch>=2.9" "transformers==$*.*" sentencepiece protobuf
+	$(@D)/bin/pip install --quiet "torch>=2.9" "transformers==$*.*" sentencepiece protobuf \
+	  ctranslate2
 	touch $@
 
 lint: $(VENV)/linters

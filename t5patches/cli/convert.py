@@ -63,6 +63,9 @@ def convert(argv: list[str]) -> None:
             add_option(command, "--like", "DIR", text, default=None)
             text = "a SentencePiece model, if there is no such folder"
             add_option(command, "--vocabulary", "FILE", text, default=None)
+            text = "of the weights (default: as the model of --like has them)"
+            types = ["float32", "bfloat16", "float16"]
+            add_option(command, "--dtype", None, text, choices=types, default=None)
             text = "most megabytes of a file of weights (default: %(default)s)"
             name = "--shard-megabytes"
             add_option(command, name, "N", text, type=positive, default=5000)
@@ -82,5 +85,6 @@ def _to_hf(args: argparse.Namespace) -> None:
     from t5patches.convert import folders
 
     size = args.shard_megabytes * 10**6
-    folders.t5x_to_hf(args.source, args.output, args.like, args.vocabulary, size)
+    beside = args.like, args.vocabulary
+    folders.t5x_to_hf(args.source, args.output, *beside, size, args.dtype)
     print(f"written to {args.output}")

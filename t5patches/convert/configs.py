@@ -107,6 +107,15 @@ def architecture(config: Mapping[str, Any], place: os.PathLike) -> network.T5Con
     )
 
 
+def dtype(config: Mapping[str, Any]) -> str | None:
+    """Returns the type of the weights that a config.json names, if it is one of ours.
+
+    Before version 4.56 of Transformers the key was `torch_dtype`.
+    """
+    named = config.get("dtype") or config.get("torch_dtype")
+    return named if named in ("float32", "bfloat16", "float16") else None
+
+
 def to_hugging_face(
     architecture: network.T5Config, template: Mapping[str, Any], dtype: str
 ) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import shutil
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 import seqio
 from absl import logging
@@ -69,6 +70,10 @@ def hf_to_t5x(folder: str, output: str) -> network.T5Config:
             vocabulary, name = seqio.ByteVocabulary(extra), extra
         (place / MODEL_GIN).write_text(configs.gin_file(architecture, name))
         _carry(source, place / CARRIED)
+        # For the way back; a config.json need not name it, or may name another.
+        largest = max(params.values(), key=lambda array: array.nbytes)
+        kept = config | {"dtype": largest.dtype.name}
+        json_files.write_json(place / CARRIED / configs.CONFIG, kept)
         fingerprint = vocabularies.fingerprint(vocabulary)
         integrity.seal(place / "checkpoint_0", fingerprint)
     return architecture
@@ -80,6 +85,7 @@ def t5x_to_hf(
     like: str | None = None,
     vocabulary: str | None = None,
     shard_bytes: int = 5 * 10**9,
+    dtype: str | None = None,
 ) -> network.T5Config:
     """Makes a model folder in Hugging Face's form of a T5X checkpoint.
 
@@ -91,13 +97,16 @@ def t5x_to_hf(
         the checkpoint is, if it has them.
       vocabulary: a SentencePiece model, where there is no such folder.
       shard_bytes: the size of a file of weights that is not exceeded.
+      dtype: of the weights: float32, bfloat16 or float16. None for that which the
+        config.json of `like` names if all of the checkpoint is float32, as training
+        leaves it; other checkpoints keep their types.
 
     Returns:
       The model's architecture.
 
     Raises:
       UserError: the checkpoint is damaged, is of no T5, or of another model than
-        `like`; `output` is there.
+        `like`; `output` is there; a weight is too large for `dtype`.
     """
     _local(output)
     _check_new(output)
@@ -120,13 +129,19 @@ def t5x_to_hf(
                 f"expected {wanted.get(name, 'none such')}"
             )
 
-    def read(keys: list[str]) -> dict[str, np.ndarray]:
+    stored = {key: params.arrays[p.name].dtype for key, p in table.items()}
+    if dtype is None and {*stored.values()} == {np.dtype(np.float32)}:
+        dtype = configs.dtype(template)
+    types = dict.fromkeys(stored, jnp.dtype(dtype)) if dtype else stored
+
+    def read(keys: list[str]) -> Iterator[np.ndarray]:
         wanted = {table[key].name: table[key] for key in keys}
-        found = params.read(wanted)
-        return {wanted[name].key: _turned(x, wanted[name]) for name, x in found}
+        for name, x in params.read(wanted):
+            key = wanted[name].key
+            yield _cast(_turned(x, wanted[name]), types[key], key)
 
     tensors = [
-        safetensors_files.Tensor(key, p.hf_shape, params.arrays[p.name].dtype)
+        safetensors_files.Tensor(key, p.hf_shape, types[key])
         for key, p in table.items()
     ]
     with _new(output) as place:
@@ -137,8 +152,8 @@ def t5x_to_hf(
             tokenizers.write(pathlib.Path(place), vocabulary, architecture.vocab_size)
         else:
             logging.warning("%s has no tokenizer: none was named", output)
-        dtype = max(tensors, key=lambda tensor: tensor.nbytes).dtype.name
-        config = configs.to_hugging_face(architecture, template, dtype)
+        largest = max(tensors, key=lambda tensor: tensor.nbytes)
+        config = configs.to_hugging_face(architecture, template, largest.dtype.name)
         json_files.write_json(place / configs.CONFIG, config)
         generation = place / configs.GENERATION
         kept = json_files.read_json(generation) if generation.exists() else {}
@@ -196,6 +211,17 @@ def _beside(path: epath.Path, like: str | None) -> pathlib.Path | None:
 def _turned(array: np.ndarray, parameter: names.Parameter) -> np.ndarray:
     """Returns a parameter in the other form, its values side by side."""
     return np.ascontiguousarray(array.T if parameter.transposed else array)
+
+
+def _cast(array: np.ndarray, dtype: np.dtype, key: str) -> np.ndarray:
+    """Returns a parameter in another type; float16 has no numbers above 65504."""
+    with np.errstate(over="ignore"):
+        made = array.astype(dtype, copy=False)
+    if made is not array and np.isinf(made).any():
+        raise UserError(
+            f"{key} has numbers too large for {dtype}: name another --dtype"
+        )
+    return made
 
 
 def _to_t5x(

@@ -1,6 +1,6 @@
 """The weights of a model folder in Hugging Face's form: safetensors files.
 
-Tensors are read one at a time and written a shard at a time. Nothing is unpickled.
+Tensors are read and written one at a time. Nothing is unpickled.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 import safetensors
-from safetensors import numpy as safetensors_numpy
 
 from t5patches.errors import UserError, shorten
 from t5patches.interchange import json_files
@@ -172,15 +171,15 @@ class Tensor(NamedTuple):
 def write(
     folder: pathlib.Path,
     tensors: Iterable[Tensor],
-    read: Callable[[list[str]], dict[str, np.ndarray]],
+    read: Callable[[list[str]], Iterable[np.ndarray]],
     limit: int,
 ) -> None:
-    """Writes a folder's weights; one shard is in memory at a time.
+    """Writes a folder's weights; no shard is in memory as a whole.
 
     Args:
       folder: where.
       tensors: what is written, in order.
-      read: makes the tensors of a shard, by their names.
+      read: makes the tensors of a shard, by their names, in that order.
       limit: bytes of a shard; a tensor that is larger has one of its own.
     """
     parts: list[list[Tensor]] = [[]]
@@ -192,12 +191,39 @@ def write(
     for i, part in enumerate(parts, start=1):
         many = f"model-{i:05d}-of-{len(parts):05d}.safetensors"
         name = many if len(parts) > 1 else _WHOLE
-        arrays = read([tensor.name for tensor in part])
-        # Transformers reads no file that does not say of which framework it is.
-        safetensors_numpy.save_file(arrays, folder / name, {"format": "pt"})
-        del arrays
+        _write_shard(folder / name, part, read)
         places |= {tensor.name: name for tensor in part}
     if len(parts) > 1:
         total = sum(tensor.nbytes for part in parts for tensor in part)
         index = {"metadata": {"total_size": total}, "weight_map": places}
         json_files.write_json(folder / _INDEX, index)
+
+
+def _write_shard(
+    path: pathlib.Path,
+    tensors: Iterable[Tensor],
+    read: Callable[[list[str]], Iterable[np.ndarray]],
+) -> None:
+    """Writes a file: 8 bytes of the header's length, the header, the tensors.
+
+    Safetensors' own writer takes all of them at once.
+    """
+    # The wider types come first, so that each tensor is aligned, as readers need it.
+    ordered = sorted(tensors, key=lambda tensor: -tensor.dtype.itemsize)
+    codes = {np.dtype(dtype): code for code, dtype in _DTYPES.items()}
+    # Transformers reads no file that does not say of which framework it is.
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    end = 0
+    for tensor in ordered:
+        start, end = end, end + tensor.nbytes
+        header[tensor.name] = {
+            "dtype": codes[tensor.dtype],
+            "shape": tensor.shape,
+            "data_offsets": [start, end],
+        }
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    with path.open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for array in read([tensor.name for tensor in ordered]):
+            array.tofile(file)

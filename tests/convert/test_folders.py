@@ -156,6 +156,52 @@ def test_types_are_kept_and_shards_are_no_larger_than_said(tmp_path):
     hf_toy.assert_same(hf_toy.read(tmp_path / "back_again"), tensors)
 
 
+def bfloat16(x):
+    """The bits that bfloat16 keeps of float32, rounded to even."""
+    bits = x.view(np.uint32)
+    rounded = (bits + 0x7FFF + (bits >> 16 & 1)) >> 16
+    return rounded.astype(np.uint16).view(ml_dtypes.bfloat16)
+
+
+@pytest.mark.parametrize(
+    "key, name, cast",
+    [("dtype", "bfloat16", bfloat16), ("torch_dtype", "float16", np.float16)],
+)
+def test_what_was_trained_gets_the_type_that_came_in(key, name, cast, tmp_path):
+    trained, ours = hf_toy.weights(), str(tmp_path / "ours")
+    folders.hf_to_t5x(str(hf_toy.write(tmp_path / "trained")), ours)
+    expected = {k: cast(x) for k, x in trained.items()}
+    config = hf_toy.CONFIG | {key: name}
+    like = hf_toy.write(tmp_path / "like", config, expected)
+    folders.t5x_to_hf(ours, str(tmp_path / "back"), str(like))
+    hf_toy.assert_same(hf_toy.read(tmp_path / "back"), expected)
+    again = json.loads((tmp_path / "back" / "config.json").read_text())
+    assert again["dtype"] == name and "torch_dtype" not in again
+
+    # A config.json that names another: the weights are right.
+    (like / "config.json").write_text(json.dumps(config | {key: "float32"}))
+    folders.hf_to_t5x(str(like), str(tmp_path / "carried"))
+    folders.t5x_to_hf(ours, str(tmp_path / "too"), str(tmp_path / "carried"))
+    hf_toy.assert_same(hf_toy.read(tmp_path / "too"), expected)
+
+    folders.t5x_to_hf(
+        ours, str(tmp_path / "said"), str(tmp_path / "carried"), dtype="float32"
+    )
+    hf_toy.assert_same(hf_toy.read(tmp_path / "said"), trained)
+
+
+def test_numbers_that_float16_has_not_are_named(tmp_path):
+    tensors = {k: x.astype(ml_dtypes.bfloat16) for k, x in hf_toy.weights().items()}
+    tensors["lm_head.weight"][3, 2] = 1e5
+    source = hf_toy.write(tmp_path / "theirs", tensors=tensors)
+    folders.hf_to_t5x(str(source), str(tmp_path / "ours"))
+    with pytest.raises(UserError, match="lm_head.weight has numbers too large for fl"):
+        folders.t5x_to_hf(
+            str(tmp_path / "ours"), str(tmp_path / "back"), dtype="float16"
+        )
+    assert not (tmp_path / "back").exists()
+
+
 def test_what_was_beside_the_weights_comes_back_and_code_does_not(tmp_path):
     source = hf_toy.write(tmp_path / "theirs")
     (source / "README.md").write_text("a card")
@@ -303,9 +349,22 @@ def test_a_tensor_larger_than_a_shard_has_one_of_its_own(tmp_path):
 
     def read(names):
         together.append(names)
-        return {name: arrays[name] for name in names}
+        return [arrays[name] for name in names]
 
     safetensors_files.write(tmp_path, tensors, read, 100)
     assert together == [["a"], ["b"], ["c", "d"]]
     with safetensors_files.Weights(tmp_path) as found:
         hf_toy.assert_same({k: found.read(k) for k in found}, arrays)
+
+
+def test_wider_types_come_first(tmp_path):
+    """So that each tensor is aligned, which readers that map files need."""
+    arrays = {"a": np.ones(3, ml_dtypes.bfloat16), "b": np.arange(4, dtype=np.float32)}
+    tensors = [safetensors_files.Tensor(k, x.shape, x.dtype) for k, x in arrays.items()]
+    safetensors_files.write(tmp_path, tensors, lambda keys: map(arrays.get, keys), 99)
+    hf_toy.assert_same(hf_toy.read(tmp_path), arrays)
+    content = (tmp_path / "model.safetensors").read_bytes()
+    length = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + length])
+    places = {key: header[key]["data_offsets"] for key in arrays}
+    assert length % 8 == 0 and places == {"a": [16, 22], "b": [0, 16]}
