@@ -27,8 +27,8 @@ VOCABULARY_SIZE = 384
 TASK_FEATURE_LENGTHS = {'inputs': 24, 'targets': 12}
 BATCH_SIZE = 8
 TRAIN_STEPS_RELATIVE = 2
-SAVE_PERIOD = 1
-EVAL_PERIOD = 1
+SAVE_PERIOD = 2
+EVAL_PERIOD = 2
 EVAL_STEPS = 1
 DROPOUT_RATE = 0.0
 EMB_DIM = 16
@@ -82,11 +82,17 @@ def run(typed):
             assert references.main(arguments[2:]) == 0, arguments
 
 
-def check_results(folder, examples, frozen):
-    """Looks at what the last steps of a job have written."""
+def check_outputs(folder, examples):
+    """Looks at what the last commands of a job have written."""
     results = json.loads((folder / "results.json").read_text())
     assert results["examples"] == examples
     assert (folder / "report.html").stat().st_size > 1000
+    return results
+
+
+def check_results(folder, examples, frozen):
+    """Looks at that, and at what the update has taken for its original."""
+    results = check_outputs(folder, examples)
     recorded = json.loads((folder / "updated" / "frozen.json").read_text())
     assert recorded["checkpoint"] == str(folder / "finetuned" / f"checkpoint_{frozen}")
     return results

@@ -1,15 +1,18 @@
 """One small run of the whole job, which several tests look at."""
 
+import pathlib
 import shutil
+import time
 
 import pytest
 
+from t5patches import watch
 from t5patches.interchange import claims, json_files
 from t5patches.quickstart import comments, job
 from t5patches.quickstart.run_folder import Run
 
 MACROS = {
-    "finetune": {"TRAIN_STEPS_RELATIVE": 12, "EVAL_PERIOD": 12, "SAVE_PERIOD": 4},
+    "finetune": {"TRAIN_STEPS_RELATIVE": 12, "EVAL_PERIOD": 12, "SAVE_PERIOD": 12},
     "update": {"TRAIN_STEPS_RELATIVE": 6, "EVAL_PERIOD": 6, "SAVE_PERIOD": 2},
     "shared": {
         "TASK_FEATURE_LENGTHS": {"inputs": 24, "targets": 12},
@@ -29,7 +32,9 @@ def options(tmp_path_factory):
     folder = tmp_path_factory.mktemp("own")
     rows = comments.make(0, {"train": 260})["train"]
     json_files.write_jsonl(folder / "data.jsonl", rows)
-    (folder / "phrases.txt").write_text("\n".join([*PHRASES, *comments.rude_phrases()]))
+    (folder / "phrases.txt").write_text(
+        "\n".join([*PHRASES, *comments.rude_phrases()[:5]])
+    )
     return {
         "data": str(folder / "data.jsonl"),
         "phrases": str(folder / "phrases.txt"),
@@ -39,10 +44,29 @@ def options(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def whole(options, tmp_path_factory):
+def killed(tmp_path_factory):
+    """A folder as a kill would leave it: what is on the disk while `whole` updates."""
+    return tmp_path_factory.mktemp("killed") / "run"
+
+
+@pytest.fixture(scope="session")
+def whole(options, killed, tmp_path_factory):
     """A run that nobody disturbs."""
     run = Run(folder=str(tmp_path_factory.mktemp("whole")), **options)
-    job.run_all(run)
+    received = watch.StopSignal.received
+
+    def look(self, step):
+        if step == 15 and not killed.exists():
+            deadline = time.monotonic() + 100
+            while not pathlib.Path(run.path("updated", "checkpoint_14")).exists():
+                assert time.monotonic() < deadline
+                time.sleep(0.01)
+            shutil.copytree(run.folder, killed)
+        return received(self, step)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(watch.StopSignal, "received", look)
+        job.run_all(run)
     return run
 
 
