@@ -131,11 +131,11 @@ class _Job:
         every = itertools.chain(*self.rows.values())
         longest = max(len(vocabulary.encode(row["inputs"])) + 1 for row in every)
         length = min(-(-longest // _MULTIPLE) * _MULTIPLE, _LONGEST)
-        embedding = model.shapes(found.checkpoint)["token_embedder/embedding"]
+        rows = model.check_partitions(found.checkpoint, patch.partitions).vocab_size
         return {
             **found._asdict(),
             "parameters": model.size(found.checkpoint),
-            "rows": embedding[0],
+            "rows": rows,
             "vocabulary": pieces,
             "extra_ids": vocabulary.extra_ids,
             "longest_inputs": longest,
