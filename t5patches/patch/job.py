@@ -127,11 +127,11 @@ class _Job:
         pieces = getattr(vocabulary, "sentencepiece_model_file", "bytes")
         every = itertools.chain(*self.rows.values())
         longest = commands.longest(vocabulary, (row["inputs"] for row in every))
-        embedding = model.shapes(found.checkpoint)["token_embedder/embedding"]
+        rows = model.check_partitions(found.checkpoint, patch.partitions).vocab_size
         return {
             **found._asdict(),
             "parameters": model.size(found.checkpoint),
-            "rows": embedding[0],
+            "rows": rows,
             "vocabulary": pieces,
             "extra_ids": vocabulary.extra_ids,
             "longest_inputs": longest,

@@ -11,6 +11,7 @@ import numpy as np
 import seqio
 from etils import epath
 
+from t5patches import network
 from t5patches.checkpoints import contents, finding
 from t5patches.convert import configs, folders
 from t5patches.errors import UserError
@@ -110,6 +111,22 @@ def shapes(checkpoint: str) -> dict[str, tuple[int, ...]]:
     found = contents.shapes(checkpoint) or {}
     start = "target/"
     return {n.removeprefix(start): s for n, s in found.items() if n.startswith(start)}
+
+
+def check_partitions(checkpoint: str, partitions: int) -> network.T5Config:
+    """Returns the architecture, if so many devices can share its parameters.
+
+    Raises:
+      UserError: they cannot.
+    """
+    found = configs.of_shapes(shapes(checkpoint), checkpoint)
+    # What T5X's rules split: other parameters are whole on every device.
+    for name in ("num_heads", "mlp_dim", "vocab_size"):
+        if (number := getattr(found, name)) % partitions:
+            raise UserError(
+                f"--partitions {partitions}: must divide the model's {name}, {number}"
+            )
+    return found
 
 
 def size(checkpoint: str) -> int:

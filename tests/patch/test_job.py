@@ -334,6 +334,7 @@ def test_memory():
         ({"--output": "full"}, "has something else in it"),
         ({"--vocabulary": "x.model"}, "has its own tokenizer"),
         ({"--word-ends": "next"}, "unrecognized arguments: --word-ends next"),
+        ({"--partitions": "2"}, "2: must divide the model's num_heads, 3"),
         ({"--method": "magic"}, "invalid choice: 'magic'"),
         ({"--search": "--learning-rate=1"}, "leave --learning-rate out"),
     ],
