@@ -62,8 +62,9 @@ def draw(results: Mapping[str, Any], titles: Mapping[str, str]) -> Any:
         values.set_major_formatter(lambda share, _: f"{100 * share:.3g} %")
     left.set_ylabel("unwanted outputs", fontsize=13, color=drawing.INK)
     handles, labels = left.get_legend_handles_labels()
+    columns = max(5, -(-len(labels) // 3))  # There is room for three rows.
     figure.legend(
-        handles, labels, loc="lower center", ncols=5, frameon=False, fontsize=12,
+        handles, labels, loc="lower center", ncols=columns, frameon=False, fontsize=12,
         labelcolor=drawing.INK, bbox_to_anchor=(0.53, 0.0), columnspacing=1.8,
     )  # fmt: skip
     return figure
