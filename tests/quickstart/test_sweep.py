@@ -248,7 +248,7 @@ def test_the_grid_goes_before_the_settings_of_the_job(run):
     job_of = dataclasses.replace(
         run, macros={"update": {"ALPHA": 8.0, "SAVE_PERIOD": 3}}
     )
-    found = sweep._plan(job_of, {"ul": {}}, ["ul"], relearn=None)
+    found = sweep._plan(job_of, {"ul": {}}, sweep.points, relearn=None)
     made = plan.make(found, "")
     macros = made.update.at(made.points[0]).macros
     assert macros["ALPHA"] == 4.0 and macros["LEARNING_RATE"] == 0.001
