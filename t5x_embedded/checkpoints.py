@@ -102,8 +102,16 @@ def stored_arrays(path: epath.PathLike) -> dict[str, jax.ShapeDtypeStruct]:
             )
             for name, x in legacy.open_arrays(path).items()
         }
-    folder = epath.Path(path) / _STATE
-    tree = ocp.PyTreeCheckpointHandler().metadata(folder).tree
+    made = epath.Path(path) / "_CHECKPOINT_METADATA"  # When it was, among others.
+    if not made.exists():
+        return _stored_arrays.__wrapped__(str(path), b"")
+    return dict(_stored_arrays(str(path), made.read_bytes()))
+
+
+@functools.lru_cache(maxsize=4)
+def _stored_arrays(path: str, made: bytes) -> dict[str, jax.ShapeDtypeStruct]:
+    """`stored_arrays` of a checkpoint, which is read once: it takes orbax long."""
+    tree = ocp.PyTreeCheckpointHandler().metadata(epath.Path(path) / _STATE).tree
     return {
         name: jax.ShapeDtypeStruct(tuple(meta.shape), meta.dtype)
         for name, meta in _flat(dict(tree)).items()

@@ -75,18 +75,18 @@ def shapes(path: epath.PathLike) -> dict[str, tuple[int, ...]] | None:
 
     path = finding.absolute(path)
     state = path / "state"
-    if finding.is_legacy(path) and _engine.name() != "t5x":
-        from t5x import checkpoints  # The embedded engine's, which reads this format.
-
-        try:
-            return {n: x.shape for n, x in checkpoints.stored_arrays(path).items()}
-        except ValueError as error:
-            raise UserError(str(error)) from error
-    if not state.is_dir():
+    embedded, legacy = _engine.name() != "t5x", finding.is_legacy(path)
+    if not state.is_dir() and not (legacy and embedded):
         return None
     try:
+        if embedded:
+            from t5x import checkpoints
+
+            return {n: x.shape for n, x in checkpoints.stored_arrays(path).items()}
         tree = ocp.PyTreeCheckpointHandler().metadata(state).tree
     except Exception as error:  # Orbax raises whatever its parsers raise.
+        if legacy:
+            raise UserError(str(error)) from error
         raise _unreadable(os.fspath(path), error) from error
     flat = traverse_util.flatten_dict(dict(tree), sep="/")
     found = {name: getattr(meta, "shape", None) for name, meta in flat.items()}
