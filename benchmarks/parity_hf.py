@@ -197,11 +197,10 @@ def run(config, path: str, given: Mapping[str, np.ndarray]) -> dict[str, np.ndar
 
 def _restored(path: str) -> dict:
     import jax
-    from t5x import checkpoints
+    import orbax.checkpoint as ocp
 
-    return jax.tree.map(
-        jax.numpy.asarray, checkpoints.load_t5x_checkpoint(path)["target"]
-    )
+    tree = ocp.PyTreeCheckpointHandler().restore(pathlib.Path(path, "state"))
+    return jax.tree.map(jax.numpy.asarray, tree["target"])
 
 
 def _compare(kind: str, folder: pathlib.Path, ours: dict[str, np.ndarray]) -> bool:

@@ -17,7 +17,6 @@ from orbax.checkpoint import type_handlers
 
 from t5patches import _engine, network
 from t5patches.checkpoints import finding
-from t5patches.errors import UserError
 
 _PARAMS = "target/"
 # As T5X's `examples/scalable_t5` has it: all layers in one array, on the second axis.
@@ -34,18 +33,14 @@ class Parameters:
 
     Attributes:
       arrays: shape and type by '/'-separated names.
-
-    Raises:
-      UserError: it is of the older format, and T5X is the engine.
     """
 
     def __init__(self, path: os.PathLike | str):
         self._path = finding.absolute(path)
         self._places: dict[str, tuple[str, int | None]] = {}
         self.arrays: dict[str, jax.ShapeDtypeStruct] = {}
-        self._legacy = finding.is_legacy(self._path)
-        stored = _legacy(path).open_arrays(path) if self._legacy else self._metadata()
-        for full, array in stored.items():
+        self._legacy = _legacy(path) if finding.is_legacy(self._path) else {}
+        for full, array in (self._legacy or self._metadata()).items():
             if not full.startswith(_PARAMS):
                 continue
             name, shape = full.removeprefix(_PARAMS), tuple(array.shape)
@@ -74,7 +69,7 @@ class Parameters:
         places = {name: self._places[name] for name in names}
         wanted = {full: ocp.RestoreArgs(np.ndarray) for full, _ in places.values()}
         if self._legacy:
-            found = _legacy(self._path).read(self._path, wanted)
+            found = {full: _array(self._legacy[full]) for full in wanted}
         else:
             restored = ocp.PyTreeCheckpointHandler().restore(
                 self._path / "state",
@@ -111,16 +106,21 @@ def _nested(flat: Mapping[str, Any]) -> dict[str, Any]:
     return traverse_util.unflatten_dict(dict(flat), sep="/")
 
 
-def _legacy(path: os.PathLike | str) -> Any:
-    """Returns the reader of T5X's older format, which is the embedded engine's."""
+def _legacy(path: os.PathLike | str) -> Mapping[str, Any]:
+    """Returns the arrays of T5X's older format by name, as the engine opens them."""
     if _engine.name() == "t5x":
-        raise UserError(
-            f"{os.fspath(path)}: is of T5X's older format; with "
-            "T5PATCHES_ENGINE=t5x_embedded in the environment it is read"
-        )
+        from t5x import checkpoints
+
+        tree = checkpoints.load_t5x_checkpoint(os.fspath(path), lazy_parameters=True)
+        return traverse_util.flatten_dict(tree, sep="/")
     from t5x import legacy
 
-    return legacy
+    return legacy.open_arrays(path)
+
+
+def _array(stored: Any) -> np.ndarray:
+    """Reads one of `_legacy`: T5X has a method for it."""
+    return np.asarray(stored.get() if hasattr(stored, "get") else stored[()])
 
 
 class Unread:
