@@ -20,6 +20,7 @@ import jax.numpy as jnp
 from flax import traverse_util
 
 from t5patches import evaluate as evaluation
+from t5patches import losses
 from t5patches.annotate import Annotator, annotate_files
 from t5patches.checkpoints import finding
 from t5patches.convert import configs, t5x_files
@@ -160,7 +161,13 @@ def generate(
 
     Returns:
       A prediction for each text, in their order; its `id` is the text's number.
+
+    Raises:
+      UserError: one is no text.
     """
+    for number, text in enumerate([texts] if isinstance(texts, str) else texts):
+        if isinstance(texts, str) or not isinstance(text, str):
+            raise UserError(f"texts: give a list of texts; number {number} is {text!r}")
     with _temporary() as folder, quiet():
         inputs, rows = os.path.join(folder, "inputs.jsonl"), enumerate(texts)
         count = json_files.write_jsonl(
@@ -253,8 +260,14 @@ def update(
       **macros: of the gin files, such as DROPOUT_RATE.
 
     Raises:
-      UserError: nothing is marked; a loss became NaN or infinite.
+      UserError: nothing is marked; there is no such method; a loss became NaN or
+        infinite.
     """
+    if method not in losses.METHODS:
+        raise UserError(f"method {method!r}: there is {', '.join(losses.METHODS)}")
+    for name, side in (("train", train), ("validation", validation)):
+        if isinstance(side, Marked) or not any(marked.rows for marked in side):
+            raise UserError(f"{name}: give a list of what `annotate` returned")
     rows = [row for marked in (*train, *validation) for row in marked.rows]
     if not any(marked.share_with_unwanted for marked in train):
         raise UserError("nothing is marked: there is nothing to update")

@@ -128,6 +128,15 @@ def test_what_is_refused(folder, namespace):
     with pytest.raises(UserError, match="nothing is marked"):
         notebook.update(model, [clean], [clean])
     assert notebook.generate(model, []) == []
+    for texts in ("the cat", ["the cat", 3]):
+        with pytest.raises(UserError, match="texts: give a list of texts"):
+            notebook.generate(model, texts)
+    with pytest.raises(UserError, match="validation: give a list of what"):
+        notebook.update(model, [clean], [])
+    with pytest.raises(UserError, match="train: give a list of what"):
+        notebook.update(model, clean, [clean])
+    with pytest.raises(UserError, match="method 'tnxx': there is nl, ul"):
+        notebook.update(model, [clean], [clean], method="tnxx")
 
 
 def test_temporary_folders_go_with_what_needs_them(folder, namespace):
