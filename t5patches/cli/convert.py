@@ -66,6 +66,8 @@ def convert(argv: list[str]) -> None:
             text = "of the weights (default: as the model of --like has them)"
             types = ["float32", "bfloat16", "float16"]
             add_option(command, "--dtype", None, text, choices=types, default=None)
+            text = "a regular expression: other parameters are left out"
+            add_option(command, "--parameters", "NAMES", text, default=None)
             text = "most megabytes of a file of weights (default: %(default)s)"
             name = "--shard-megabytes"
             add_option(command, name, "N", text, type=positive, default=5000)
@@ -86,5 +88,6 @@ def _to_hf(args: argparse.Namespace) -> None:
 
     size = args.shard_megabytes * 10**6
     beside = args.like, args.vocabulary
-    folders.t5x_to_hf(args.source, args.output, *beside, size, args.dtype)
+    chosen = args.dtype, args.parameters
+    folders.t5x_to_hf(args.source, args.output, *beside, size, *chosen)
     print(f"written to {args.output}")

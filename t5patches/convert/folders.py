@@ -7,8 +7,9 @@ import dataclasses
 import functools
 import os
 import pathlib
+import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax.numpy as jnp
@@ -86,6 +87,7 @@ def t5x_to_hf(
     vocabulary: str | None = None,
     shard_bytes: int = 5 * 10**9,
     dtype: str | None = None,
+    parameters: str | None = None,
 ) -> network.T5Config:
     """Makes a model folder in Hugging Face's form of a T5X checkpoint.
 
@@ -100,13 +102,16 @@ def t5x_to_hf(
       dtype: of the weights: float32, bfloat16 or float16. None for that which the
         config.json of `like` names if all of the checkpoint is float32, as training
         leaves it; other checkpoints keep their types.
+      parameters: a regular expression; parameters whose '/'-separated names it does
+        not match as a whole are left out. None for all of them.
 
     Returns:
       The model's architecture.
 
     Raises:
       UserError: the checkpoint is damaged, is of no T5, or of another model than
-        `like`; `output` is there; a weight is too large for `dtype`.
+        `like`; `output` is there; a weight is too large for `dtype`;
+        `parameters` is no regular expression.
     """
     _local(output)
     _check_new(output)
@@ -114,7 +119,8 @@ def t5x_to_hf(
     contents.check_whole(path)
     beside = _beside(path, like)
     params = t5x_files.Parameters(path)
-    shapes = {name: tuple(array.shape) for name, array in params.arrays.items()}
+    matches = _matching(parameters)
+    shapes = {n: tuple(x.shape) for n, x in params.arrays.items() if matches(n)}
     architecture = configs.of_shapes(shapes, os.fspath(path))
     template: dict[str, Any] = {}
     if beside is not None:
@@ -159,6 +165,13 @@ def t5x_to_hf(
         kept = json_files.read_json(generation) if generation.exists() else {}
         json_files.write_json(generation, configs.generation(kept))
     return architecture
+
+
+def _matching(expression: str | None) -> Callable[[str], Any]:
+    try:
+        return re.compile(".*" if expression is None else expression).fullmatch
+    except re.error as error:
+        raise UserError(f"--parameters {expression}: {error}") from error
 
 
 def _local(folder: str) -> pathlib.Path:

@@ -174,3 +174,8 @@ def test_other_networks_are_refused(tmp_path):
         with pytest.raises(UserError, match=message):
             folders.t5x_to_hf(str(tmp_path / name), str(tmp_path / "hf"))
     assert t5x_files.Parameters(str(legacy_like)).arrays
+    source, chosen = str(tmp_path / "a"), r"(token_embedder|(en|de)coder)/.*"
+    with pytest.raises(UserError, match=r"--parameters \[a: unterminated"):
+        folders.t5x_to_hf(source, str(tmp_path / "hf"), parameters="[a")
+    folders.t5x_to_hf(source, str(tmp_path / "hf"), parameters=chosen)
+    assert len(hf_toy.read(tmp_path / "hf")) == len(params)
