@@ -84,7 +84,7 @@ class Marked:
     """Generations in which what is unwanted is marked: what an update learns from.
 
     Attributes:
-      rows: the annotated predictions (docs/formats.md).
+      rows: the annotated predictions (README, *Files between the steps*).
       share_with_unwanted: the share of them with something unwanted.
       whole: whether all is known that is unwanted, whether it was said or not.
       files: what names their files.

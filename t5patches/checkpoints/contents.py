@@ -63,7 +63,13 @@ def content(path: epath.PathLike) -> str:
 
 
 def shapes(path: epath.PathLike) -> dict[str, tuple[int, ...]] | None:
-    """Returns the shapes of a checkpoint's arrays by '/'-separated names.
+    """Returns the shapes of `arrays`."""
+    found = arrays(path)
+    return found and {name: tuple(x.shape) for name, x in found.items()}
+
+
+def arrays(path: epath.PathLike) -> dict[str, Any] | None:
+    """Returns shape and dtype of a checkpoint's arrays by '/'-separated names.
 
     None of a format that only T5X knows.
 
@@ -82,15 +88,14 @@ def shapes(path: epath.PathLike) -> dict[str, tuple[int, ...]] | None:
         if embedded:
             from t5x import checkpoints
 
-            return {n: x.shape for n, x in checkpoints.stored_arrays(path).items()}
+            return checkpoints.stored_arrays(path)
         tree = ocp.PyTreeCheckpointHandler().metadata(state).tree
     except Exception as error:  # Orbax raises whatever its parsers raise.
         if legacy:
             raise UserError(str(error)) from error
         raise _unreadable(os.fspath(path), error) from error
     flat = traverse_util.flatten_dict(dict(tree), sep="/")
-    found = {name: getattr(meta, "shape", None) for name, meta in flat.items()}
-    return {name: tuple(s) for name, s in found.items() if s is not None}
+    return {n: x for n, x in flat.items() if getattr(x, "shape", None) is not None}
 
 
 def read_error(error: Exception) -> UserError | None:

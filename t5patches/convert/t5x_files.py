@@ -16,7 +16,7 @@ from flax import core, traverse_util
 from orbax.checkpoint import type_handlers
 
 from t5patches import _engine, network
-from t5patches.checkpoints import finding
+from t5patches.checkpoints import contents, finding
 
 _PARAMS = "target/"
 # As T5X's `examples/scalable_t5` has it: all layers in one array, on the second axis.
@@ -40,7 +40,7 @@ class Parameters:
         self._places: dict[str, tuple[str, int | None]] = {}
         self.arrays: dict[str, jax.ShapeDtypeStruct] = {}
         self._legacy = _legacy(path) if finding.is_legacy(self._path) else {}
-        for full, array in (self._legacy or self._metadata()).items():
+        for full, array in (self._legacy or contents.arrays(path) or {}).items():
             if not full.startswith(_PARAMS):
                 continue
             name, shape = full.removeprefix(_PARAMS), tuple(array.shape)
@@ -54,11 +54,6 @@ class Parameters:
             else:
                 self._places[name] = full, None
                 self.arrays[name] = jax.ShapeDtypeStruct(shape, dtype)
-
-    def _metadata(self) -> dict[str, Any]:
-        tree = ocp.PyTreeCheckpointHandler().metadata(self._path / "state").tree
-        flat = traverse_util.flatten_dict(dict(tree), sep="/")
-        return {n: meta for n, meta in flat.items() if hasattr(meta, "shape")}
 
     def read(self, names: Iterable[str]) -> Iterator[tuple[str, np.ndarray]]:
         """Yields some parameters with their names; of the others nothing is read."""
