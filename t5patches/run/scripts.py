@@ -9,7 +9,6 @@ of times in one process.
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import functools
 import importlib
@@ -17,9 +16,7 @@ import importlib.util
 import os
 import pathlib
 import re
-import shutil
 import sys
-import tempfile
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -263,13 +260,12 @@ def _prepare_libraries(flags) -> None:
     import seqio
     import tensorflow as tf
 
-    if jax.config.jax_compilation_cache_dir is None and not flags.multiprocess_gpu:
-        # Runs of the same program (generations for several splits) compile it once.
-        # The user's own folder goes before.
-        folder = tempfile.mkdtemp(prefix="t5patches-compiled-")
-        atexit.register(shutil.rmtree, folder, ignore_errors=True)
-        jax.config.update("jax_compilation_cache_dir", folder)
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+    from t5patches.run import compiled
+
+    # Processes on GPUs tune kernels together: one that found a program where the others
+    # have to compile it would not take part.
+    if not flags.multiprocess_gpu:
+        compiled.keep()
     # JAX takes the GPU's memory; TensorFlow, which only reads data, must not.
     with contextlib.suppress(RuntimeError):  # It has been initialised, by us.
         tf.config.set_visible_devices([], "GPU")
