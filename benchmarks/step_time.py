@@ -5,8 +5,8 @@
 
 A step is a trainer's own, compiled and called as T5X's train loop does it:
 `t5patches.trainer`'s for fine-tuning and TNFF on the embedded engine, metrics and
-Adafactor included; once more with a whole set of 500 unwanted tokens at every
-position. T5X, where it is installed, runs its own network, loss, trainer and
+Adafactor included; once more with the frozen pass cached, and with a whole set of 500
+unwanted tokens at every position. T5X, where it is installed, runs its own network, loss, trainer and
 Adafactor, with its one-hot embeddings and with gathered ones; its TNFF is the paper's
 formula on T5X's cross entropy against distributions, with our trainer to carry the
 frozen parameters.
@@ -23,6 +23,7 @@ import functools
 import importlib.metadata
 import importlib.util
 import json
+import operator
 import os
 import resource
 import subprocess
@@ -33,6 +34,7 @@ from collections.abc import Sequence
 from typing import Any
 from unittest import mock
 
+import ml_dtypes
 import numpy as np
 
 Z_LOSS = 1e-4
@@ -40,7 +42,9 @@ ALPHA = 1.0
 LEARNING_RATE = 1e-3
 MB = 1e6
 
-FORWARD, FINETUNE, TNFF, SETS = "forward", "finetune", "tnff", "tnff-sets"
+FORWARD, FINETUNE, TNFF = "forward", "finetune", "tnff"
+SETS, CACHED = "tnff-sets", "tnff-cached"
+UPDATES = (TNFF, SETS, CACHED)
 SET_SIZE = 500
 # Engine by the prefix of a case's name.
 ENGINES = {"ours": "embedded", "t5x": "t5x", "t5x-gather": "t5x"}
@@ -58,7 +62,7 @@ def make_model(prefix: str, kind: str, args: argparse.Namespace) -> Any:
     from benchmarks import generate
     from t5patches import models, network
 
-    classes = dict.fromkeys((TNFF, SETS), models.EncoderDecoderModelTNFF)
+    classes = dict.fromkeys(UPDATES, models.EncoderDecoderModelTNFF)
     if prefix != "ours":
         from t5x.examples.t5 import network
 
@@ -72,6 +76,8 @@ def make_model(prefix: str, kind: str, args: argparse.Namespace) -> Any:
     with tempfile.TemporaryDirectory() as folder:
         if kind == SETS:
             options["unwanted_sets"] = write_sets(folder, args)
+        if kind == CACHED:  # It has no dropout; what is cached is in the batch.
+            options |= {"frozen_cache": folder, "frozen_dropout": False}
         return classes.get(kind, t5x_models.EncoderDecoderModel)(
             module=network.Transformer(config),
             input_vocabulary=vocabulary,
@@ -144,10 +150,14 @@ def make_batch(kind: str, args: argparse.Namespace) -> dict[str, np.ndarray]:
         rng.integers(1, args.vocab, (args.batch, length), dtype=np.int32)
         for length in (args.inputs, args.targets)
     )
-    unwanted = (rng.random(targets.shape) < 0.1) & (kind in (TNFF, SETS))
+    unwanted = (rng.random(targets.shape) < 0.1) & (kind in UPDATES)
     rows = np.arange(1, targets.size + 1, dtype=np.int32).reshape(targets.shape)
+    more = {"unwanted_sets": rows} if kind == SETS else {}
+    if kind == CACHED:
+        states = rng.standard_normal((*targets.shape, args.d_model))
+        more = {"frozen_states": states.astype(ml_dtypes.bfloat16)}
     return {
-        **({"unwanted_sets": rows} if kind == SETS else {}),
+        **more,
         "encoder_input_tokens": inputs,
         "decoder_input_tokens": np.pad(targets, ((0, 0), (1, 0)))[:, :-1],
         "decoder_target_tokens": targets,
@@ -231,7 +241,7 @@ def make_trainer(model: Any, kind: str, batch: dict[str, np.ndarray]) -> Any:
         input_shapes={name: x.shape for name, x in batch.items()},
         partitioner=partitioner,
     )
-    frozen = kind in (TNFF, SETS)
+    frozen = kind in UPDATES
     cls = trainer.SelfDistillationTrainer if frozen else trainer.WatchedTrainer
     return cls(
         model=model,
@@ -367,6 +377,15 @@ def summarise(
             ratios[f"{prefix}: extra {account} peak / (frozen parameters + logits)"] = (
                 large - small
             ) / allowed
+    cached = f"ours/{CACHED}"
+    if cached in times:
+        finetune = f"ours/{FINETUNE}"
+        name = "ours: cached TNFF / fine-tuning,"
+        ratios[f"{name} time"] = ratio(times[cached], times[finetune])
+        for account in ("xla", "rss"):
+            if account in memory[cached]:
+                peaks = (memory[each][account] for each in (cached, finetune))
+                ratios[f"{name} {account} peak"] = operator.truediv(*peaks)
     if f"ours/{SETS}" in times:
         ratios["ours: TNFF with sets / without, time"] = ratio(
             times[f"ours/{SETS}"], times[f"ours/{TNFF}"]
@@ -462,8 +481,9 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     names = [
         f"{prefix}/{kind}"
         for prefix, engine in ENGINES.items()
-        for kind in (FORWARD, FINETUNE, TNFF, SETS)
-        if engine in args.engines.split(",") and (kind != SETS or prefix == "ours")
+        for kind in (FORWARD, FINETUNE, TNFF, CACHED, SETS)
+        if engine in args.engines.split(",")
+        and (kind not in (CACHED, SETS) or prefix == "ours")
     ]
     times, memory = measure(names, args.steps, not args.no_rss, argv)
     ratios = summarise(times, memory, args.batch * args.targets * args.vocab * 4)

@@ -110,6 +110,7 @@ class Decoder(nn.Module):
             layer = network.Layer(cfg, True, named_dropout=True, name=f"layers_{i}")
             x = layer(x, bias, mask, deterministic=not enable_dropout, **options)
         x = dropout("output_dropout", layers.rms_norm("decoder_norm", x, cfg.dtype))
+        self.sow("intermediates", "pre_logits", x)
         return layers.logits(
             x, cfg.vocab_size, table if cfg.logits_via_embedding else None
         )

@@ -21,6 +21,7 @@ import seqio
 import tensorflow as tf
 
 from t5patches import feature_converters_utils as utils
+from t5patches.interchange import frozen_states
 
 _Spec = seqio.FeatureConverter.FeatureSpec
 _Example = Mapping[str, tf.Tensor]
@@ -28,6 +29,7 @@ _Lengths = Mapping[str, int]
 
 NEGATIVE_TOKEN_IDS = "negative_token_ids"
 UNWANTED_SETS = "unwanted_sets"
+FROZEN_STATES, FROZEN_ROWS = "frozen_states", "frozen_rows"
 # What says, on each side, which positions have a token.
 _TOKENS = {"encoder": "encoder_input_tokens", "decoder": "decoder_target_tokens"}
 
@@ -57,6 +59,39 @@ class _Converter(seqio.FeatureConverter):
     )
     PACKING_FEATURE_DTYPES = _packing("encoder", "decoder")
 
+    def __init__(self, *args: Any, frozen_cache: str | None = None, **kwargs: Any):
+        """Takes the arguments of `seqio.FeatureConverter` and:
+
+        Args:
+          frozen_cache: a folder of states of the frozen model (see
+            `interchange.frozen_states`), which become the feature `frozen_states`,
+            [length, features].
+        """
+        super().__init__(*args, **kwargs)
+        self._cache = None
+        if frozen_cache:
+            self._cache = frozen_states.Store(frozen_cache)
+            # Their rows alone are packed: SeqIO packs nothing but int32 [length].
+            self.MODEL_FEATURES = {**self.MODEL_FEATURES, **_specs(FROZEN_ROWS)}
+
+    def __call__(
+        self, ds: tf.data.Dataset, task_feature_lengths: _Lengths
+    ) -> tf.data.Dataset:
+        """Converts `ds`; see `seqio.FeatureConverter`."""
+        ds = super().__call__(ds, task_feature_lengths)
+        cache = self._cache
+        if not cache:
+            return ds
+
+        def read(features):
+            rows = features.pop(FROZEN_ROWS)
+            dtype = tf.as_dtype(cache.dtype)
+            states = tf.numpy_function(cache.read, [rows], dtype, stateful=False)
+            states = tf.ensure_shape(states, [rows.shape[0], cache.features])
+            return {**features, FROZEN_STATES: states}
+
+        return ds.map(read, num_parallel_calls=tf.data.AUTOTUNE)
+
     @abc.abstractmethod
     def _features(self, example: _Example) -> dict[str, tf.Tensor]:
         """All model features of an example but `decoder_input_tokens`.
@@ -74,9 +109,12 @@ class _Converter(seqio.FeatureConverter):
     ) -> tf.data.Dataset:
         passed = [*self._passthrough_features]
         own = [name for name in self.MODEL_FEATURES if name != "decoder_input_tokens"]
+        lengths = self.get_model_feature_lengths(task_feature_lengths)
 
         def prepare(example):
             features = self._features(example)
+            if self._cache:
+                features[FROZEN_ROWS] = self._frozen_rows(features, lengths)
             features = {name: utils.without_zeros(features[name]) for name in own}
             return features | {name: example[name] for name in passed}
 
@@ -96,9 +134,19 @@ class _Converter(seqio.FeatureConverter):
         if self.pack:
             # An empty sequence would shift the segment numbers of one side.
             ds = ds.filter(lambda x: tf.reduce_all([tf.size(x[k]) > 0 for k in own]))
-        lengths = self.get_model_feature_lengths(task_feature_lengths)
         ds = self._pack_or_pad(ds, {name: lengths[name] for name in own + passed})
         return ds.map(finish, num_parallel_calls=tf.data.AUTOTUNE)
+
+    def _frozen_rows(self, features: _Example, lengths: _Lengths) -> tf.Tensor:
+        """Returns where the states of an example's targets are, int32 [length]."""
+        tokens = [
+            tf.cast(
+                features[name][: lengths[name]] if name in features else [], "int32"
+            )
+            for name in (*_TOKENS.values(), "decoder_loss_weights")
+        ]
+        rows = tf.numpy_function(self._cache.rows, tokens, tf.int32, stateful=False)
+        return tf.ensure_shape(rows, [None])
 
     def get_model_feature_lengths(
         self, task_feature_lengths: _Lengths
@@ -219,7 +267,7 @@ class TargetAnnotationsFeatureConverter(_Converter):
     def _convert(self, ds, lengths):
         """Converts [length, k] as k features [length], since SeqIO packs no other."""
         if NEGATIVE_TOKEN_IDS not in ds.element_spec:
-            return seqio.FeatureConverter.__call__(self, ds, lengths)
+            return _Converter.__call__(self, ds, lengths)
         shape = ds.element_spec[NEGATIVE_TOKEN_IDS].shape
         if shape.rank != 2 or shape[1] is None:
             raise ValueError(
@@ -239,7 +287,7 @@ class TargetAnnotationsFeatureConverter(_Converter):
         length = lengths.pop(NEGATIVE_TOKEN_IDS)
         ds = ds.map(split, num_parallel_calls=tf.data.AUTOTUNE)
         lengths |= dict.fromkeys(columns, length)
-        ds = seqio.FeatureConverter.__call__(self._with(*columns), ds, lengths)
+        ds = _Converter.__call__(self._with(*columns), ds, lengths)
         return ds.map(join, num_parallel_calls=tf.data.AUTOTUNE)
 
     def _features(self, example: _Example) -> dict[str, tf.Tensor]:

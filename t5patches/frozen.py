@@ -8,6 +8,7 @@ folder; if there was none, the parameters that the run started with are saved un
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -33,6 +34,7 @@ def find_params(
     checkpoint: str | None = None,
     dtype: str | None = None,
     vocabulary: str | None = None,
+    wanted: Callable[[PyTree], PyTree] = lambda params: params,
 ) -> PyTree:
     """The frozen parameters of a run, and its record of where they come from.
 
@@ -47,9 +49,11 @@ def find_params(
       dtype: of the frozen parameters, e.g. 'bfloat16'; None for that of the trainable
         ones.
       vocabulary: the fingerprint of the model's; None for any.
+      wanted: those of a tree like `train_state.params` (or `params_axes`) that are.
 
     Returns:
-      A tree like `train_state.params`, sharded alike, of other buffers.
+      What is wanted of a tree like `train_state.params`, sharded alike, of other
+      buffers.
 
     Raises:
       UserError: if a resumed run's original model is not known, or is not `checkpoint`;
@@ -61,11 +65,11 @@ def find_params(
         contents.check_whole(path)
         if vocabulary:
             integrity.check_vocabulary(path, vocabulary)
-        return _restore(path, train_state, partitioner, dtype)
+        return _restore(path, train_state, partitioner, dtype, wanted)
 
     if model_dir is None:
         if checkpoint is None:
-            return copy(train_state.params, dtype)
+            return copy(wanted(train_state.params), dtype)
         return restore(resolve(checkpoint))
 
     folder = finding.absolute(model_dir)
@@ -86,7 +90,7 @@ def find_params(
     if checkpoint:
         params = restore(checkpoint)
     else:
-        params = copy(train_state.params, dtype)
+        params = copy(wanted(train_state.params), dtype)
         if not _is_sharded(train_state.params):
             return params
         checkpoint = _save_copy(folder, train_state, partitioner, vocabulary)
@@ -194,10 +198,14 @@ def _manager(folder, state, partitioner, dtype=None):
     )
 
 
-def _restore(path: str, train_state, partitioner, dtype) -> PyTree:
+def _restore(path: str, train_state, partitioner, dtype, wanted) -> PyTree:
     contents.check_architecture(path, train_state.params)
     logging.info("The frozen model is %s.", path)
     state = jax.eval_shape(_parameters_only, train_state)
+    state = state.replace(
+        params=wanted(state.params),
+        params_axes=state.params_axes and wanted(state.params_axes),
+    )
     folder = epath.Path(path).parent
     manager = _manager(folder, state, partitioner, _checked(dtype))
     restored = manager.restore(path=path)

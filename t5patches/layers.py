@@ -535,8 +535,24 @@ def logits(x: jax.Array, vocab_size: int, table: jax.Array | None = None) -> jax
     Returns:
       [batch, length, vocab_size], float32.
     """
-    x, features = x.astype(jnp.float32), x.shape[-1]
     if table is not None:
-        return product(x * features**-0.5, table.T)
-    weight = kernel("logits_dense", (features, vocab_size), ("embed", "vocab"))
+        return head_logits(x, table, tied=True)
+    weight = kernel("logits_dense", (x.shape[-1], vocab_size), ("embed", "vocab"))
+    return head_logits(x, weight, tied=False)
+
+
+def head_logits(x: jax.Array, weight: jax.Array, *, tied: bool) -> jax.Array:
+    """Logits of a decoder's output and the parameters of the output layer.
+
+    Args:
+      x: [batch, length, features].
+      weight: [features, vocab], or where it is `tied` the embedding [vocab, features].
+      tied: whether the embedding makes the logits.
+
+    Returns:
+      [batch, length, vocab], float32.
+    """
+    x = x.astype(jnp.float32)
+    if tied:
+        return product(x * x.shape[-1] ** -0.5, weight.T)
     return product(x, weight)

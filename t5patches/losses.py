@@ -739,6 +739,69 @@ def targeted_loss(
     return loss, jax.lax.stop_gradient(parts)
 
 
+def in_chunks(function: Callable[..., tuple[Array, Any]], size: int) -> Callable:
+    """Sums a function of some positions over all, `size` of each row at a time.
+
+    For a loss that is a sum over tokens and makes logits, so that only those of a chunk
+    are ever there. Its gradient is taken in the same pass, chunk by chunk, and kept: no
+    logits are made twice, and there is one gradient of the weights, not one a chunk.
+
+    Args:
+      function: (states, weights, tokens, constants) -> (float32 scalar, a tree of
+        them): `states` is [batch, size, features], `tokens` a tree of
+        [batch, size, ...].
+      size: positions of a row in a chunk. The last chunk is filled up with zeros: they
+        must add nothing.
+
+    Returns:
+      A function of the same arguments, of the whole length, and results. Gradients flow
+      from the scalar to `states` and `weights` alone.
+    """
+
+    def chunks_of(tree, length):
+        def split(x):
+            x = jnp.pad(x, [(0, 0), (0, -length % size)] + [(0, 0)] * (x.ndim - 2))
+            return jnp.moveaxis(x.reshape(x.shape[0], -1, size, *x.shape[2:]), 1, 0)
+
+        return jax.tree.map(split, tree)
+
+    def scan(step, states, weights, tokens, constants):
+        """Adds up what `step` gives of each chunk, and stacks its second results."""
+
+        def body(sums, chunk):
+            more, stacked = step(chunk[0], weights, chunk[1], constants)
+            return jax.tree.map(jnp.add, sums, more), stacked
+
+        chunks = chunks_of((states, tokens), states.shape[1])
+        first = jax.tree.map(lambda x: x[0], chunks)
+        shapes = jax.eval_shape(step, first[0], weights, first[1], constants)[0]
+        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+        return jax.lax.scan(body, zeros, chunks)
+
+    @jax.custom_vjp
+    def total(*arguments):
+        return scan(lambda *chunk: (function(*chunk), None), *arguments)[0]
+
+    def forward(states, *others):
+        gradients = jax.value_and_grad(function, argnums=(0, 1), has_aux=True)
+
+        def step(*chunk):
+            value, (of_states, of_weights) = gradients(*chunk)
+            return (value, of_weights), of_states
+
+        (value, of_weights), of_states = scan(step, states, *others)
+        of_states = jnp.moveaxis(of_states, 0, 1)
+        of_states = of_states.reshape(states.shape[0], -1, *states.shape[2:])
+        return value, (of_states[:, : states.shape[1]], of_weights)
+
+    def backward(gradients, cotangents):
+        scaled = jax.tree.map(lambda g: (g * cotangents[0]).astype(g.dtype), gradients)
+        return *scaled, None, None
+
+    total.defvjp(forward, backward)
+    return total
+
+
 class Distances(NamedTuple):
     """How far a model is from the original one, float32 [batch, length] each.
 

@@ -7,8 +7,10 @@ original model's parameters reach the loss as its argument `orig_params`, which
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any, Literal
+import functools
+import math
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Literal, NamedTuple
 
 import flax.struct
 import gin
@@ -22,12 +24,16 @@ from flax import traverse_util
 from t5x import losses as t5x_losses
 from t5x import models as t5x_models
 
-from t5patches import feature_converters, losses, upstream_values
+from t5patches import feature_converters, layers, losses, upstream_values
 from t5patches.interchange import unwanted_sets as sets_files
 
 PyTree = Any
 Batch = Mapping[str, jax.Array]
 Metrics = dict[str, clu_metrics.Metric]
+
+# Above so many bytes of float32 logits on a device, only some positions have them at a
+# time.
+LOGITS_BYTES = 2**25
 
 
 @flax.struct.dataclass
@@ -55,6 +61,8 @@ class NegativeTrainingTransformer(t5x_models.BaseTransformerModel):
       epsilon: floor of the unwanted tokens' probability in a reverse KL.
       upstream_values: whether losses and scores are google/t5patches' numbers.
       trainable: 'all' parameters, or 'unwanted_rows' of the output layer.
+      logits_chunk: of how many positions of each row there are logits at a time.
+      frozen_cache: where what the frozen model's logits are made of lies.
     """
 
     # Class-level values: subclasses may replace __init__.
@@ -64,6 +72,8 @@ class NegativeTrainingTransformer(t5x_models.BaseTransformerModel):
     epsilon: float = losses.EPSILON
     upstream_values: bool = False
     trainable: Literal["all", "unwanted_rows"] = "all"
+    logits_chunk: int | None = None
+    frozen_cache: str | None = None
     _unwanted_sets = None
     _z_loss: float = 0.0
     _label_smoothing: float = 0.0
@@ -77,6 +87,8 @@ class NegativeTrainingTransformer(t5x_models.BaseTransformerModel):
         upstream_values: bool = False,
         unwanted_sets: str | None = None,
         trainable: Literal["all", "unwanted_rows"] = "all",
+        logits_chunk: int | None = None,
+        frozen_cache: str | None = None,
         **kwargs: Any,
     ):
         """Makes a model.
@@ -95,18 +107,31 @@ class NegativeTrainingTransformer(t5x_models.BaseTransformerModel):
           trainable: which parameters are trained: 'all', or 'unwanted_rows', those of
             the output layer (of the embedding, where that is the output layer) for
             the tokens of `unwanted_sets`. All others stay as they are, bit for bit.
+          logits_chunk: of how many positions of each row there are logits at a time in
+            training; 0: of all; None: of as many as `LOGITS_BYTES` allows. Networks
+            that do not sow `pre_logits` (T5X's own) have those of all.
+          frozen_cache: a folder with what the frozen model's logits are made of, for
+            every example: what `t5patches cache` writes. Batches then have it as
+            `frozen_states`, [batch, length, features], and of the frozen parameters
+            only the output layer's are needed.
           **kwargs: T5X's own (module, input_vocabulary, output_vocabulary,
             optimizer_def, decode_fn, z_loss, loss_normalizing_factor, ...).
 
         Raises:
           ValueError: for label smoothing, which has no meaning here: targets are
             distributions already, or tokens of the model's own; for rows without
-            a table that names them.
+            a table that names them; for a cache of a frozen model that there is not.
         """
-        super().__init__(
-            feature_converter_cls=feature_converter_cls or self.FEATURE_CONVERTER_CLS,
-            **kwargs,
-        )
+        converter = feature_converter_cls or self.FEATURE_CONVERTER_CLS
+        if frozen_cache:
+            if not self.METHOD.frozen:
+                raise ValueError(
+                    f"frozen_cache = {frozen_cache!r}: {self.METHOD.name} has no frozen"
+                    " model; set FROZEN_CACHE = None"
+                )
+            converter = functools.partial(converter, frozen_cache=frozen_cache)
+        super().__init__(feature_converter_cls=converter, **kwargs)
+        self.frozen_cache = frozen_cache
         self.alpha = alpha
         self.epsilon = epsilon
         self.upstream_values = upstream_values
@@ -116,6 +141,7 @@ class NegativeTrainingTransformer(t5x_models.BaseTransformerModel):
             )
         self._unwanted_sets = unwanted_sets and sets_files.read(unwanted_sets)
         self.trainable = trainable
+        self.logits_chunk = logits_chunk
         if trainable not in ("all", "unwanted_rows"):
             raise ValueError(
                 f"trainable = {trainable!r}: it must be 'all' or 'unwanted_rows'"
@@ -169,37 +195,60 @@ class NegativeTrainingTransformer(t5x_models.BaseTransformerModel):
         self, params, batch, dropout_rng, orig_params=None
     ) -> tuple[jax.Array, Metrics]:
         params = self._stop_gradients(params)
-        logits = self._compute_logits(params, batch, dropout_rng=dropout_rng)
-        frozen_logits = self._frozen_logits(orig_params, batch, dropout_rng)
+        frozen_states, frozen_head = self._frozen(orig_params, batch, dropout_rng)
+        cached = feature_converters.FROZEN_STATES in batch
+        rows_alone = self.trainable == "unwanted_rows" and not head_of(params).tied
+        if cached and rows_alone and not self._dropout_rate:
+            # Below the output layer the trained model is the frozen one.
+            states, head = frozen_states, head_of(params)
+        else:
+            states, head = self._outputs(params, batch, dropout_rng)
         targets, annotation = self._annotation(batch)
         # T5X's normalisers and metrics sum the weights: they want magnitudes.
         magnitudes = {**batch, "decoder_loss_weights": annotation.magnitude}
         factor, magnitude = t5x_losses.get_loss_normalizing_factor_and_weights(
             self._loss_normalizing_factor, magnitudes
         )
-        arrays = logits, frozen_logits, targets
-        loss, parts = losses.targeted_loss(
-            self.METHOD,
-            *arrays,
-            annotation._replace(magnitude=magnitude),
-            alpha=self.alpha,
-            epsilon=self.epsilon,
-            threshold=self.EPSILON,
-            z_loss=self._z_loss,
-            loss_normalizing_factor=factor,
-        )
+
+        def of_some(states, weight, tokens, constants):
+            frozen_states, targets, annotation, magnitude = tokens
+            frozen_weight, factor, alpha = constants
+            logits = _logits(states, head._replace(weight=weight))
+            frozen_logits = None
+            if frozen_states is not None:
+                frozen = frozen_head._replace(weight=frozen_weight)
+                frozen_logits = _logits(frozen_states, frozen)
+            arrays = logits, frozen_logits, targets
+            loss, parts = losses.targeted_loss(
+                self.METHOD,
+                *arrays,
+                annotation._replace(magnitude=magnitude),
+                alpha=alpha,
+                epsilon=self.epsilon,
+                threshold=self.EPSILON,
+                z_loss=self._z_loss,
+                loss_normalizing_factor=factor,
+            )
+            if self.upstream_values:
+                loss = jnp.sum(self._token_losses(*arrays, annotation, alpha))
+            right = (jnp.argmax(logits, axis=-1) == targets) & (magnitude != 0)
+            return loss, (parts, jnp.sum(right, dtype=jnp.float32))
+
+        if (size := self._positions_at_once(states, head)) < states.shape[1]:
+            of_some = losses.in_chunks(of_some, size)
+        tokens = frozen_states, targets, annotation, magnitude
+        constants = frozen_head and frozen_head.weight, factor, self.alpha
+        loss, (parts, right) = of_some(states, head.weight, tokens, constants)
         z_loss, _ = parts.pop("z_loss")
-        if self.upstream_values:
-            loss = jnp.sum(self._token_losses(*arrays, annotation))
-            z_loss = jnp.zeros_like(z_loss)
         metrics = self._compute_metrics(
-            logits=logits,
+            logits=jnp.zeros((*targets.shape, 1)),  # There are none of all positions.
             targets=targets,
             mask=magnitude,
             loss=loss,
-            z_loss=z_loss,
+            z_loss=jnp.zeros_like(z_loss) if self.upstream_values else z_loss,
             segment_ids=_segment_ids(batch),
         )
+        metrics["accuracy"] = metrics["accuracy"].replace(total=right)
         for name, (total, count) in parts.items():
             metrics[name] = _TokenMean(total=total, count=count)
         return loss, metrics
@@ -209,9 +258,7 @@ class NegativeTrainingTransformer(t5x_models.BaseTransformerModel):
         if self.trainable == "all":
             return params
         flat = traverse_util.flatten_dict(flax_core.unfreeze(params), sep="/")
-        heads = [name for name in flat if name.endswith("logits_dense/kernel")]
-        axis = 1 if heads else 0
-        (output,) = heads or [n for n in flat if n.endswith("token_embedder/embedding")]
+        output, axis = head_name(flat), int(not head_of(params).tied)
         tokens = np.bitwise_or.reduce(self._unwanted_sets).view(np.uint8)
         size = flat[output].shape[axis]
         rows = np.unpackbits(tokens, bitorder="little")[:size].astype(bool)
@@ -223,9 +270,9 @@ class NegativeTrainingTransformer(t5x_models.BaseTransformerModel):
     def _score(self, params, batch, return_intermediates, orig_params=None):
         mutable = ["intermediates"] if return_intermediates else False
         logits = self._compute_logits(params, batch, mutable=mutable)
-        frozen_logits = self._frozen_logits(orig_params, batch, None, mutable)
         logits, variables = logits if return_intermediates else (logits, {})
-        tokens = self._token_losses(logits, frozen_logits, *self._annotation(batch))
+        arrays = logits, self._frozen_logits(orig_params, batch)
+        tokens = self._token_losses(*arrays, *self._annotation(batch), self.alpha)
         scores = -jnp.sum(tokens, axis=-1)
         if not return_intermediates:
             return scores
@@ -237,9 +284,55 @@ class NegativeTrainingTransformer(t5x_models.BaseTransformerModel):
         )
         return scores, intermediates
 
-    def _frozen_logits(self, orig_params, batch, dropout_rng, mutable=False):
-        del orig_params, batch, dropout_rng, mutable  # There is no frozen model.
-        return None
+    def _outputs(self, params, batch, dropout_rng) -> tuple[jax.Array, Head]:
+        """Returns what the logits are made of, [batch, length, features], and how.
+
+        XLA leaves out the logits that the network makes itself.
+        """
+        options = {"dropout_rng": dropout_rng, "mutable": ["intermediates"]}
+        logits, variables = self._compute_logits(params, batch, **options)
+        sown = variables.get("intermediates", {}).get("decoder", {}).get("pre_logits")
+        return (logits, Head()) if sown is None else (sown[0], head_of(params))
+
+    def pre_logits(self, params: PyTree, batch: Batch) -> jax.Array:
+        """What the logits are made of, without dropout, [batch, length, features].
+
+        Raises:
+          ValueError: the network, which is not ours, does not sow it.
+        """
+        states, head = self._outputs(params, batch, None)
+        if head.weight is None:
+            raise ValueError(
+                f"{type(self.module).__name__} does not sow `pre_logits`, what it makes"
+                " its logits of, so that a frozen one cannot be cached; set"
+                " FROZEN_CACHE = None, or use t5patches.network"
+            )
+        return states
+
+    @property
+    def _dropout_rate(self) -> float:
+        return getattr(getattr(self.module, "config", None), "dropout_rate", 0.0)
+
+    def _positions_at_once(self, states: jax.Array, head: Head) -> int:
+        """Returns of how many positions of each row there are logits at a time."""
+        batch, length, _ = states.shape
+        if head.weight is None:
+            return length
+        if self.logits_chunk is not None:
+            return self.logits_chunk or length
+        size = max(head.weight.shape) * batch * 4 / jax.device_count()
+        chunks = math.ceil(length * size / LOGITS_BYTES)
+        return math.ceil(length / min(chunks, length))
+
+    def _frozen(self, orig_params, batch, dropout_rng) -> tuple[Any, Any]:
+        """Returns `_outputs` of the frozen model, or None twice."""
+        del orig_params, batch, dropout_rng  # There is none.
+        return None, None
+
+    def _frozen_logits(self, orig_params, batch):
+        """Returns the frozen model's logits without dropout, or None."""
+        states, head = self._frozen(orig_params, batch, None)
+        return None if states is None else _logits(states, head)
 
     def _annotation(self, batch) -> tuple[jax.Array, losses.Annotation]:
         """Returns the target ids of a batch and what it says of them."""
@@ -262,17 +355,19 @@ class NegativeTrainingTransformer(t5x_models.BaseTransformerModel):
         decide = self.METHOD.positive != "cross_entropy"
         return targets, losses.read_annotation(targets, weights, ids, bits, decide)
 
-    def _token_losses(self, logits, frozen_logits, targets, annotation) -> jax.Array:
+    def _token_losses(
+        self, logits, frozen_logits, targets, annotation, alpha
+    ) -> jax.Array:
         """Returns each token's loss, alpha and weight included, [batch, length]."""
         # A score is float32 whatever the network's logits are, integers included.
         logits, frozen_logits = jax.tree.map(jnp.float32, (logits, frozen_logits))
         arrays = self.METHOD, logits, frozen_logits, targets
         if self.upstream_values:
             weights = jnp.where(annotation.unwanted, -1, 1) * annotation.magnitude
-            return upstream_values.token_losses(*arrays, weights, self.alpha)
+            return upstream_values.token_losses(*arrays, weights, alpha)
         options = {"epsilon": self.epsilon, "threshold": self.EPSILON}
         terms = losses.token_terms(*arrays, annotation.tokens, **options)
-        alpha = jnp.where(annotation.unwanted, self.alpha, 1.0)
+        alpha = jnp.where(annotation.unwanted, alpha, 1.0)
         return alpha * annotation.magnitude * terms.loss
 
 
@@ -291,6 +386,12 @@ class SelfDistillationModel(NegativeTrainingTransformer):
         """Makes a model; see `NegativeTrainingTransformer` for the arguments."""
         super().__init__(**kwargs)
         self.frozen_dropout = frozen_dropout
+        if self.frozen_cache and frozen_dropout and self._dropout_rate:
+            raise ValueError(
+                f"frozen_cache = {self.frozen_cache!r}: what is kept there has no"
+                " dropout; set DROPOUT_RATE = 0.0 or, to have it in the trained model"
+                " alone, FROZEN_DROPOUT = False"
+            )
 
     def loss_fn(
         self,
@@ -380,17 +481,61 @@ class SelfDistillationModel(NegativeTrainingTransformer):
             "unwanted_after": jnp.sum(unwanted * found.after, axis=-1),
         }
 
-    def _frozen_logits(self, orig_params, batch, dropout_rng, mutable=False):
+    def _frozen(self, orig_params, batch, dropout_rng):
         if orig_params is None:
             raise ValueError(
                 f"{type(self).__name__} compares with the frozen original model:"
                 " pass its parameters as orig_params (SelfDistillationTrainer does)."
                 " For log-likelihoods use T5X's own model class"
             )
+        if (states := batch.get(feature_converters.FROZEN_STATES)) is not None:
+            return states, head_of(orig_params)
         dropout_rng = dropout_rng if self.frozen_dropout else None
-        options = {"dropout_rng": dropout_rng, "mutable": mutable}
-        logits = self._compute_logits(orig_params, batch, **options)
-        return logits[0] if mutable else logits
+        return self._outputs(orig_params, batch, dropout_rng)
+
+
+class Head(NamedTuple):
+    """The output layer, which makes logits.
+
+    Attributes:
+      weight: its parameters; None where there is none between what is given and them.
+      tied: whether they are the embedding, [vocab, features], not [features, vocab].
+    """
+
+    weight: jax.Array | None = None
+    tied: bool = False
+
+
+def _logits(states: jax.Array, head: Head) -> jax.Array:
+    if head.weight is None:
+        return states
+    return layers.head_logits(states, head.weight, tied=head.tied)
+
+
+def head_name(names: Iterable[str]) -> str:
+    """Returns which of the '/'-separated names of parameters is the output layer's."""
+    names = list(names)
+    for ending in ("logits_dense/kernel", "token_embedder/embedding"):
+        for name in names:
+            if name.endswith(ending):
+                return name
+    raise ValueError(f"no output layer among the parameters {names}")
+
+
+def head_of(params: PyTree) -> Head:
+    """Returns the output layer among a network's parameters."""
+    flat = traverse_util.flatten_dict(flax_core.unfreeze(params), sep="/")
+    name = head_name(flat)
+    return Head(flat[name], tied=name.endswith("embedding"))
+
+
+def head_alone(params: PyTree) -> PyTree:
+    """Returns a tree of parameters, or of their axes, without all but the head's."""
+    flat = traverse_util.flatten_dict(flax_core.unfreeze(params), sep="/")
+    ending = "_axes" if all(name.endswith("_axes") for name in flat) else ""
+    name = head_name(name.removesuffix(ending) for name in flat) + ending
+    kept = traverse_util.unflatten_dict({name: flat[name]}, sep="/")
+    return flax_core.freeze(kept) if isinstance(params, flax_core.FrozenDict) else kept
 
 
 def _segment_ids(batch: Batch) -> dict[str, jax.Array]:

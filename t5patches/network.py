@@ -135,6 +135,9 @@ class Layer(nn.Module):
 class Stack(nn.Module):
     """The layers of the encoder, or of the decoder up to the logits.
 
+    The decoder sows what it makes logits of, [batch, length, emb_dim], as `pre_logits`:
+    `layers.head_logits` makes the same of it.
+
     Attributes:
       config: of the network.
       decoder: which of the two.
@@ -195,7 +198,10 @@ class Stack(nn.Module):
         x = layers.Dropout(cfg.dropout_rate, (-2,) if self.decoder else ())(
             x, deterministic
         )
-        return layers.logits(x, cfg.vocab_size, logits_table) if self.decoder else x
+        if not self.decoder:
+            return x
+        self.sow("intermediates", "pre_logits", x)
+        return layers.logits(x, cfg.vocab_size, logits_table)
 
 
 class Transformer(nn.Module):

@@ -324,10 +324,15 @@ class SelfDistillationTrainer(WatchedTrainer):
             num_microbatches=num_microbatches,
             weight_metrics_computer=weight_metrics_computer,
         )
+        self._frozen_part = lambda params: params
+        if getattr(model, "frozen_cache", None):
+            # The rest of the frozen model has been run before.
+            self._frozen_part = models.head_alone
         if not takes_frozen_params(model):
             self.frozen_params = None
         elif orig_train_state is not None:
-            self.frozen_params = frozen.copy(orig_train_state.params, frozen_dtype)
+            params = self._frozen_part(orig_train_state.params)
+            self.frozen_params = frozen.copy(params, frozen_dtype)
         else:
             self.frozen_params = frozen.find_params(
                 train_state,
@@ -336,6 +341,7 @@ class SelfDistillationTrainer(WatchedTrainer):
                 frozen_checkpoint,
                 frozen_dtype,
                 vocabularies.of_model(model),
+                self._frozen_part,
             )
 
     @property
@@ -393,7 +399,7 @@ class SelfDistillationTrainer(WatchedTrainer):
             in_axis_resources=(
                 axes,
                 self._partitioner.data_partition_spec,
-                None if self.frozen_params is None else axes.params,
+                None if self.frozen_params is None else self._frozen_part(axes.params),
                 None,
             ),
             out_axis_resources=out_axes,

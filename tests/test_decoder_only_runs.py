@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from flax import traverse_util
 
-from t5patches.interchange import json_files
+from t5patches.interchange import frozen_states, json_files
 from t5patches.run import scripts
 from t5x_embedded import checkpoints
 
@@ -64,3 +64,13 @@ def test_an_update_by_gin(finetuned, tmp_path):
     assert before.keys() == after.keys()
     assert any(np.any(after[name] != x) for name, x in before.items())
     assert len(generations(updated, tmp_path / "after")) == 24
+
+    # The frozen pass cached: the command fills the folder, and the numbers are the same.
+    cached, folder = tmp_path / "cached", tmp_path / "cache"
+    cache = (f"FROZEN_CACHE='{folder}'", "FROZEN_CACHE_DTYPE='float32'")
+    again = (f"MODEL_DIR='{cached}'", *bindings[1:], *cache)
+    scripts.run("cache", arguments("update", *again))
+    assert len(frozen_states.Store(folder)) == 24 and not cached.exists()
+    scripts.run("train", arguments("update", *again))
+    for name, x in parameters(cached / "checkpoint_4").items():
+        np.testing.assert_allclose(x, after[name], atol=1e-6, err_msg=name)

@@ -362,3 +362,42 @@ def test_greedy_generation_is_the_argmax_of_each_step(states):
         expected[:, t] = np.where(ended, 0, choice)
         ended |= expected[:, t] == model.output_vocabulary.eos_id
     np.testing.assert_array_equal(actual, expected)
+
+
+@pytest.mark.parametrize("name", ["nl", "tnff", "tnrr", "ftpo"])
+def test_logits_of_some_positions_at_a_time_change_nothing(name, states):
+    options = dict(alpha=3.0, z_loss=0.1, dropout_rate=0.1)
+    model = tiny.make_model(model_class(name), **options)
+    model._loss_normalizing_factor = 7.0
+    batch = tiny.make_batch()
+    params, frozen = states
+    more = (frozen,) if model.METHOD.frozen else ()
+
+    def results(chunk):
+        model.logits_chunk = chunk
+        gradient = jax.value_and_grad(model.loss_fn, has_aux=True)
+        return jax.jit(gradient)(params, batch, jax.random.PRNGKey(2), *more)
+
+    (expected, metrics), gradients = results(0)
+    (loss, parts), chunked = results(2)  # Five positions: the last is filled up.
+    np.testing.assert_allclose(loss, expected, rtol=1e-6)
+    close = functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6)
+    jax.tree.map(close, chunked, gradients)
+    assert max(np.abs(x).max() for x in jax.tree.leaves(gradients)) > 0.01
+    for metric, values in metrics.items():
+        jax.tree.map(close, parts[metric], values)
+
+
+def test_small_logits_are_made_at_once_and_large_ones_are_not(monkeypatch):
+    model = tiny.make_model()
+    states = jnp.zeros((4, 10, 16))
+    head = models.Head(jnp.zeros((16, 100)))
+    size = lambda: model._positions_at_once(states, head)
+    assert size() == 10
+    monkeypatch.setattr(models, "LOGITS_BYTES", 4 * 100 * 4 * 4 / jax.device_count())
+    assert size() == 4  # Three parts: 4, 4 and 2.
+    model.logits_chunk = 7
+    assert size() == 7
+    model.logits_chunk = 0
+    assert size() == 10
+    assert model._positions_at_once(states, models.Head()) == 10

@@ -171,6 +171,7 @@ COMMANDS = {
     "quickstart": ("quickstart:quickstart", "the whole job, on made-up or your data"),
     "patch": ("patch:patch", "the whole job on your model and texts"),
     "train": ("t5x_scripts:train", "fine-tune or update a model"),
+    "cache": ("t5x_scripts:cache", "run an update's frozen model once, before it"),
     "generate": ("t5x_scripts:generate", "write a model's outputs as predictions"),
     "annotate": ("annotate:annotate", "mark what is unwanted in predictions"),
     "tagger": ("tagger:tagger", "train what annotate toxicity marks words with"),

@@ -34,6 +34,17 @@ With other settings, data, vocabulary or initial checkpoint it is refused, unles
 example (an update of a fine-tuned model):
   t5patches train --gin_file=models/t5_1_1_small.gin --gin_file=methods/tnff.gin \\
     --gin_file=runs/update.gin --gin_file=my_task.gin --gin.MODEL_DIR="'updated'\""""
+_CACHE = """\
+what the frozen model's logits are made of, for every example of training and
+        validation, to FROZEN_CACHE: its last layer's input, 2 bytes a number
+
+Takes the flags of `train` with FROZEN_CACHE set; the update, told of the same folder,
+then takes from the frozen model its output layer alone, and a step costs what one of
+fine-tuning costs. `train` does the same by itself before it begins; this is for many
+machines (--shard_id, --num_shards) and for T5X's own script. What is there already is
+kept: outputs are found by their tokens, so that other annotations or more outputs can
+use the same folder. There is no dropout in it: updates from it have DROPOUT_RATE = 0.0,
+or, set on purpose, FROZEN_DROPOUT = False (docs/methods.md)."""
 _GENERATE = """\
 predictions, TASK-predict-00000-of-00001.jsonl, to INFER_OUTPUT_DIR:
         one JSON line each with inputs, prediction, target_tokens, id
@@ -59,6 +70,12 @@ def train(argv: list[str]) -> None:
     """Runs `t5patches train`."""
     what = "Fine-tunes or updates a model: the gin file says which."
     _run("train", argv, what, _TRAIN)
+
+
+def cache(argv: list[str]) -> None:
+    """Runs `t5patches cache`."""
+    what = "Runs the frozen model of an update over its examples, once."
+    _run("cache", argv, what, _CACHE)
 
 
 def infer(argv: list[str]) -> None:

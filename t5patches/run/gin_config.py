@@ -47,6 +47,14 @@ class Config:
         except ValueError:
             return None
 
+    def evaluated(self, name: str) -> Any:
+        """Returns the value of a macro, with whatever it refers to evaluated."""
+        with (
+            gin.config_scope(name),
+            gin_errors.in_our_words(gin_errors.evaluation_error),
+        ):
+            return gin.get_configurable("gin.macro")()
+
     def set_macro(self, name: str, value: Any) -> None:
         """Gives a macro another value."""
         with gin.unlock_config():

@@ -172,10 +172,10 @@ _ARGUMENTS = {
 
 
 def describe(script: str) -> str:
-    """Returns the macros of a script ('train', 'infer', 'eval'), for its `--help`."""
+    """Returns the macros of a script (a key of `scripts.SCRIPTS`), for its `--help`."""
     lines = []
     for name, macro in MACROS.items():
-        if script in macro.scripts:
+        if script.replace("cache", "train") in macro.scripts:
             text = f"{name}: {macro.kind.words}; {macro.meaning}"
             lines += textwrap.wrap(
                 text, 84, initial_indent="  ", subsequent_indent="      "

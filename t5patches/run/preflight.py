@@ -208,7 +208,10 @@ def _check_model(arguments: Mapping[str, Any], cfg: Any) -> None:
                 f"VOCABULARY_SIZE = {rows} is below the {ids} ids of the vocabulary"
             )
     task = seqio.get_mixture_or_task(cfg.mixture_or_task_name)
-    read = getattr(model.FEATURE_CONVERTER_CLS, "TASK_FEATURES", ["target_annotations"])
+    converter = getattr(
+        model.FEATURE_CONVERTER_CLS, "func", model.FEATURE_CONVERTER_CLS
+    )
+    read = getattr(converter, "TASK_FEATURES", ["target_annotations"])
     if (
         inspect.isclass(arguments.get("trainer_cls"))
         and "target_annotations" in task.output_features

@@ -39,6 +39,8 @@ SCRIPTS = {
     "train": Script("t5x.train", "train", "INITIAL_CHECKPOINT_PATH"),
     "infer": Script("t5x.infer", "infer", "CHECKPOINT_PATH"),
     "eval": Script("t5x.eval", "evaluate", "CHECKPOINT_PATH"),
+    # The command of an update, up to where training begins.
+    "cache": Script("t5x.train", "train", "INITIAL_CHECKPOINT_PATH"),
 }
 
 # kind, name, default, help
@@ -68,6 +70,10 @@ _MORE_FLAGS = {
         ("string", "word_end", None, "Where a phrase ends: the macro WORD_END."),
     ],
     "train": [("boolean", "branch", False, _BRANCH)],
+    "cache": [
+        ("integer", "shard_id", 0, "Which part of the examples this command does."),
+        ("integer", "num_shards", 1, "Of so many, done by as many commands."),
+    ],
 }
 # Flags that are macros, too.
 _MACRO_FLAGS = ("forbid", "word_end")
@@ -116,7 +122,7 @@ def run(
     flags = _parse_flags(script, argv)
     _engine.install()
     folders = gin_folders(flags.gin_search_paths)
-    shard = getattr(flags, "shard_id", None)
+    shard = flags.shard_id if script == "infer" else None
     typed = [*flags.gin_bindings, *([] if shard is None else [f"SHARD_ID = {shard}"])]
     found = gin_files.read(flags.gin_file, typed, folders)
     macros.check(found, gin_root(), folders[len(flags.gin_search_paths) + 2 :])
@@ -139,8 +145,13 @@ def run(
             functools.partial(gin_errors.run_error, bindings=config.bindings)
         ):
             arguments = config.arguments(**given)
-            if flags.checkpoint is not None and script != "train":
+            if flags.checkpoint is not None and "restore_checkpoint_cfg" in arguments:
                 arguments["restore_checkpoint_cfg"].mode = "specific"
+            if script == "cache":
+                _make_paths_absolute(arguments)
+                preflight.check("train", arguments)
+                _fill_cache(config, arguments, flags.shard_id, flags.num_shards)
+                return
             branch = script == "train" and flags.branch
             _run(script, config, arguments, description or script, branch)
 
@@ -182,6 +193,8 @@ def _run(
         preflight.check(script, arguments)
         if script == "infer":
             generation.claim_output(arguments, config.bindings)
+        if script == "train" and getattr(arguments["model"], "frozen_cache", None):
+            _fill_cache(config, arguments)
         if script == "train":  # T5X closes its trainer only at a run's own end.
             claim = training_claim.check(arguments, config.bindings, branch)
             trainer_cls = arguments["trainer_cls"]
@@ -196,6 +209,34 @@ def _run(
         elif script == "infer":
             _show_progress(stack, arguments, description)
         config.function(**arguments)
+
+
+def _fill_cache(
+    config: gin_config.Config,
+    arguments: dict[str, Any],
+    shard_id: int = 0,
+    num_shards: int = 1,
+) -> None:
+    """Runs the frozen model over what an update's FROZEN_CACHE does not have yet."""
+    from t5patches.run import frozen_cache
+
+    if not getattr(arguments["model"], "frozen_cache", None):
+        raise UserError(
+            "FROZEN_CACHE is not set: it is the folder to fill; and METHOD must have a "
+            "frozen model"
+        )
+    if not 0 <= shard_id < num_shards:
+        raise UserError(f"--shard_id={shard_id}: it must be below --num_shards")
+    cfgs = (arguments[f"{name}_dataset_cfg"] for name in ("train", "train_eval"))
+    frozen_cache.fill(
+        arguments["model"],
+        [cfg for cfg in cfgs if cfg],
+        arguments["partitioner"],
+        config.evaluated("FROZEN_CHECKPOINT_PATH"),
+        config.evaluated("FROZEN_CACHE_DTYPE"),
+        shard_id,
+        num_shards,
+    )
 
 
 # ---- Flags ----
