@@ -6,10 +6,10 @@
 A step is a trainer's own, compiled and called as T5X's train loop does it:
 `t5patches.trainer`'s for fine-tuning and TNFF on the embedded engine, metrics and
 Adafactor included; once more with the frozen pass cached, and with a whole set of 500
-unwanted tokens at every position. T5X, where it is installed, runs its own network, loss, trainer and
-Adafactor, with its one-hot embeddings and with gathered ones; its TNFF is the paper's
-formula on T5X's cross entropy against distributions, with our trainer to carry the
-frozen parameters.
+unwanted tokens at every position. T5X, where it is installed, runs its own network,
+loss, trainer and Adafactor, with its one-hot embeddings and with gathered ones; its
+TNFF is the paper's formula on T5X's cross entropy against distributions, with our
+trainer to carry the frozen parameters.
 
 Each engine has a process. Steps are interleaved, one of each case in turn, so that a
 busy machine slows all alike; ratios are medians of the ratios within a round. The peak

@@ -65,7 +65,7 @@ def test_an_update_by_gin(finetuned, tmp_path):
     assert any(np.any(after[name] != x) for name, x in before.items())
     assert len(generations(updated, tmp_path / "after")) == 24
 
-    # The frozen pass cached: the command fills the folder, and the numbers are the same.
+    # With the frozen pass cached before, the numbers are the same.
     cached, folder = tmp_path / "cached", tmp_path / "cache"
     cache = (f"FROZEN_CACHE='{folder}'", "FROZEN_CACHE_DTYPE='float32'")
     again = (f"MODEL_DIR='{cached}'", *bindings[1:], *cache)

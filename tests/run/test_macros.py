@@ -246,7 +246,11 @@ def test_the_table_has_the_macros_of_the_gin_files():
 def test_help_has_the_macros(script):
     text = macros.describe(script)
     assert "  BATCH_SIZE: a whole number at least 1; " in text
-    for name, of in (("ALPHA", "train"), ("TOP_P", "infer"), ("SPLIT", "infer eval")):
+    for name, of in (
+        ("ALPHA", "train cache"),
+        ("TOP_P", "infer"),
+        ("SPLIT", "infer eval"),
+    ):
         assert (f"  {name}: " in text) == (script in of.split())
 
 

@@ -151,7 +151,7 @@ def test_help_lists_the_flags_of_t5x(script):
     text = scripts.flag_help(script)
     for flag in ("gin_file", "gin_search_paths", "tfds_data_dir", "multiprocess_gpu"):
         assert flag in text
-    assert ("shard_id" in text) == (script == "infer")
+    assert ("shard_id" in text) == (script in ("infer", "cache"))
 
 
 # ---- What the user gets wrong ----
