@@ -113,25 +113,21 @@ class NegativeTrainingTransformer(t5x_models.BaseTransformerModel):
           frozen_cache: a folder with what the frozen model's logits are made of, for
             every example: what `t5patches cache` writes. Batches then have it as
             `frozen_states`, [batch, length, features], and of the frozen parameters
-            only the output layer's are needed.
+            only the output layer's are needed. Methods without a frozen model have no
+            use for it.
           **kwargs: T5X's own (module, input_vocabulary, output_vocabulary,
             optimizer_def, decode_fn, z_loss, loss_normalizing_factor, ...).
 
         Raises:
           ValueError: for label smoothing, which has no meaning here: targets are
             distributions already, or tokens of the model's own; for rows without
-            a table that names them; for a cache of a frozen model that there is not.
+            a table that names them.
         """
         converter = feature_converter_cls or self.FEATURE_CONVERTER_CLS
-        if frozen_cache:
-            if not self.METHOD.frozen:
-                raise ValueError(
-                    f"frozen_cache = {frozen_cache!r}: {self.METHOD.name} has no frozen"
-                    " model; set FROZEN_CACHE = None"
-                )
+        if frozen_cache and self.METHOD.frozen:
+            self.frozen_cache = frozen_cache
             converter = functools.partial(converter, frozen_cache=frozen_cache)
         super().__init__(feature_converter_cls=converter, **kwargs)
-        self.frozen_cache = frozen_cache
         self.alpha = alpha
         self.epsilon = epsilon
         self.upstream_values = upstream_values
