@@ -12,6 +12,7 @@ import dataclasses
 import functools
 
 import seqio
+import tensorflow as tf
 from absl import logging
 from t5x import utils
 
@@ -86,6 +87,11 @@ def get_dataset(
         )
     cfg, feature_converter_cls = _with_ids(cfg, feature_converter_cls)
     dataset = utils.get_dataset(cfg, shard_id, num_shards, feature_converter_cls)
+    # SeqIO and converters have a dozen maps, of little work each: a quarter of the
+    # input's processor time went on passing examples between them.
+    options = tf.data.Options()
+    options.experimental_optimization.map_fusion = True
+    dataset = dataset.with_options(options)
     steps = finding.steps(model_dir)
     if not steps:
         return dataset
