@@ -289,6 +289,7 @@ def update(
         command.plus(
             gin_files,
             INITIAL_CHECKPOINT_PATH=_checkpoint(model, folder),
+            FROZEN_CACHE=os.path.join(folder, "frozen_states"),
             MODEL_DIR=updated,
             **commands.settings(alpha, learning_rate),
             **macros,

@@ -1,9 +1,10 @@
 """What the frozen model's logits are made of, kept for every example, once.
 
-A folder of `states-<shard>-<number>.bin`, the numbers of the positions that count one
-after another, and beside each a `….npz` that says whose they are. They are found by
-the tokens of an example alone: another order, packing or annotation of the same outputs
-finds them, too, and an example that is not there is missed, never mistaken.
+A folder of `states-<digest>.bin`, the numbers of the positions that count one after
+another, and beside each a `….npz` that says whose they are. They are found by the
+tokens of an example alone: another order, packing or annotation of the same outputs
+finds them, too, and an example that is not there is missed, never mistaken. A file is
+named after its examples, so that several commands may fill one folder.
 """
 
 from __future__ import annotations
@@ -37,16 +38,21 @@ def key(inputs: np.ndarray, targets: np.ndarray) -> bytes:
 
 
 def write(
-    path: shards.PathLike, keys: Sequence[bytes], states: Sequence[np.ndarray]
-) -> None:
+    folder: shards.PathLike, keys: Sequence[bytes], states: Sequence[np.ndarray]
+) -> epath.Path:
     """Writes the states of some examples; they are there when both files are.
 
     Args:
-      path: of the file, without its ending.
+      folder: where to.
       keys: of the examples.
       states: [positions that count, features] of each, bfloat16 or float32.
+
+    Returns:
+      The file that says whose they are.
     """
     rows = np.concatenate(states)
+    name = hashlib.blake2b(b"".join(keys), digest_size=8).hexdigest()
+    path = os.path.join(os.fspath(folder), f"states-{name}")
     with shards.atomic_write(f"{path}.bin", "wb") as file:
         file.write(np.ascontiguousarray(rows).view(np.uint8).data)
     with shards.atomic_write(f"{path}.npz", "wb") as file:
@@ -57,6 +63,7 @@ def write(
             features=rows.shape[1],
             dtype=str(rows.dtype),
         )
+    return epath.Path(f"{path}.npz")
 
 
 class Store:

@@ -50,8 +50,9 @@ def minutes(
     if not patch.annotated:
         passes += every + (test if patch.whole else _TRIED * (every - test))
         runs += 6 if patch.whole else 5
-    # Of an update forwards and backwards, and forwards the frozen model.
-    passes += 4 * patch.steps * patch.batch_size * (1 + search.SHARE * points)
+    # Once forwards the frozen model, and of an update forwards and backwards.
+    passes += every - test
+    passes += 3 * patch.steps * patch.batch_size * (1 + search.SHARE * points)
     tokens = (found["inputs_length"] + patch.targets_length) / 2
     work = 2 * found["parameters"] * tokens * passes / flops
     best, worst = (

@@ -25,6 +25,7 @@ import functools
 import itertools
 import os
 import shlex
+import shutil
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -225,6 +226,8 @@ class _Job:
         command = command.plus(MODEL_DIR=folder, **own)
         self._run("train", "update", command)
         best = finding.choose_checkpoint(folder, "best")
+        # It may be larger than everything else.
+        shutil.rmtree(self.patch.path("frozen_states"), ignore_errors=True)
         return {"checkpoint": best, "step": finding.step_of(best)}
 
     def after(self) -> Record:
@@ -323,7 +326,10 @@ class _Job:
         command = commands.update(
             self._model, method, patch.whole, files, count, steps, patch.seed
         )
-        return command.plus(INITIAL_CHECKPOINT_PATH=self.done["model"]["checkpoint"])
+        return command.plus(
+            INITIAL_CHECKPOINT_PATH=self.done["model"]["checkpoint"],
+            FROZEN_CACHE=self.patch.path("frozen_states"),
+        )
 
     def _run(self, script: str, name: str, command: Command) -> None:
         """Runs one of T5X's scripts with a gin file that has everything in it."""

@@ -378,6 +378,7 @@ def update(run: Run, number: int = 1) -> Record:
         [MODEL, f"methods/{kind}.gin", f"{GIN}/update.gin", *([ROWS] if rows else [])],
         MODEL_DIR=run.path(model),
         INITIAL_CHECKPOINT_PATH=run.checkpoint("finetuned"),
+        FROZEN_CACHE=run.path("frozen_states"),
         FILES=update_files(run, run.method, whole, number),
         RANDOM_SEED=run.seed,
         DATA_SEED=run.seed,

@@ -99,6 +99,7 @@ def _plan(
     use_case, corpus = use_cases.find(run.use_case, run.data), run.corpus_files()
     seeds = {"RANDOM_SEED": run.seed, "DATA_SEED": run.seed}
     start = {"INITIAL_CHECKPOINT_PATH": run.checkpoint("finetuned"), **seeds}
+    cache = {"FROZEN_CACHE": run.path("frozen_states")}
     evaluate: dict[str, Any] = {
         "old": {split: run.predictions("before", split) for split in plan.SPLITS},
         "references": {split: corpus[split] for split in plan.SPLITS},
@@ -109,7 +110,7 @@ def _plan(
         "annotate": shlex.join(use_case.annotate(run)),
         "update": {
             "gin_files": [job.MODEL, f"{job.GIN}/update.gin"],
-            "macros": job.macros_of(run, "update", **_MACROS, **start),
+            "macros": job.macros_of(run, "update", **_MACROS, **start, **cache),
         },
         "generate": {
             "gin_files": [f"{job.GIN}/generate.gin"],

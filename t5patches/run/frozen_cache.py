@@ -85,21 +85,16 @@ def fill(
         return
     missing, batch_size = itertools.chain([first], missing), cfgs[0].batch_size
     run = _frozen_model(model, first, batch_size, partitioner, checkpoint, dtype)
-    name = f"states-{shard_id:05d}"
-    done = [int(path.stem[-5:]) for path in store.folder.glob(f"{name}-*.npz")]
     with contextlib.closing(progress.Bar("cache")) as bar:
-        for number in itertools.count(max(done, default=-1) + 1):
-            some, states = [*itertools.islice(missing, FILE_EXAMPLES)], []
-            if not some:
-                break
+        while some := [*itertools.islice(missing, FILE_EXAMPLES)]:
+            states = []
             for start in range(0, len(some), batch_size):
                 batch = some[start : start + batch_size]
                 found = run([each.features for each in batch])
                 states += [found[i][each.counts] for i, each in enumerate(batch)]
                 bar.add(len(batch))
             if jax.process_index() == 0:
-                path = store.folder / f"{name}-{number:05d}"
-                frozen_states.write(path, [each.key for each in some], states)
+                frozen_states.write(folder, [each.key for each in some], states)
     utils.sync_global_devices("t5patches:frozen_cache")
     logging.info("The frozen model's states are in %s.", folder)
 

@@ -17,10 +17,9 @@ def states(number, dtype=jnp.bfloat16):
     return rows.astype(dtype)
 
 
-def write(folder, name, *numbers, **options):
+def write(folder, *numbers, **options):
     keys = [frozen_states.key(*map(np.array, EXAMPLES[i])) for i in numbers]
-    found = [states(i, **options) for i in numbers]
-    frozen_states.write(folder / f"states-{name}", keys, found)
+    return frozen_states.write(folder, keys, [states(i, **options) for i in numbers])
 
 
 def rows(store, number, weights=None):
@@ -31,8 +30,8 @@ def rows(store, number, weights=None):
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
 def test_what_was_written_is_read(tmp_path, dtype):
-    write(tmp_path, "a", 1, 0, dtype=jnp.dtype(dtype))
-    write(tmp_path, "b", 2, dtype=jnp.dtype(dtype))
+    write(tmp_path, 1, 0, dtype=jnp.dtype(dtype))
+    write(tmp_path, 2, dtype=jnp.dtype(dtype))
     store = frozen_states.Store(tmp_path)
     assert (len(store), store.features, store.dtype) == (3, 2, jnp.dtype(dtype))
     for i in range(3):
@@ -44,9 +43,9 @@ def test_what_was_written_is_read(tmp_path, dtype):
 
 
 def test_targets_that_do_not_count_have_no_row(tmp_path):
-    write(tmp_path, "a", 1)  # Two positions.
+    write(tmp_path, 1)  # Two positions.
     frozen_states.write(
-        tmp_path / "states-b",
+        tmp_path,
         [frozen_states.key(*map(np.array, EXAMPLES[2]))],
         [states(1, np.float32)[:2].astype(jnp.bfloat16)],
     )
@@ -60,18 +59,21 @@ def test_targets_that_do_not_count_have_no_row(tmp_path):
 
 def test_what_is_not_there_or_broken_is_said(tmp_path):
     assert len(frozen_states.Store(tmp_path / "none")) == 0
-    write(tmp_path, "a", 0)
+    path = write(tmp_path, 0)
+    assert write(tmp_path, 0) == path  # As another command would.
     store = frozen_states.Store(tmp_path)
     with pytest.raises(UserError, match=r"no states .* \[9, 1\].*`t5patches cache`"):
         rows(store, 1)
-    write(tmp_path, "b", 1, dtype=np.float32)
-    with pytest.raises(UserError, match=r"states-b.npz: is of another model"):
+    other = write(tmp_path, 1, dtype=np.float32)
+    # Of the two the one that is read second.
+    second = max(path, other).name
+    with pytest.raises(UserError, match=f"{second}: is of another model"):
         frozen_states.Store(tmp_path)
-    (tmp_path / "states-b.npz").unlink()
-    content = (tmp_path / "states-a.bin").read_bytes()
-    (tmp_path / "states-a.bin").write_bytes(content[:-1])
-    with pytest.raises(UserError, match=r"states-a.npz: does not fit its .bin"):
+    other.unlink()
+    data = path.with_suffix(".bin")
+    data.write_bytes(data.read_bytes()[:-1])
+    with pytest.raises(UserError, match=f"{path.name}: does not fit its .bin"):
         frozen_states.Store(tmp_path)
-    (tmp_path / "states-a.npz").write_bytes(b"PK")
-    with pytest.raises(UserError, match=r"states-a.npz: is broken"):
+    path.write_bytes(b"PK")
+    with pytest.raises(UserError, match=f"{path.name}: is broken"):
         frozen_states.Store(tmp_path)
