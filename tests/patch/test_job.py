@@ -296,15 +296,16 @@ def test_duration(tmp_path):
     found = {"parameters": 10**6, "inputs_length": 64}
     done = {"model": found, "inputs": {"examples": examples}}
     # A pass of an example: 2 · 10⁶ · (64 + 36) / 2 FLOP, 0.1 s. All 100 outputs, then
-    # 20 for each of 90 that are trained on, then 10 again; 1,000 examples four times.
-    passes = 100 + 20 * 90 + 10 + 4 * 1000
+    # 20 for each of 90 that are trained on, then 10 again; the frozen model over 90;
+    # 1,000 examples three times.
+    passes = 100 + 20 * 90 + 10 + 90 + 3 * 1000
     # Runs of T5X's scripts: three, two, the update, one.
     best, worst = passes * 0.1 / 0.75 + 7 * 5, passes * 0.1 / 0.2 + 7 * 20
     found = duration.minutes(patch, done, 1e9)
     assert found == pytest.approx((best / 60, worst / 60))
     # Five points with a quarter of the steps, each with three runs.
     patch = dataclasses.replace(patch, search=True)
-    passes += 5 * (10 + 10) + 5 * 4 * 250
+    passes += 5 * (10 + 10) + 5 * 3 * 250
     best, worst = passes * 0.1 / 0.75 + 22 * 5, passes * 0.1 / 0.2 + 22 * 20
     found = duration.minutes(patch, done, 1e9)
     assert found == pytest.approx((best / 60, worst / 60))
