@@ -366,7 +366,9 @@ class Attention(nn.Module):
 
         Args:
           x: [batch, q_length, features].
-          memory: [batch, k_length, features]; None: `x` itself, self-attention.
+          memory: [batch, k_length, features]; None: `x` itself, self-attention. While
+            decoding `x` may be [batch * decodes, 1, features], the decodes of one
+            memory next to each other.
           bias: see `attend`; while decoding, over the whole length of the cache.
           mask: see `attend`; while decoding, None.
           deterministic: no dropout.
@@ -397,6 +399,8 @@ class Attention(nn.Module):
             return attention_init(*args) / jnp.asarray(self.head_dim**0.5, self.dtype)
 
         query = project("query", x, query_init)
+        # Decodes of one memory are queries of it: its keys are there and read once.
+        query = query.reshape(len(memory), -1, *query.shape[2:])
         key = project("key", memory)
         value = project("value", memory)
         if prefill_lengths is not None:

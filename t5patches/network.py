@@ -9,7 +9,7 @@ T5 1.1: `mlp_activations=("gelu", "linear")`, `logits_via_embedding=False`.
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -205,9 +205,16 @@ class Stack(nn.Module):
 
 
 class Transformer(nn.Module):
-    """The whole network. Tokens are int arrays [batch, length], 0 is padding."""
+    """The whole network. Tokens are int arrays [batch, length], 0 is padding.
+
+    Attributes:
+      config: shape and numerics.
+      decodes_share_inputs: that `decode` takes several decodes of an input, which T5X
+        would encode for each; read by an engine that knows of it.
+    """
 
     config: T5Config
+    decodes_share_inputs: ClassVar[bool] = True
 
     def setup(self):
         cfg = self.config
@@ -254,7 +261,8 @@ class Transformer(nn.Module):
         Args:
           encoded: [batch, source_length, emb_dim].
           encoder_input_tokens: [batch, source_length], to see which are padding.
-          decoder_input_tokens: [batch, length], the targets shifted right.
+          decoder_input_tokens: [batch, length], the targets shifted right; with
+            `decode` [batch * decodes, 1], the decodes of an input next to each other.
           decoder_target_tokens: [batch, length], to see which are padding.
           encoder_segment_ids: [batch, source_length] where packed.
           decoder_segment_ids: [batch, length] where packed.
@@ -278,7 +286,7 @@ class Transformer(nn.Module):
         if decode:
             # What has not been generated is hidden by the cache, and a generated 0 is
             # a token like any other.
-            mask, valid = None, jnp.ones(decoder_target_tokens.shape, bool)
+            mask, valid = None, jnp.ones((len(source_valid), 1), bool)
         else:
             valid = decoder_target_tokens > 0
             mask = layers.pair_mask(

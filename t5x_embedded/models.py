@@ -361,8 +361,9 @@ class EncoderDecoderModel(BaseTransformerModel):
         Args:
             decoding_state: see `_step`.
             params: the module's parameters.
-            encoded_inputs: [rows, input length, emb].
-            raw_inputs: int32 [rows, input length], for the padding mask.
+            encoded_inputs: [rows, input length, emb]; of a module that says
+                `decodes_share_inputs`, [batch, input length, emb].
+            raw_inputs: int32, their tokens, for the padding mask.
             max_decode_length: an int, the cache's length.
         """
         return self._step(
@@ -412,11 +413,13 @@ class EncoderDecoderModel(BaseTransformerModel):
         encoded = self.module.apply(
             {"params": params}, inputs, enable_dropout=False, method=self.module.encode
         )
+        shared = getattr(self.module, "decodes_share_inputs", False)
+        rows = 1 if shared else num_decodes
         step = functools.partial(
             self._compute_logits_from_slice,
             params=params,
-            encoded_inputs=decoding.flat_batch_beam_expand(encoded, num_decodes),
-            raw_inputs=decoding.flat_batch_beam_expand(inputs, num_decodes),
+            encoded_inputs=decoding.flat_batch_beam_expand(encoded, rows),
+            raw_inputs=decoding.flat_batch_beam_expand(inputs, rows),
             max_decode_length=start.shape[1],
         )
         return self._decode(

@@ -97,6 +97,17 @@ def test_cached_decoding_equals_the_forward_pass(name):
     assert int(layer["self_attention"]["cache_index"]) == 9
 
 
+def test_decodes_of_an_input_share_its_encoding(params):
+    module, batch = transformer(), cases.batch()
+    # T5X's way: each input is there once for each of its decodes.
+    several = {name: jnp.repeat(x, 2, axis=0) for name, x in batch.items()}
+    several["decoder_input_tokens"] = jnp.roll(several["decoder_input_tokens"], 1, 0)
+    expected, _ = cases.decode_by_steps(module, params, several)
+    several["encoder_input_tokens"] = batch["encoder_input_tokens"]
+    got, _ = cases.decode_by_steps(module, params, several)
+    assert cases.relative_error(got, expected) < 1e-5
+
+
 def test_packed_examples_do_not_see_each_other(params):
     module, packed = transformer(), cases.batch(packed=True)
     expected = cases.logits(module, params, packed)
