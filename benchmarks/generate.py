@@ -3,12 +3,13 @@
     python -m benchmarks.generate                      # T5-1.1-small shape
     python -m benchmarks.generate --hf-python VENV/bin/python
 
-Greedy, the same random weights for all, a full batch whose sequences never end, so that
-every engine makes batch × targets tokens. T5X takes part where it is importable, as it
-is and with token embeddings gathered; Hugging Face where `--hf-python` (this Python by
-default) has torch and transformers, in a process of its own. The engines take turns,
-one call of each, so that a busy machine slows all alike; ratios are medians of the
-ratios within a round. That the tokens are the same is printed with the times.
+Greedy (or `--how beam|sample --decodes N`), the same random weights for all, a full
+batch whose sequences never end, so that every engine makes batch × decodes × targets
+tokens. T5X takes part where it is importable, as it is and with token embeddings
+gathered; Hugging Face where `--hf-python` (this Python by default) has torch and
+transformers, in a process of its own. The engines take turns, one call of each, so that
+a busy machine slows all alike; ratios are medians of the ratios within a round. That the
+tokens are the same is printed with the times.
 """
 
 import argparse
@@ -95,15 +96,24 @@ def t5x(args, params, gather: bool) -> Run:
 
 def _t5x_run(args, params, network, decoding, models) -> Run:
     vocabulary = _EndlessVocabulary(args.vocab)
+    decode_fn = {
+        "greedy": functools.partial(decoding.temperature_sample, temperature=0.0),
+        "sample": functools.partial(decoding.temperature_sample, topk=40),
+        "beam": decoding.beam_search,
+    }[args.how]
     model = models.EncoderDecoderModel(
         network.Transformer(network.T5Config(**network_shape(args))),
         vocabulary,
         vocabulary,
         None,
-        decode_fn=functools.partial(decoding.temperature_sample, temperature=0.0),
+        decode_fn=decode_fn,
     )
     batch = make_batch(args)
-    compiled = jax.jit(model.predict_batch).lower(params, batch).compile()
+    predict = functools.partial(
+        model.predict_batch_with_aux, num_decodes=args.decodes, return_all_decodes=True
+    )
+    step = jax.jit(lambda params, batch: predict(params, batch)[0])
+    compiled = step.lower(params, batch).compile()
     return lambda: np.asarray(compiled(params, batch))
 
 
@@ -183,9 +193,10 @@ def measure(runs: dict[str, Run], rounds: int) -> dict[str, list[float]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     sizes = dict(batch=8, inputs=256, targets=64, layers=8, heads=6, head_dim=64)
-    sizes |= dict(d_model=512, d_ff=1024, vocab=32128, rounds=5)
+    sizes |= dict(d_model=512, d_ff=1024, vocab=32128, decodes=1, rounds=5)
     for name, default in sizes.items():
         parser.add_argument(f"--{name}", type=int, default=default)
+    parser.add_argument("--how", choices=("greedy", "sample", "beam"), default="greedy")
     parser.add_argument("--hf-python", default=sys.executable)
     args = parser.parse_args()
 
@@ -195,17 +206,18 @@ def main() -> None:
         runs["t5x"] = t5x(args, params, gather=False)
         runs["t5x-gather"] = t5x(args, params, gather=True)
     worker = None
-    if has_huggingface(args.hf_python):
+    greedy = args.how == "greedy" and args.decodes == 1
+    if greedy and has_huggingface(args.hf_python):
         worker = runs["huggingface"] = HuggingFace(args.hf_python, args, params)
         print(worker.version)
 
     tokens = {name: run() for name, run in runs.items()}  # Also warms up.
     seconds = measure(runs, args.rounds)
-    count = args.batch * args.targets
+    count = args.batch * args.decodes * args.targets
     print(f"{'engine':14}{'tokens/s':>10}{'ours / it':>11}{'same tokens':>13}")
     for name, times in seconds.items():
         ratio = np.median(np.array(times) / np.array(seconds["ours"]))
-        same = (tokens[name] == tokens["ours"]).mean()
+        same = (tokens[name].reshape(count) == tokens["ours"].reshape(count)).mean()
         print(f"{name:14}{count / np.median(times):10.0f}{ratio:11.2f}{same:13.1%}")
     if worker:
         worker.close()
