@@ -8,7 +8,7 @@ batch whose sequences never end, so that every engine makes batch × decodes × 
 tokens. T5X takes part where it is importable, as it is and with token embeddings
 gathered; Hugging Face where `--hf-python` (this Python by default) has torch and
 transformers, in a process of its own. The engines take turns, one call of each, so that
-a busy machine slows all alike; ratios are medians of the ratios within a round. That the
+a busy machine slows all alike; ratios are medians within a round. That the
 tokens are the same is printed with the times.
 """
 
