@@ -28,6 +28,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from benchmarks import generate
 from t5patches import layers, losses, network
 from t5x_embedded import decoding
 
@@ -37,19 +38,8 @@ VARIANTS = ("", "/cached", "/chunked", "/both")
 
 def network_of(args: argparse.Namespace) -> network.Transformer:
     """Returns T5 1.1 of the flags' shape."""
-    config = network.T5Config(
-        vocab_size=args.vocab,
-        dtype=args.dtype,
-        emb_dim=args.d_model,
-        num_heads=args.heads,
-        head_dim=args.head_dim,
-        mlp_dim=args.d_ff,
-        num_encoder_layers=args.layers,
-        num_decoder_layers=args.layers,
-        mlp_activations=("gelu", "linear"),
-        dropout_rate=args.dropout,
-    )
-    return network.Transformer(config)
+    own = {"dtype": args.dtype, "dropout_rate": args.dropout}
+    return network.Transformer(network.T5Config(**generate.network_shape(args) | own))
 
 
 def make_batch(args: argparse.Namespace) -> dict[str, jax.Array]:
@@ -122,7 +112,7 @@ def make_step(case: str, module: Any, args: argparse.Namespace) -> Any:
 def make_generation(module: Any, args: argparse.Namespace) -> Any:
     """Returns (params, inputs) -> greedy ids [batch, targets]; EOS cannot be said."""
 
-    def generate(params, inputs):
+    def greedy(params, inputs):
         variables = {"params": params}
         off = {"enable_dropout": False}
         encoded = module.apply(variables, inputs, method=module.encode, **off)
@@ -144,7 +134,7 @@ def make_generation(module: Any, args: argparse.Namespace) -> Any:
         )
         return said
 
-    return generate
+    return greedy
 
 
 def run_case(case: str, args: argparse.Namespace) -> dict[str, float]:
