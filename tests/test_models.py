@@ -394,7 +394,8 @@ def test_small_logits_are_made_at_once_and_large_ones_are_not(monkeypatch):
     head = models.Head(jnp.zeros((16, 100)))
     size = lambda: model._positions_at_once(states, head)
     assert size() == 10
-    monkeypatch.setattr(models, "LOGITS_BYTES", 4 * 100 * 4 * 4 / jax.device_count())
+    bytes_of_four = 4 * 100 * 4 * 4 / jax.device_count()
+    monkeypatch.setitem(models.LOGITS_BYTES, "cpu", bytes_of_four)
     assert size() == 4  # Three parts: 4, 4 and 2.
     model.logits_chunk = 7
     assert size() == 7
