@@ -176,6 +176,12 @@ def gathered_embeddings() -> Any:
     return mock.patch.object(layers, "Embed", GatheredEmbed)
 
 
+def peak_bytes(memory: Any) -> int:
+    """Returns the peak that XLA's `memory_analysis` of a program comes to."""
+    total = memory.argument_size_in_bytes + memory.output_size_in_bytes
+    return total + memory.temp_size_in_bytes - memory.alias_size_in_bytes
+
+
 class Case:
     """A compiled step and the state that it carries on.
 
@@ -207,11 +213,9 @@ class Case:
                 # Of TNFF the program is inside what adds the frozen parameters.
                 compiled = getattr(step, "_step", step)
                 self._run = lambda: step(self._state, batch)
-        memory = compiled.memory_analysis()
-        total = memory.argument_size_in_bytes + memory.output_size_in_bytes
-        total += memory.temp_size_in_bytes - memory.alias_size_in_bytes
+        xla = peak_bytes(compiled.memory_analysis())
         device = jax.devices()[0].device_kind
-        self.facts = {"parameters": parameters, "xla": total, "device": device}
+        self.facts = {"parameters": parameters, "xla": xla, "device": device}
 
     def run(self) -> float:
         """Returns the seconds that a step takes."""

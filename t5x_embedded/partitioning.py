@@ -103,7 +103,11 @@ def default_mesh(num_partitions: int, backend: str | None = None) -> Mesh:
         )
     if devices[0].platform == "tpu" or jax.process_count() == 1:
         shape = len(devices) // num_partitions, num_partitions
-        return Mesh(mesh_utils.create_device_mesh(shape, devices), ("data", "model"))
+        # 16 partitions of an 8x8 slice are no whole axes of it.
+        placed = mesh_utils.create_device_mesh(
+            shape, devices, allow_split_physical_axes=True
+        )
+        return Mesh(placed, ("data", "model"))
     per_host = len(devices) // jax.process_count()
     inside = math.gcd(num_partitions, per_host)
     across = num_partitions // inside
