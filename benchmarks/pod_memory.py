@@ -282,7 +282,9 @@ def main(argv: Sequence[str] | None = None) -> list[dict[str, Any]]:
         if args.json:
             with open(args.json, "a") as file:
                 file.write(json.dumps(rows[-1]) + "\n")
-    for model, kind in itertools.product(args.models, args.kinds) if args.growth else ():
+    for model, kind in (
+        itertools.product(args.models, args.kinds) if args.growth else ()
+    ):
         found = [row for row in rows if (row["model"], row["kind"]) == (model, kind)]
         for name, exponent in growth_exponents(found).items():
             print(f"{model} {kind}: {name} per device ~ devices^{exponent:.3f}")

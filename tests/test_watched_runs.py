@@ -102,7 +102,8 @@ def test_sigterm_saves_and_the_rerun_ends_as_if_unbroken(update, tmp_path, monke
 
     before = signal.getsignal(signal.SIGTERM)
     monkeypatch.setattr(watch.StopSignal, "received", signalled)
-    assert cli.main(["train", *arguments("update", tmp_path, DROPOUT)]) == 0
+    status = "--stopped_status=75"
+    assert cli.main(["train", *arguments("update", tmp_path, DROPOUT, status)]) == 75
     assert signal.getsignal(signal.SIGTERM) is before
     assert finding.steps(tmp_path)[-1] == 3
     monkeypatch.undo()

@@ -27,7 +27,8 @@ checkpoints, TensorBoard scalars, config.gin, settings.json (what the run depend
         on), best.json (the checkpoint with the lowest validation loss) and, of an
         update, patches.json (the updates before it, and itself) to MODEL_DIR
 
-SIGTERM ends it after the step, saved, with status 0. Typed again, the command goes on.
+SIGTERM ends it after the step, saved, with status 0 (or --stopped_status, for a
+scheduler that takes 0 for done). Typed again, the command goes on.
 With other settings, data, vocabulary or initial checkpoint it is refused, unless
 --branch says to go on with them; steps, periods, partitions, paths may change.
 

@@ -19,9 +19,17 @@ from t5patches.interchange import vocabularies
 
 
 def check_devices(partitions: Any) -> None:
-    """Raises a UserError if the devices cannot be split into so many partitions."""
+    """Raises a UserError if the devices cannot be split into so many partitions.
+
+    Or if the hosts of a TPU have not been introduced: Orbax and SIGTERM need that.
+    """
     import jax
 
+    if jax.process_count() > 1 and not jax.distributed.is_initialized():
+        raise UserError(
+            f"these are {jax.process_count()} processes: give --multiprocess_gpu to "
+            "each of them (T5X's name for JAX's distributed system, on TPUs too)"
+        )
     if isinstance(partitions, int) and jax.device_count() % partitions:
         raise UserError(
             f"NUM_PARTITIONS = {partitions}: the {jax.device_count()} devices that JAX "

@@ -55,21 +55,35 @@ _FLAGS = (
     ),
     ("string", "tfds_data_dir", None, "Folder of TensorFlow Datasets."),
     ("list", "seqio_additional_cache_dirs", [], "Folders of cached tasks."),
-    ("boolean", "multiprocess_gpu", False, "Start JAX's distributed system."),
-    ("string", "coordinator_address", None, "Its coordinator, as IP:port."),
+    (
+        "boolean",
+        "multiprocess_gpu",
+        False,
+        "Start JAX's distributed system: every process of several, on TPUs too.",
+    ),
+    (
+        "string",
+        "coordinator_address",
+        None,
+        "Its coordinator, as IP:port. TPUs find it, and the next two, themselves.",
+    ),
     ("integer", "process_count", None, "How many processes it has."),
     ("integer", "process_index", None, "Which of them this one is."),
     ("integer", "initialization_timeout", 300, "Seconds to wait for it."),
     ("string", "checkpoint", None, "best, latest or a step, of the folder {macro}."),
 )
 _BRANCH = "Go on from MODEL_DIR's checkpoint with other settings than it was made with."
+_STOPPED = "Exit status of a run that SIGTERM stopped, its checkpoint saved."
 _MORE_FLAGS = {
     "infer": [
         ("integer", "shard_id", None, "Overrides --gin.infer.shard_id."),
         ("string", "forbid", None, "Phrases not to be said, a file: the macro FORBID."),
         ("string", "word_end", None, "Where a phrase ends: the macro WORD_END."),
     ],
-    "train": [("boolean", "branch", False, _BRANCH)],
+    "train": [
+        ("boolean", "branch", False, _BRANCH),
+        ("integer", "stopped_status", 0, _STOPPED),
+    ],
     "cache": [
         ("integer", "shard_id", 0, "Which part of the examples this command does."),
         ("integer", "num_shards", 1, "Of so many, done by as many commands."),
@@ -115,7 +129,8 @@ def run(
 
     Raises:
       UserError: wrong flags, gin files, tasks or checkpoints; a loss that is NaN.
-      SystemExit: training was stopped by SIGTERM, its checkpoint is saved; status 0.
+      SystemExit: training was stopped by SIGTERM, its checkpoint is saved; status 0,
+        or that of --stopped_status.
     """
     from t5patches.run import gin_errors, gin_files, macros
 
@@ -128,6 +143,7 @@ def run(
     macros.check(found, gin_root(), folders[len(flags.gin_search_paths) + 2 :])
     prepare()
     _prepare_libraries(flags)
+    from t5patches import watch
     from t5patches.run import preflight
 
     if os.getcwd() not in sys.path:  # As `python -m` has it, but behind the packages.
@@ -153,7 +169,11 @@ def run(
                 _fill_cache(config, arguments, flags.shard_id, flags.num_shards)
                 return
             branch = script == "train" and flags.branch
-            _run(script, config, arguments, description or script, branch)
+            try:
+                _run(script, config, arguments, description or script, branch)
+            except watch.Preempted as stop:
+                stop.code = flags.stopped_status
+                raise
 
 
 def configuration(

@@ -3,6 +3,7 @@
 import os
 import pathlib
 
+import jax
 import pytest
 from small_vocabulary import small_vocabulary
 
@@ -258,6 +259,14 @@ def test_partitions_that_the_devices_do_not_make():
     preflight.check_devices(1)
     with pytest.raises(UserError, match="NUM_PARTITIONS = 700: the . devices"):
         preflight.check_devices(700)
+
+
+def test_hosts_of_a_pod_that_were_not_introduced(monkeypatch):
+    monkeypatch.setattr(jax, "process_count", lambda: 4)
+    with pytest.raises(UserError, match="these are 4 processes: give --multiprocess_g"):
+        preflight.check_devices(1)
+    monkeypatch.setattr(jax.distributed, "is_initialized", lambda: True)
+    preflight.check_devices(1)
 
 
 @pytest.mark.parametrize(

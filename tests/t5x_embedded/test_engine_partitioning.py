@@ -113,6 +113,26 @@ def test_meshes_of_eight_devices():
     finish(start(MESHES, 8))
 
 
+class Chip:
+    """A TPU's device, as far as a mesh looks at it."""
+
+    platform, device_kind, core_on_chip, slice_index = "tpu", "TPU v5 lite", 0, 0
+
+    def __init__(self, x, y):
+        self.coords, self.id, self.process_index = (x, y, 0), 8 * x + y, x // 2 * 4
+
+
+def test_partitions_that_are_no_whole_axes_of_a_slice(monkeypatch):
+    """16 of an 8x8 slice: a block of neighbours each."""
+    chips = [Chip(x, y) for x in range(8) for y in range(8)]
+    monkeypatch.setattr(jax, "devices", lambda backend=None: chips)
+    mesh = partitioning.default_mesh(16)
+    assert dict(mesh.shape) == {"data": 4, "model": 16}
+    for block in mesh.devices:
+        spans = np.ptp([chip.coords for chip in block], axis=0) + 1
+        assert np.prod(spans) == 16
+
+
 PROCESSES = """
 import sys
 port, index = map(int, sys.argv[1:])
