@@ -34,7 +34,7 @@ Metrics = dict[str, clu_metrics.Metric]
 # Above so many bytes of float32 logits on a device, only some positions have them at a
 # time. On CPUs what stays in the caches is faster; elsewhere only memory counts, and
 # every part may cost a sum of the output layer's gradient over the devices.
-LOGITS_BYTES = {"cpu": 2**25, "gpu": 2**28, "tpu": 2**28}
+LOGITS_BYTES = {"cpu": 2**24, "gpu": 2**28, "tpu": 2**28}
 
 
 @flax.struct.dataclass

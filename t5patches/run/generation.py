@@ -250,7 +250,8 @@ def _claim_chunks(folder: epath.Path, settings: Mapping[str, int]) -> None:
 
 
 def _is_free(binding: str) -> bool:
-    return gin_config.argument(binding) in {*_FREE, *_FREE.values()}
+    free = {*_FREE, *_FREE.values(), *gin_config.HOW_COMPUTED}
+    return gin_config.argument(binding) in free
 
 
 def _forget_removed(folder: epath.Path, inference_name: str) -> None:

@@ -77,6 +77,14 @@ class Config:
         return bound.arguments
 
 
+# How an update's frozen model and its logits are computed, not what comes of them.
+HOW_COMPUTED = {"FROZEN_CACHE", "FROZEN_CACHE_DTYPE", "LOGITS_CHUNK"} | {
+    f"{family}_model.{name}"
+    for family in ("encoder_decoder", "decoder_only")
+    for name in ("frozen_cache", "logits_chunk")
+}
+
+
 def argument(binding: str) -> str:
     """Returns `function.argument` of a binding's name, or the macro that it is."""
     return ".".join(binding.rpartition("/")[2].split(".")[-2:])

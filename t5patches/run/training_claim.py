@@ -40,7 +40,7 @@ _FREE = {
     *("choose_checkpoint.which", "get_dataset.initial_checkpoint_path"),
     *("total_steps.initial_checkpoint_path", "first_step.initial_checkpoint_path"),
     *("SelfDistillationTrainer.frozen_checkpoint", "FROZEN_CHECKPOINT_PATH"),
-    *("FROZEN_CACHE", "LOGITS_CHUNK"),
+    *gin_config.HOW_COMPUTED,
     "original.checkpoint",
     *("VOCABULARY_PATH", "SentencePieceVocabulary.sentencepiece_model_file"),
 }
