@@ -6,6 +6,7 @@ import itertools
 import json
 import os
 import tempfile
+import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -51,6 +52,7 @@ class Examples:
 
     def __init__(self):
         self._file = tempfile.TemporaryFile("w+", encoding="utf-8")
+        weakref.finalize(self, self._file.close)
         self._count = 0
 
     def append(self, row: Mapping[str, Any]) -> None:

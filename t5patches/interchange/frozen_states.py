@@ -12,8 +12,10 @@ from __future__ import annotations
 import hashlib
 import os
 import threading
+import weakref
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import IO
 
 import jax.numpy as jnp
 import numpy as np
@@ -85,7 +87,10 @@ class Store:
         self.folder = epath.Path(os.fspath(folder))
         self.features, self.dtype = 0, np.dtype(jnp.bfloat16)
         self._rows: dict[bytes, tuple[int, int]] = {}
-        self._starts, self._files = [1], []
+        self._starts: list[int] = [1]
+        self._paths: list[epath.Path] = []
+        self._files: dict[int, IO[bytes]] = {}  # Those that were read.
+        weakref.finalize(self, _close, self._files)
         self._lock = threading.Lock()
         for path in sorted(self.folder.glob("states-*.npz")):
             self._add(path)
@@ -101,7 +106,7 @@ class Store:
             raise UserError(
                 f"{path}: is broken ({error}); remove it, and its states are made again"
             ) from error
-        if not whole or self._files and like != (self.features, self.dtype):
+        if not whole or self._paths and like != (self.features, self.dtype):
             what = "is of another model" if whole else "does not fit its .bin"
             raise UserError(f"{path}: {what}; remove it, and its states are made again")
         self.features, self.dtype = like
@@ -111,7 +116,7 @@ class Store:
         ):
             self._rows[name.tobytes()] = start, count
         self._starts.append(self._starts[-1] + int(counts.sum()))
-        self._files.append(data)
+        self._paths.append(data)
 
     def __contains__(self, key: bytes) -> bool:
         return key in self._rows
@@ -151,9 +156,14 @@ class Store:
     def _read(self, number: int, first: int, count: int) -> np.ndarray:
         size = self.features * self.dtype.itemsize
         with self._lock:
+            if number not in self._files:
+                self._files[number] = self._paths[number].open("rb")
             file = self._files[number]
-            if isinstance(file, epath.Path):
-                file = self._files[number] = file.open("rb")
             file.seek((first - self._starts[number]) * size)
             content = file.read(count * size)
         return np.frombuffer(content, self.dtype).reshape(count, self.features)
+
+
+def _close(files: Mapping[int, IO[bytes]]) -> None:
+    for file in files.values():
+        file.close()
