@@ -20,7 +20,7 @@ from t5x import train_state as train_state_lib
 
 from t5patches.checkpoints import contents, finding, integrity
 from t5patches.errors import UserError
-from t5patches.interchange import json_files
+from t5patches.interchange import claims, json_files
 
 PyTree = Any
 RECORD = "frozen.json"
@@ -35,6 +35,7 @@ def find_params(
     dtype: str | None = None,
     vocabulary: str | None = None,
     wanted: Callable[[PyTree], PyTree] = lambda params: params,
+    cache: str | None = None,
 ) -> PyTree:
     """The frozen parameters of a run, and its record of where they come from.
 
@@ -50,6 +51,7 @@ def find_params(
         ones.
       vocabulary: the fingerprint of the model's; None for any.
       wanted: those of a tree like `train_state.params` (or `params_axes`) that are.
+      cache: a folder of states that must be the checkpoint's (`run.frozen_cache`).
 
     Returns:
       What is wanted of a tree like `train_state.params`, sharded alike, of other
@@ -65,6 +67,8 @@ def find_params(
         contents.check_whole(path)
         if vocabulary:
             integrity.check_vocabulary(path, vocabulary)
+        if cache:
+            check_cache(cache, path)
         return _restore(path, train_state, partitioner, dtype, wanted)
 
     if model_dir is None:
@@ -170,6 +174,22 @@ def _same(folder: epath.Path, record: json_files.Row, checkpoint: str | None) ->
             f" {found}: use another MODEL_DIR, or the same checkpoint"
         )
     return path
+
+
+def check_cache(cache: str, checkpoint: str) -> None:
+    """Raises a UserError unless a folder of states was made with a checkpoint."""
+    record, remedy = epath.Path(cache) / claims.SETTINGS, "remove the folder"
+    if not record.is_file():
+        raise UserError(
+            f"{cache} has no {claims.SETTINGS}: it is no FROZEN_CACHE, or is not filled"
+            "; `t5patches cache` fills it"
+        )
+    made = json_files.read_record(record, {"checkpoint": str}, remedy)["checkpoint"]
+    if made != contents.content(checkpoint):
+        raise UserError(
+            f"{cache} was made with another model ({made}) than {checkpoint}: give"
+            " another FROZEN_CACHE"
+        )
 
 
 def _write_record(folder: epath.Path, checkpoint: str) -> None:

@@ -342,6 +342,7 @@ class SelfDistillationTrainer(WatchedTrainer):
                 frozen_dtype,
                 vocabularies.of_model(model),
                 self._frozen_part,
+                getattr(model, "frozen_cache", None),
             )
 
     @property

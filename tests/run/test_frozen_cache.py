@@ -10,7 +10,7 @@ import tiny
 from t5x import utils
 
 from t5patches import feature_converters as fcs
-from t5patches import models
+from t5patches import frozen, models
 from t5patches.errors import UserError
 from t5patches.interchange import frozen_states
 from t5patches.run import frozen_cache
@@ -120,6 +120,12 @@ def test_another_model_s_states_are_refused(cfg, stubs, tmp_path):
         stubs.fill(cfgs=[cfg], dtype="float32")
     with pytest.raises(UserError, match="FROZEN_CACHE_DTYPE = 'float16'"):
         stubs.fill(cfgs=[cfg], dtype="float16")
+    # And by the trainer, whoever has filled it.
+    frozen.check_cache(str(stubs.folder), str(tmp_path / "checkpoint_1"))
+    with pytest.raises(UserError, match=r"another model \(.*checkpoint_1\) than other"):
+        frozen.check_cache(str(stubs.folder), "other")
+    with pytest.raises(UserError, match="not filled; `t5patches cache` fills it"):
+        frozen.check_cache(str(tmp_path / "none"), "other")
 
 
 def test_a_model_says_what_does_not_go_with_a_cache(tmp_path):
