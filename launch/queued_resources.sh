@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Runs a command of t5patches on a Cloud TPU, which is asked for if it is not there:
-# train, generate, infer and eval on all of its hosts, others on the first. Typed again,
+# train, cache, generate, infer and eval on all of its hosts, others on the first. Typed again,
 # it takes the TPU that is there, or asks for another where that was preempted, and the
 # command goes on from its last checkpoint.
 #
@@ -67,7 +67,7 @@ on all 'set -eu
 workers=all
 case $1 in
   train) set -- "$@" --multiprocess_gpu --stopped_status=75 ;;
-  generate | infer | eval) set -- "$@" --multiprocess_gpu ;;
+  cache | generate | infer | eval) set -- "$@" --multiprocess_gpu ;;
   *) workers=0 ;;
 esac
 on "$workers" "t5patches/.venv/bin/t5patches $(printf '%q ' "$@")"

@@ -34,7 +34,7 @@ Metrics = dict[str, clu_metrics.Metric]
 # Above so many bytes of float32 logits on a device, only some positions have them at a
 # time. On CPUs what stays in the caches is faster; elsewhere only memory counts, and
 # every part may cost a sum of the output layer's gradient over the devices.
-LOGITS_BYTES = {"cpu": 2**24, "gpu": 2**28, "tpu": 2**28}
+LOGITS_BYTES = {"cpu": 2**24, "others": 2**28}
 
 
 @flax.struct.dataclass
@@ -318,7 +318,8 @@ class NegativeTrainingTransformer(t5x_models.BaseTransformerModel):
         if self.logits_chunk is not None:
             return self.logits_chunk or length
         size = max(head.weight.shape) * batch * 4 / jax.device_count()
-        chunks = math.ceil(length * size / LOGITS_BYTES[jax.default_backend()])
+        limit = LOGITS_BYTES.get(jax.default_backend(), LOGITS_BYTES["others"])
+        chunks = math.ceil(length * size / limit)
         return math.ceil(length / min(chunks, length))
 
     def _frozen(self, orig_params, batch, dropout_rng) -> tuple[Any, Any]:
@@ -513,9 +514,9 @@ def head_name(names: Iterable[str]) -> str:
     """Returns which of the '/'-separated names of parameters is the output layer's."""
     names = list(names)
     for ending in ("logits_dense/kernel", "token_embedder/embedding"):
-        for name in names:
-            if name.endswith(ending):
-                return name
+        if found := [name for name in names if name.endswith(ending)]:
+            (name,) = found
+            return name
     raise ValueError(f"no output layer among the parameters {names}")
 
 

@@ -324,10 +324,9 @@ class SelfDistillationTrainer(WatchedTrainer):
             num_microbatches=num_microbatches,
             weight_metrics_computer=weight_metrics_computer,
         )
-        self._frozen_part = lambda params: params
-        if getattr(model, "frozen_cache", None):
-            # The rest of the frozen model has been run before.
-            self._frozen_part = models.head_alone
+        cache = getattr(model, "frozen_cache", None)
+        # With a cache the rest of the frozen model has been run before.
+        self._frozen_part = models.head_alone if cache else lambda params: params
         if not takes_frozen_params(model):
             self.frozen_params = None
         elif orig_train_state is not None:
@@ -342,7 +341,7 @@ class SelfDistillationTrainer(WatchedTrainer):
                 frozen_dtype,
                 vocabularies.of_model(model),
                 self._frozen_part,
-                getattr(model, "frozen_cache", None),
+                cache,
             )
 
     @property

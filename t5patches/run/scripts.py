@@ -213,9 +213,10 @@ def _run(
         preflight.check(script, arguments)
         if script == "infer":
             generation.claim_output(arguments, config.bindings)
-        if script == "train" and getattr(arguments["model"], "frozen_cache", None):
-            _fill_cache(config, arguments)
-        if script == "train":  # T5X closes its trainer only at a run's own end.
+        if script == "train":
+            if getattr(arguments["model"], "frozen_cache", None):
+                _fill_cache(config, arguments)
+            # T5X closes its trainer only at a run's own end.
             claim = training_claim.check(arguments, config.bindings, branch)
             trainer_cls = arguments["trainer_cls"]
 
