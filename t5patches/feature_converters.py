@@ -13,10 +13,12 @@ from __future__ import annotations
 
 import abc
 import copy
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import gin
+import numpy as np
 import seqio
 import tensorflow as tf
 
@@ -32,6 +34,9 @@ UNWANTED_SETS = "unwanted_sets"
 FROZEN_STATES, FROZEN_ROWS = "frozen_states", "frozen_rows"
 # What says, on each side, which positions have a token.
 _TOKENS = {"encoder": "encoder_input_tokens", "decoder": "decoder_target_tokens"}
+
+# Calls into Python are for so many examples: one for each took as long as all the rest.
+_AT_ONCE = 64
 
 _registered = gin.configurable(module="feature_converters")
 
@@ -87,10 +92,10 @@ class _Converter(seqio.FeatureConverter):
             rows = features.pop(FROZEN_ROWS)
             dtype = tf.as_dtype(cache.dtype)
             states = tf.numpy_function(cache.read, [rows], dtype, stateful=False)
-            states = tf.ensure_shape(states, [rows.shape[0], cache.features])
+            states = tf.ensure_shape(states, [*rows.shape, cache.features])
             return {**features, FROZEN_STATES: states}
 
-        return ds.map(read, num_parallel_calls=tf.data.AUTOTUNE)
+        return ds.batch(_AT_ONCE).map(read).unbatch()
 
     @abc.abstractmethod
     def _features(self, example: _Example) -> dict[str, tf.Tensor]:
@@ -109,13 +114,12 @@ class _Converter(seqio.FeatureConverter):
     ) -> tf.data.Dataset:
         passed = [*self._passthrough_features]
         own = [name for name in self.MODEL_FEATURES if name != "decoder_input_tokens"]
+        kept = [name for name in own if name != FROZEN_ROWS]
         lengths = self.get_model_feature_lengths(task_feature_lengths)
 
         def prepare(example):
             features = self._features(example)
-            if self._cache:
-                features[FROZEN_ROWS] = self._frozen_rows(features, lengths)
-            features = {name: utils.without_zeros(features[name]) for name in own}
+            features = {name: utils.without_zeros(features[name]) for name in kept}
             return features | {name: example[name] for name in passed}
 
         def finish(row):
@@ -133,20 +137,30 @@ class _Converter(seqio.FeatureConverter):
         ds = ds.map(prepare, num_parallel_calls=tf.data.AUTOTUNE)
         if self.pack:
             # An empty sequence would shift the segment numbers of one side.
-            ds = ds.filter(lambda x: tf.reduce_all([tf.size(x[k]) > 0 for k in own]))
+            ds = ds.filter(lambda x: tf.reduce_all([tf.size(x[k]) > 0 for k in kept]))
+        if self._cache:
+            find = functools.partial(self._add_frozen_rows, lengths=lengths)
+            ds = ds.padded_batch(_AT_ONCE).map(find).unbatch()
         ds = self._pack_or_pad(ds, {name: lengths[name] for name in own + passed})
         return ds.map(finish, num_parallel_calls=tf.data.AUTOTUNE)
 
-    def _frozen_rows(self, features: _Example, lengths: _Lengths) -> tf.Tensor:
-        """Returns where the states of an example's targets are, int32 [length]."""
-        tokens = [
-            tf.cast(
-                features[name][: lengths[name]] if name in features else [], "int32"
-            )
-            for name in (*_TOKENS.values(), "decoder_loss_weights")
-        ]
-        rows = tf.numpy_function(self._cache.rows, tokens, tf.int32, stateful=False)
-        return tf.ensure_shape(rows, [None])
+    def _add_frozen_rows(self, features: _Example, lengths: _Lengths) -> _Example:
+        """Adds where the states of targets are, int32 [examples, length]."""
+        names = (*_TOKENS.values(), "decoder_loss_weights")
+        there = {"encoder_input_tokens": features[names[1]][:, :0], **features}
+        tokens = [there[name][:, : lengths.get(name, 0)] for name in names]
+
+        def find(*tokens):
+            found = np.zeros_like(tokens[-1])
+            for row, *of_one in zip(found, *tokens, strict=True):
+                # As `without_zeros` has them: 0 is padding.
+                own = [each[each != 0] for each in of_one]
+                own = [each - (each > 0) for each in own]
+                row[: len(own[-1])] = self._cache.rows(*own) + 1
+            return found
+
+        rows = tf.numpy_function(find, tokens, tf.int32, stateful=False)
+        return {**features, FROZEN_ROWS: tf.ensure_shape(rows, [None, None])}
 
     def get_model_feature_lengths(
         self, task_feature_lengths: _Lengths

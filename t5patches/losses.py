@@ -739,6 +739,16 @@ def targeted_loss(
     return loss, jax.lax.stop_gradient(parts)
 
 
+def argmax(logits: Array) -> Array:
+    """Returns the first of the likeliest tokens, [..., vocab] -> int32 [...].
+
+    On a CPU XLA takes six times as long for a reduction that carries indices along.
+    """
+    tokens = jax.lax.broadcasted_iota(jnp.int32, logits.shape, logits.ndim - 1)
+    best = logits == jnp.max(logits, axis=-1, keepdims=True)
+    return jnp.min(jnp.where(best, tokens, logits.shape[-1]), axis=-1)
+
+
 def in_chunks(function: Callable[..., tuple[Array, Any]], size: int) -> Callable:
     """Sums a function of some positions over all, `size` of each row at a time.
 

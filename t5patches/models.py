@@ -228,7 +228,7 @@ class NegativeTrainingTransformer(t5x_models.BaseTransformerModel):
             )
             if self.upstream_values:
                 loss = jnp.sum(self._token_losses(*arrays, annotation, alpha))
-            right = (jnp.argmax(logits, axis=-1) == targets) & (magnitude != 0)
+            right = (losses.argmax(logits) == targets) & (magnitude != 0)
             return loss, (parts, jnp.sum(right, dtype=jnp.float32))
 
         if (size := self._positions_at_once(states, head)) < states.shape[1]:

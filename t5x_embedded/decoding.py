@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from t5x_embedded import _absent
+from t5x_embedded import _absent, losses
 
 __getattr__ = _absent.module_getattr(__name__)
 
@@ -130,17 +130,6 @@ def _keep_top_p(logits: Array, p: float) -> Array:
     return jnp.where(bits >= least, logits, NEG_INF_VALUE)
 
 
-def _argmax(logits: Array) -> Array:
-    """The first of the best tokens, int32 [batch].
-
-    XLA on a CPU takes six times as long for a reduction that carries indices along.
-    """
-    best = jnp.max(logits, axis=-1, keepdims=True)
-    tokens = jnp.arange(logits.shape[-1], dtype=jnp.int32)
-    first = jnp.min(jnp.where(logits == best, tokens, logits.shape[-1]), axis=-1)
-    return jnp.minimum(first, logits.shape[-1] - 1)  # NaN equals nothing.
-
-
 def _choose(logits, rng, temperature, topk, topp, rescale_log_probs):
     """Takes the next token.
 
@@ -152,10 +141,12 @@ def _choose(logits, rng, temperature, topk, topp, rescale_log_probs):
         scaled = _keep_top_k(scaled, topk) if topk else scaled
         scaled = _keep_top_p(scaled, topp) if topp else scaled
         # As jax.random.categorical, but for its argmax.
-        token = _argmax(scaled + jax.random.gumbel(rng, scaled.shape, scaled.dtype))
+        token = losses.argmax(
+            scaled + jax.random.gumbel(rng, scaled.shape, scaled.dtype)
+        )
         logits = scaled if rescale_log_probs else logits
     else:
-        token = _argmax(logits)
+        token = losses.argmax(logits)
         if rescale_log_probs:  # All probability is on the one token.
             return token, jnp.zeros(token.shape, jnp.float32)
     log_probs = jax.nn.log_softmax(logits)

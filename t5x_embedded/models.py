@@ -73,10 +73,9 @@ def compute_base_metrics(
     sequences, tokens = jnp.array(targets.shape[0]), jnp.array(targets.size)
     real_tokens = targets.size if mask is None else jnp.sum(mask)
     cores = jax.device_count()
+    right = average.from_model_output(losses.argmax(logits) == targets, mask)
     metrics = {
-        "accuracy": clu_metrics.Accuracy.from_model_output(
-            logits=logits, labels=targets.astype(jnp.int32), mask=mask
-        ),
+        "accuracy": clu_metrics.Accuracy(total=right.total, count=right.count),
         "loss": per_step(total=loss),
         "loss_per_nonpadding_target_token": average(total=loss, count=real_tokens),
         "loss_per_all_target_tokens": average(total=loss, count=tokens),

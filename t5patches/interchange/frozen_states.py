@@ -143,15 +143,18 @@ class Store:
         return np.where(counts, start - 1 + np.cumsum(counts), 0).astype(np.int32)
 
     def read(self, rows: np.ndarray) -> np.ndarray:
-        """Returns rows, [length] -> [length, features]."""
-        found = np.zeros((len(rows), self.features), self.dtype)
+        """Returns rows, [...] -> [..., features]."""
+        found = np.zeros((rows.size, self.features), self.dtype)
+        places = np.flatnonzero(rows)
+        there = rows.ravel()[places]
+        files = np.searchsorted(self._starts, there, side="right") - 1
         # What is of one example lies together, and is read at once.
-        files = np.searchsorted(self._starts, rows, side="right") - 1
-        breaks = np.flatnonzero((np.diff(rows) != 1) | (np.diff(files) != 0)) + 1
-        for run in np.split(np.arange(len(rows)), breaks):
-            if len(run) and (first := int(rows[run[0]])):
-                found[run] = self._read(int(files[run[0]]), first, len(run))
-        return found
+        steps = np.diff([places, there, files])
+        breaks = np.flatnonzero((steps != [[1], [1], [0]]).any(axis=0)) + 1
+        for some in np.split(np.arange(len(places)), breaks) if len(places) else ():
+            first, row, file = (int(x[some[0]]) for x in (places, there, files))
+            found[first : first + len(some)] = self._read(file, row, len(some))
+        return found.reshape(*rows.shape, self.features)
 
     def _read(self, number: int, first: int, count: int) -> np.ndarray:
         size = self.features * self.dtype.itemsize

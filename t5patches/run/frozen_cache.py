@@ -116,15 +116,17 @@ def _missing(
             use_cached=cfg.use_cached,
             seed=cfg.seed,
         )
-        for features in converter(
-            dataset, cfg.task_feature_lengths
-        ).as_numpy_iterator():
-            inputs = np.trim_zeros(features.get("encoder_input_tokens", ()), "b")
-            targets = np.trim_zeros(features["decoder_target_tokens"], "b")
-            name = frozen_states.key(inputs, targets)
-            if name not in store and name not in seen:
-                seen.add(name)
-                yield _Example(name, features, features["decoder_loss_weights"] != 0)
+        dataset = converter(dataset, cfg.task_feature_lengths)
+        for some in dataset.batch(cfg.batch_size).as_numpy_iterator():
+            for row in range(len(some["decoder_target_tokens"])):
+                features = {name: values[row] for name, values in some.items()}
+                inputs = np.trim_zeros(features.get("encoder_input_tokens", ()), "b")
+                targets = np.trim_zeros(features["decoder_target_tokens"], "b")
+                name = frozen_states.key(inputs, targets)
+                if name not in store and name not in seen:
+                    seen.add(name)
+                    counts = features["decoder_loss_weights"] != 0
+                    yield _Example(name, features, counts)
 
 
 def _frozen_model(

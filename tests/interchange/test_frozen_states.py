@@ -40,6 +40,10 @@ def test_what_was_written_is_read(tmp_path, dtype):
     packed = np.concatenate([rows(store, 0), rows(store, 2), [0, 0], rows(store, 1)])
     expected = [states(0, dtype), states(2, dtype), np.zeros((2, 2)), states(1, dtype)]
     np.testing.assert_array_equal(store.read(packed), np.concatenate(expected))
+    # Of several examples at once, and the first row of all right behind padding.
+    found = store.read(np.array([[0, 1], [2, 0]]))
+    np.testing.assert_array_equal(found[[0, 1], [1, 0]], store.read(np.array([1, 2])))
+    assert found[0, 1].any() and not found[[0, 1], [0, 1]].any()
 
 
 def test_targets_that_do_not_count_have_no_row(tmp_path):
