@@ -41,7 +41,9 @@ def made_up_word(number: int) -> str:
     return "".join(SYLLABLES[part % 20] for part in parts)
 
 
-def made_up_examples(count: int, seed: int = 0) -> Iterator[tuple[str, str]]:
+def made_up_examples(
+    count: int, seed: int = 0, words_of_input: tuple[int, int] = (300, 500)
+) -> Iterator[tuple[str, str]]:
     """Yields (text, input): words by Zipf's law, a name in twenty, some numbers."""
     generator = random.Random(seed)
     words = [made_up_word(number) for number in range(4000)]
@@ -57,7 +59,7 @@ def made_up_examples(count: int, seed: int = 0) -> Iterator[tuple[str, str]]:
         return f"{' '.join(drawn)}."
 
     for _ in range(count):
-        yield text(generator.randint(15, 25)), text(generator.randint(300, 500))
+        yield text(generator.randint(15, 25)), text(generator.randint(*words_of_input))
 
 
 def made_up_vocabulary(folder: pathlib.Path, examples: list[tuple[str, str]]) -> Any:

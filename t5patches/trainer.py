@@ -177,6 +177,11 @@ class WatchedTrainer(t5x_trainer.Trainer):
     def _seals(self) -> watch.Seals:
         return watch.Seals(self._model_dir, self._model)
 
+    def _note_checkpoints(self) -> None:
+        """Takes note of what has been written while training went on."""
+        self._seals.seal()
+        self._validation.choose()
+
     def train(
         self, batch_iter: Iterator[Batch], num_steps: int, start_step: int | None = None
     ):
@@ -194,7 +199,7 @@ class WatchedTrainer(t5x_trainer.Trainer):
           UserError: the loss is NaN or infinite.
           watch.Preempted: SIGTERM came; `train_state` is that of the last step.
         """
-        self._seals.seal()
+        self._note_checkpoints()
         step_fn = self._compiled_train_step or self._partitioned_train_step
         state, metrics = self.train_state, None
         if start_step is None:
@@ -235,7 +240,7 @@ class WatchedTrainer(t5x_trainer.Trainer):
 
     def eval(self, batch_iters: Mapping[str, Iterator[Batch]]):
         """Evaluates as T5X does and keeps `best.json` up to date."""
-        self._seals.seal()
+        self._note_checkpoints()
         summaries = super().eval(batch_iters)
         step = int(utils.get_local_data(self.train_state.step))
         self._validation.record(step, summaries)
@@ -243,7 +248,7 @@ class WatchedTrainer(t5x_trainer.Trainer):
 
     def close(self) -> None:
         """Seals the last checkpoint, ends the threads and gives SIGTERM back."""
-        self._seals.seal()
+        self._note_checkpoints()
         self._stop_signal.close()
         super().close()
 

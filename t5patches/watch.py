@@ -14,6 +14,7 @@ import os
 import shutil
 import signal
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -25,7 +26,7 @@ from jax.experimental import multihost_utils
 from t5x import trainer as t5x_trainer
 from t5x import utils
 
-from t5patches.checkpoints import finding, integrity
+from t5patches.checkpoints import contents, finding, integrity
 from t5patches.errors import UserError
 from t5patches.interchange import claims, json_files, shards, vocabularies
 
@@ -103,6 +104,7 @@ class LossGuard:
     """
 
     LAG = 4
+    WRITING_SECONDS = 60.0
 
     def __init__(self, model: Any, model_dir: str | None):
         self._model = model
@@ -144,6 +146,11 @@ class LossGuard:
                 folder / f"bad_batch_{step}", jax.process_index(), jax.process_count()
             )
             json_files.write_jsonl(path, batch_rows(batch, self._model))
+            until = time.monotonic() + self.WRITING_SECONDS
+            while [
+                *folder.glob(f"*{contents.TEMPORARY}*")
+            ] and time.monotonic() < until:
+                time.sleep(0.1)  # The last one is written while training goes on.
             steps = finding.steps(folder)
             good = folder / f"checkpoint_{steps[-1]}" if steps else "none"
             message += f" Its batch: {path}. The last good checkpoint: {good}."
@@ -253,6 +260,8 @@ class Validation:
     def __init__(self, model_dir: str | None):
         self._folder = None if model_dir is None else finding.absolute(model_dir)
         self._history: dict[int, float] | None = None
+        self._metric: str | None = None
+        self._best: int | None = None
 
     def record(self, step: int, summaries: Mapping[str, Mapping[str, Any]]) -> None:
         """Adds an evaluation.
@@ -279,7 +288,8 @@ class Validation:
         self._history = history
         rows = [{"step": s, "value": history[s]} for s in sorted(history)]
         json_files.write_json(self._folder / HISTORY, {"metric": metric, "steps": rows})
-        self._choose(metric, history)
+        self._metric = metric
+        self.choose()
 
     def _read(self, metric: str) -> dict[int, float]:
         path = self._folder / HISTORY
@@ -295,14 +305,21 @@ class Validation:
             self._history = history if stored["metric"] == metric else None
         return self._history or {}
 
-    def _choose(self, metric: str, history: Mapping[int, float]) -> None:
+    def choose(self) -> None:
+        """Chooses again: what was evaluated may have been saved since."""
+        history, metric = self._history, self._metric
+        if self._folder is None or not history or metric is None:
+            return
         kept = self._folder / finding.KEPT
         saved = {*finding.steps(self._folder), *finding.steps(kept)}
         candidates = sorted(history.keys() & saved)
         if not candidates:
             return
         best = min(candidates, key=history.__getitem__)
+        if best == self._best:
+            return
         self._keep(best)
+        self._best = best
         json_files.write_json(
             self._folder / finding.BEST,
             {"step": best, "metric": metric, "value": history[best]},

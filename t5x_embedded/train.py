@@ -246,10 +246,11 @@ def train(
             yield
             metrics.write_scalar(f"timing/{name}", time.time() - start, step)
 
-        def save(step: int) -> None:
+        def save(step: int, wait: bool = True) -> None:
             with timed("checkpoint_seconds", step):
                 manager.save(trainer.train_state)
-                manager.wait_until_finished()
+                if wait:
+                    manager.wait_until_finished()
 
         def evaluate(step: int) -> None:
             """Writes metrics with teacher forcing, then SeqIO's of predictions."""
@@ -298,8 +299,8 @@ def train(
             )
             if saves or not concurrent_metrics:
                 summary.result()
-            if saves:
-                save(end)
+            if saves:  # It is written while training goes on, unless that deletes one.
+                save(end, wait=end == total or save_cfg.keep is not None)
             if evaluates:
                 evaluate(end)
             last_step = end

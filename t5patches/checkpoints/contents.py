@@ -14,7 +14,7 @@ from t5patches.checkpoints import finding, integrity
 from t5patches.errors import UserError
 from t5patches.interchange import claims
 
-_TEMPORARY = ".orbax-checkpoint-tmp"
+TEMPORARY = ".orbax-checkpoint-tmp"
 _PARAMS = "target/"  # The parameters' place among a checkpoint's arrays.
 
 
@@ -26,17 +26,17 @@ def check_whole(path: epath.PathLike) -> None:
         return  # TensorFlow's, or an older format of T5X's: T5X knows more of them.
     others = finding.there_is(path.parent)
     if path.is_dir():
-        if not finding.STEP.fullmatch(path.name) and _TEMPORARY not in path.name:
+        if not finding.STEP.fullmatch(path.name) and TEMPORARY not in path.name:
             raise UserError(
                 f"{path} is not the folder of a checkpoint (checkpoint_<step>)"
                 f"{finding.there_is(path)}"
             )
-    elif not any(path.parent.glob(f"{path.name}{_TEMPORARY}*")):
+    elif not any(path.parent.glob(f"{path.name}{TEMPORARY}*")):
         raise UserError(f"there is no checkpoint {path}{others}")
     state = path / "state"
     parts = [state / "_METADATA", state / "manifest.ocdbt"]
     whole = legacy or (state / "checkpoint").exists() or all(p.exists() for p in parts)
-    if not whole or _TEMPORARY in path.name or not finding.is_committed(path):
+    if not whole or TEMPORARY in path.name or not finding.is_committed(path):
         raise UserError(
             f"checkpoint {path} was not written to its end, or lost files since{others}"
         )
