@@ -199,7 +199,7 @@ class NegativeTrainingTransformer(t5x_models.BaseTransformerModel):
             # Below the output layer the trained model is the frozen one.
             states, head = frozen_states, head_of(params)
         else:
-            states, head = self._outputs(params, batch, dropout_rng)
+            states, head = _outputs(self, params, batch, dropout_rng)
         targets, annotation = self._annotation(batch)
         # T5X's normalisers and metrics sum the weights: they want magnitudes.
         magnitudes = {**batch, "decoder_loss_weights": annotation.magnitude}
@@ -231,11 +231,11 @@ class NegativeTrainingTransformer(t5x_models.BaseTransformerModel):
             right = (losses.argmax(logits) == targets) & (magnitude != 0)
             return loss, (parts, jnp.sum(right, dtype=jnp.float32))
 
-        if (size := self._positions_at_once(states, head)) < states.shape[1]:
-            of_some = losses.in_chunks(of_some, size)
         tokens = frozen_states, targets, annotation, magnitude
         constants = frozen_head and frozen_head.weight, factor, self.alpha
-        loss, (parts, right) = of_some(states, head.weight, tokens, constants)
+        loss, (parts, right) = _by_positions(
+            of_some, self.logits_chunk, states, head, tokens, constants
+        )
         z_loss, _ = parts.pop("z_loss")
         metrics = self._compute_metrics(
             logits=jnp.zeros((*targets.shape, 1)),  # There are none of all positions.
@@ -281,23 +281,13 @@ class NegativeTrainingTransformer(t5x_models.BaseTransformerModel):
         )
         return scores, intermediates
 
-    def _outputs(self, params, batch, dropout_rng) -> tuple[jax.Array, Head]:
-        """Returns what the logits are made of, [batch, length, features], and how.
-
-        XLA leaves out the logits that the network makes itself.
-        """
-        options = {"dropout_rng": dropout_rng, "mutable": ["intermediates"]}
-        logits, variables = self._compute_logits(params, batch, **options)
-        sown = variables.get("intermediates", {}).get("decoder", {}).get("pre_logits")
-        return (logits, Head()) if sown is None else (sown[0], head_of(params))
-
     def pre_logits(self, params: PyTree, batch: Batch) -> jax.Array:
         """What the logits are made of, without dropout, [batch, length, features].
 
         Raises:
           ValueError: the network, which is not ours, does not sow it.
         """
-        states, head = self._outputs(params, batch, None)
+        states, head = _outputs(self, params, batch, None)
         if head.weight is None:
             raise ValueError(
                 f"{type(self.module).__name__} does not sow `pre_logits`, what it makes"
@@ -309,18 +299,6 @@ class NegativeTrainingTransformer(t5x_models.BaseTransformerModel):
     @property
     def _dropout_rate(self) -> float:
         return getattr(getattr(self.module, "config", None), "dropout_rate", 0.0)
-
-    def _positions_at_once(self, states: jax.Array, head: Head) -> int:
-        """Returns of how many positions of each row there are logits at a time."""
-        batch, length, _ = states.shape
-        if head.weight is None:
-            return length
-        if self.logits_chunk is not None:
-            return self.logits_chunk or length
-        size = max(head.weight.shape) * batch * 4 / jax.device_count()
-        limit = LOGITS_BYTES.get(jax.default_backend(), LOGITS_BYTES["others"])
-        chunks = math.ceil(length * size / limit)
-        return math.ceil(length / min(chunks, length))
 
     def _frozen(self, orig_params, batch, dropout_rng) -> tuple[Any, Any]:
         """Returns `_outputs` of the frozen model, or None twice."""
@@ -489,7 +467,7 @@ class SelfDistillationModel(NegativeTrainingTransformer):
         if (states := batch.get(feature_converters.FROZEN_STATES)) is not None:
             return states, head_of(orig_params)
         dropout_rng = dropout_rng if self.frozen_dropout else None
-        return self._outputs(orig_params, batch, dropout_rng)
+        return _outputs(self, orig_params, batch, dropout_rng)
 
 
 class Head(NamedTuple):
@@ -508,6 +486,38 @@ def _logits(states: jax.Array, head: Head) -> jax.Array:
     if head.weight is None:
         return states
     return layers.head_logits(states, head.weight, tied=head.tied)
+
+
+def _outputs(model, params, batch, dropout_rng) -> tuple[jax.Array, Head]:
+    """Returns what the logits are made of, [batch, length, features], and how.
+
+    XLA leaves out the logits that the network makes itself.
+    """
+    options = {"dropout_rng": dropout_rng, "mutable": ["intermediates"]}
+    logits, variables = model._compute_logits(params, batch, **options)
+    sown = variables.get("intermediates", {}).get("decoder", {}).get("pre_logits")
+    return (logits, Head()) if sown is None else (sown[0], head_of(params))
+
+
+def _positions_at_once(states: jax.Array, head: Head, chunk: int | None) -> int:
+    """Returns of how many positions of each row there are logits at a time."""
+    batch, length, _ = states.shape
+    if head.weight is None:
+        return length
+    if chunk is not None:
+        return chunk or length
+    size = max(head.weight.shape) * batch * 4 / jax.device_count()
+    limit = LOGITS_BYTES.get(jax.default_backend(), LOGITS_BYTES["others"])
+    chunks = math.ceil(length * size / limit)
+    return math.ceil(length / min(chunks, length))
+
+
+def _by_positions(function, chunk: int | None, states, head: Head, *others: Any) -> Any:
+    """Calls a function of `losses.in_chunks` on all positions, or on some at a time."""
+    size = _positions_at_once(states, head, chunk)
+    if size < states.shape[1]:
+        function = losses.in_chunks(function, size)
+    return function(states, head.weight, *others)
 
 
 def head_name(names: Iterable[str]) -> str:
@@ -686,6 +696,59 @@ _registered = gin.configurable(module="models")
 for _family in (_EncoderDecoder, _DecoderOnly):
     for _class in _family.__subclasses__():
         _registered(_class)
+
+
+@_registered
+def by_positions(
+    model: t5x_models.BaseTransformerModel, logits_chunk: int | None = None
+) -> t5x_models.BaseTransformerModel:
+    """Returns T5X's model; its training has logits of some positions at a time.
+
+    Loss and metrics are T5X's.
+
+    Args:
+      model: one whose loss is T5X's cross entropy.
+      logits_chunk: as of `NegativeTrainingTransformer`.
+    """
+
+    def loss_fn(params, batch, dropout_rng):
+        states, head = _outputs(model, params, batch, dropout_rng)
+        targets = batch["decoder_target_tokens"]
+        factor, weights = t5x_losses.get_loss_normalizing_factor_and_weights(
+            model._loss_normalizing_factor, batch
+        )
+        weights = jnp.ones(targets.shape) if weights is None else weights
+
+        def of_some(states, weight, tokens, factor):
+            targets, weights = tokens
+            logits = _logits(states, head._replace(weight=weight))
+            loss, z_loss, _ = t5x_losses.compute_weighted_cross_entropy(
+                logits,
+                targets=targets,
+                weights=weights,
+                label_smoothing=model._label_smoothing,
+                z_loss=model._z_loss,
+                loss_normalizing_factor=factor,
+            )
+            right = (losses.argmax(logits) == targets) * weights
+            return loss, (z_loss, jnp.sum(right))
+
+        loss, (z_loss, right) = _by_positions(
+            of_some, logits_chunk, states, head, (targets, weights), factor
+        )
+        metrics = model._compute_metrics(
+            logits=jnp.zeros((*targets.shape, 1)),  # There are none of all positions.
+            targets=targets,
+            mask=weights,
+            loss=loss,
+            z_loss=z_loss,
+            segment_ids=_segment_ids(batch),
+        )
+        metrics["accuracy"] = metrics["accuracy"].replace(total=right)
+        return loss, metrics
+
+    model.loss_fn = loss_fn
+    return model
 
 
 # ---- A method's model, for gin files that name the method and the family apart ----

@@ -389,16 +389,35 @@ def test_logits_of_some_positions_at_a_time_change_nothing(name, states):
 
 
 def test_small_logits_are_made_at_once_and_large_ones_are_not(monkeypatch):
-    model = tiny.make_model()
     states = jnp.zeros((4, 10, 16))
     head = models.Head(jnp.zeros((16, 100)))
-    size = lambda: model._positions_at_once(states, head)
+    size = lambda chunk=None: models._positions_at_once(states, head, chunk)
     assert size() == 10
     bytes_of_four = 4 * 100 * 4 * 4 / jax.device_count()
     monkeypatch.setitem(models.LOGITS_BYTES, "cpu", bytes_of_four)
     assert size() == 4  # Three parts: 4, 4 and 2.
-    model.logits_chunk = 7
-    assert size() == 7
-    model.logits_chunk = 0
-    assert size() == 10
-    assert model._positions_at_once(states, models.Head()) == 10
+    assert size(7) == 7
+    assert size(0) == 10
+    assert models._positions_at_once(states, models.Head(), None) == 10
+
+
+@pytest.mark.parametrize("chunk", [0, 2])
+def test_plain_training_by_positions_is_t5x_s(chunk, states):
+    options = dict(z_loss=0.1, label_smoothing=0.2, loss_normalizing_factor=7.0)
+    batch = tiny.make_batch()
+    batch["decoder_loss_weights"] = np.abs(batch["decoder_loss_weights"])
+
+    def results(change):
+        model = tiny.make_model(
+            t5x_models.EncoderDecoderModel, dropout_rate=0.1, **options
+        )
+        gradient = jax.value_and_grad(change(model).loss_fn, has_aux=True)
+        return jax.jit(gradient)(states[0], batch, jax.random.PRNGKey(2))
+
+    expected = results(lambda model: model)
+    found = results(lambda model: models.by_positions(model, chunk))
+    (loss, _), (plain, _) = found[0], expected[0]
+    np.testing.assert_allclose(loss, plain, rtol=1e-6)
+    close = functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6)
+    jax.tree.map(close, found, expected)
+    assert max(np.abs(x).max() for x in jax.tree.leaves(found[1])) > 0.01
