@@ -78,7 +78,7 @@ def make_model(prefix: str, kind: str, args: argparse.Namespace) -> Any:
             options["unwanted_sets"] = write_sets(folder, args)
         if kind == CACHED:  # It has no dropout; what is cached is in the batch.
             options |= {"frozen_cache": folder, "frozen_dropout": False}
-        return classes.get(kind, t5x_models.EncoderDecoderModel)(
+        model = classes.get(kind, t5x_models.EncoderDecoderModel)(
             module=network.Transformer(config),
             input_vocabulary=vocabulary,
             output_vocabulary=vocabulary,
@@ -88,6 +88,8 @@ def make_model(prefix: str, kind: str, args: argparse.Namespace) -> Any:
             z_loss=Z_LOSS,
             **options,
         )
+    plain = prefix == "ours" and kind not in classes
+    return models.by_positions(model) if plain else model
 
 
 def write_sets(folder: str, args: argparse.Namespace) -> str:

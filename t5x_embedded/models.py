@@ -73,7 +73,8 @@ def compute_base_metrics(
     sequences, tokens = jnp.array(targets.shape[0]), jnp.array(targets.size)
     real_tokens = targets.size if mask is None else jnp.sum(mask)
     cores = jax.device_count()
-    right = average.from_model_output(losses.argmax(logits) == targets, mask)
+    right = (losses.argmax(logits) == targets).astype(jnp.float32)
+    right = average.from_model_output(right, mask)
     metrics = {
         "accuracy": clu_metrics.Accuracy(total=right.total, count=right.count),
         "loss": per_step(total=loss),
