@@ -170,6 +170,17 @@ def test_the_best_is_the_lowest_loss_among_the_saved_steps(tmp_path):
     assert best(tmp_path) == {"step": 20, "metric": f"mixture/{NAME}", "value": 1.0}
 
 
+def test_a_checkpoint_that_is_written_late_can_be_the_best(tmp_path):
+    validation = watch.Validation(str(tmp_path))
+    save(tmp_path, 10)
+    evaluate(validation, 10, 2.0)
+    evaluate(validation, 20, 1.0)
+    assert best(tmp_path)["step"] == 10
+    save(tmp_path, 20)
+    validation.choose()
+    assert best(tmp_path)["step"] == 20 and (tmp_path / "best/checkpoint_20").is_dir()
+
+
 def test_the_best_outlives_its_deletion_until_there_is_a_better(tmp_path):
     validation = watch.Validation(str(tmp_path))
     for step, value in ((10, 1.0), (20, 2.0), (30, 0.5)):
