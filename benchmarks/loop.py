@@ -105,7 +105,6 @@ def measure(args: argparse.Namespace) -> Rounds:
             "SAVE_PERIOD": args.steps,
             "EVAL_PERIOD": args.steps * (args.rounds + 1),
             "EVAL_STEPS": 1,
-            "KEEP_CHECKPOINTS": 1,
         }
         if args.model == "tiny":
             macros["VOCABULARY_SIZE"] = 1024
