@@ -408,8 +408,8 @@ class _Preferences(NamedTuple):
         assert v.frozen_logits is not None
         logits, frozen = v.logits.astype(jnp.float32), v.frozen_logits
         likely = jnp.where(v.unwanted, -jnp.inf, frozen.astype(jnp.float32))
-        best = jax.lax.top_k(likely, min(CHOSEN, likely.shape[-1]))[0]
-        least = jnp.maximum(best[..., -1], best[..., 0] + jnp.log(CHOSEN_RATIO))
+        ratio = jnp.max(likely, axis=-1) + jnp.log(CHOSEN_RATIO)
+        least = jnp.maximum(_kth_largest(likely, CHOSEN), ratio)
         chosen = likely >= jnp.where(least == -jnp.inf, jnp.inf, least)[..., None]
         own = jnp.take_along_axis(logits, v.targets[..., None], axis=-1)
         gap = MARGIN - (logits - own)
@@ -427,6 +427,18 @@ class _Preferences(NamedTuple):
             self.is_target, TETHER_TARGETS / several, TETHER_OTHERS / others
         )
         return jnp.where(self.is_target, beyond, self.moved), cost
+
+
+def _kth_largest(x: Array, k: int) -> Array:
+    """Of the different values along the last axis, −∞ where there are fewer.
+
+    On a CPU XLA sorts all of them for its own top_k.
+    """
+
+    def next_largest(_, above):
+        return jnp.max(jnp.where(x < above[..., None], x, -jnp.inf), axis=-1)
+
+    return jax.lax.fori_loop(1, k, next_largest, jnp.max(x, axis=-1))
 
 
 def _ftpo(v: _View) -> Array:
