@@ -23,7 +23,6 @@ WORDS = (
     "the of a in to and was is for on that by with he it at fool from his an".split()
 )
 _PAINT = "performance.getEntriesByName('first-contentful-paint')[0]?.startTime"
-# Name -> what the page does, and how often.
 # Name -> what the page does.
 ACTIONS = {
     "sort": "get('sort').value = 'change'; list()",
