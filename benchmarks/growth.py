@@ -23,14 +23,14 @@ from typing import Any
 from benchmarks import annotate
 from t5patches.interchange import json_files, records
 
-# Rank of the first of the phrases among the words.
-FIRST = 800
+# By their ranks among the words a third of the outputs has one.
+PHRASES = [annotate.made_up_word(rank) for rank in range(800, 900)]
 
 
 def predictions(folder: pathlib.Path, count: int, new: bool) -> Iterator[dict]:
     """Yields made-up predictions, before or after an update."""
     vocabulary = records.load_vocabulary(folder / "vocabulary.model")
-    phrases = {annotate.made_up_word(FIRST + i) for i in range(100)}
+    phrases = {*PHRASES}
     examples = annotate.made_up_examples(count, words_of_input=(20, 40))
     for number, (text, inputs) in enumerate(examples):
         if new:
@@ -88,13 +88,12 @@ def main() -> None:
     )
     parser.add_argument("--report-up-to", type=int, default=100_000)
     args = parser.parse_args()
-    found: dict[str, list[Any]] = {}
+    before: dict[str, dict[str, Any]] = {}
     for size in args.sizes:
         with tempfile.TemporaryDirectory() as name:
             folder = pathlib.Path(name)
             annotate.made_up_vocabulary(folder, [*annotate.made_up_examples(1000)])
-            words = (annotate.made_up_word(FIRST + i) for i in range(100))
-            (folder / "phrases.txt").write_text("\n".join(words))
+            (folder / "phrases.txt").write_text("\n".join(PHRASES))
             for new in (False, True):
                 path = folder / f"{'new' if new else 'old'}.jsonl"
                 json_files.write_jsonl(path, predictions(folder, size, new))
@@ -103,13 +102,13 @@ def main() -> None:
                     continue
                 seconds, memory = measure(arguments)
                 line = {"size": size, "seconds": round(seconds, 1), "MB": round(memory)}
-                if before := found.get(command):
+                if last := before.get(command):
                     # The start of the command, which all have, counts with the rest.
-                    last, grown = before[-1], math.log(size / before[-1]["size"])
+                    grown = math.log(size / last["size"])
                     for what in ("seconds", "MB"):
                         power = math.log(line[what] / last[what]) / grown
                         line[f"power of {what}"] = round(power, 2)
-                found.setdefault(command, []).append(line)
+                before[command] = line
                 print(json.dumps({"command": command, **line}), flush=True)
 
 

@@ -237,15 +237,8 @@ class NegativeTrainingTransformer(t5x_models.BaseTransformerModel):
             of_some, self.logits_chunk, states, head, tokens, constants
         )
         z_loss, _ = parts.pop("z_loss")
-        metrics = self._compute_metrics(
-            logits=jnp.zeros((*targets.shape, 1)),  # There are none of all positions.
-            targets=targets,
-            mask=magnitude,
-            loss=loss,
-            z_loss=jnp.zeros_like(z_loss) if self.upstream_values else z_loss,
-            segment_ids=_segment_ids(batch),
-        )
-        metrics["accuracy"] = metrics["accuracy"].replace(total=right)
+        z_loss = jnp.zeros_like(z_loss) if self.upstream_values else z_loss
+        metrics = _metrics(self, batch, magnitude, loss, z_loss, right)
         for name, (total, count) in parts.items():
             metrics[name] = _TokenMean(total=total, count=count)
         return loss, metrics
@@ -520,6 +513,21 @@ def _by_positions(function, chunk: int | None, states, head: Head, *others: Any)
     return function(states, head.weight, *others)
 
 
+def _metrics(model, batch, weights, loss, z_loss, right) -> Metrics:
+    """Returns T5X's metrics; `right` is the weight of what would have been said."""
+    targets = batch["decoder_target_tokens"]
+    metrics = model._compute_metrics(
+        logits=jnp.zeros((*targets.shape, 1)),  # There are none of all positions.
+        targets=targets,
+        mask=weights,
+        loss=loss,
+        z_loss=z_loss,
+        segment_ids=_segment_ids(batch),
+    )
+    metrics["accuracy"] = metrics["accuracy"].replace(total=right)
+    return metrics
+
+
 def head_name(names: Iterable[str]) -> str:
     """Returns which of the '/'-separated names of parameters is the output layer's."""
     names = list(names)
@@ -736,16 +744,7 @@ def by_positions(
         loss, (z_loss, right) = _by_positions(
             of_some, logits_chunk, states, head, (targets, weights), factor
         )
-        metrics = model._compute_metrics(
-            logits=jnp.zeros((*targets.shape, 1)),  # There are none of all positions.
-            targets=targets,
-            mask=weights,
-            loss=loss,
-            z_loss=z_loss,
-            segment_ids=_segment_ids(batch),
-        )
-        metrics["accuracy"] = metrics["accuracy"].replace(total=right)
-        return loss, metrics
+        return loss, _metrics(model, batch, weights, loss, z_loss, right)
 
     model.loss_fn = loss_fn
     return model

@@ -146,11 +146,11 @@ class LossGuard:
                 folder / f"bad_batch_{step}", jax.process_index(), jax.process_count()
             )
             json_files.write_jsonl(path, batch_rows(batch, self._model))
+            # The last one is written while training goes on.
+            writing = lambda: any(folder.glob(f"*{contents.TEMPORARY}*"))
             until = time.monotonic() + self.WRITING_SECONDS
-            while [
-                *folder.glob(f"*{contents.TEMPORARY}*")
-            ] and time.monotonic() < until:
-                time.sleep(0.1)  # The last one is written while training goes on.
+            while writing() and time.monotonic() < until:
+                time.sleep(0.1)
             steps = finding.steps(folder)
             good = folder / f"checkpoint_{steps[-1]}" if steps else "none"
             message += f" Its batch: {path}. The last good checkpoint: {good}."
@@ -318,19 +318,23 @@ class Validation:
         best = min(candidates, key=history.__getitem__)
         if best == self._best:
             return
-        self._keep(best)
-        self._best = best
+        if self._keep(best):
+            self._best = best
         json_files.write_json(
             self._folder / finding.BEST,
             {"step": best, "metric": metric, "value": history[best]},
         )
 
-    def _keep(self, step: int) -> None:
-        """Links the checkpoint's files, so that deleting it leaves them there."""
+    def _keep(self, step: int) -> bool:
+        """Links the checkpoint's files, so that deleting it leaves them there.
+
+        Returns:
+          False where another attempt may do what this one could not.
+        """
         name = f"checkpoint_{step}"
         kept = self._folder / finding.KEPT
         if "://" in os.fspath(kept):
-            return
+            return True
         if not (kept / name).exists():
             temporary = kept / f".{name}.tmp"
             for left in kept.glob(".*.tmp"):  # Of runs that were killed.
@@ -339,8 +343,9 @@ class Validation:
                 shutil.copytree(self._folder / name, temporary, copy_function=os.link)
             except (OSError, shutil.Error) as error:
                 logging.warning("%s may be deleted by `keep`: %s", name, error)
-                return
+                return False
             temporary.rename(kept / name)
         for other in finding.steps(kept):
             if other != step:
                 shutil.rmtree(kept / f"checkpoint_{other}")
+        return True

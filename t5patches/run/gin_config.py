@@ -78,7 +78,8 @@ class Config:
 
 
 # How an update's frozen model and its logits are computed, not what comes of them.
-HOW_COMPUTED = {"FROZEN_CACHE", "FROZEN_CACHE_DTYPE", "LOGITS_CHUNK"} | {
+_MACROS = {"FROZEN_CACHE", "FROZEN_CACHE_DTYPE", "LOGITS_CHUNK"}
+HOW_COMPUTED = {*_MACROS, "by_positions.logits_chunk"} | {
     f"{family}_model.{name}"
     for family in ("encoder_decoder", "decoder_only")
     for name in ("frozen_cache", "logits_chunk")
