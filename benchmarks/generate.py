@@ -2,14 +2,20 @@
 
     python -m benchmarks.generate                      # T5-1.1-small shape
     python -m benchmarks.generate --hf-python VENV/bin/python
+    python -m benchmarks.generate --batch 32 --rows 256 --lengths 8,64
 
 Greedy (or `--how beam|sample --decodes N`), the same random weights for all, a full
 batch whose sequences never end, so that every engine makes batch × decodes × targets
-tokens. T5X takes part where it is importable, as it is and with token embeddings
-gathered; Hugging Face where `--hf-python` (this Python by default) has torch and
-transformers, in a process of its own. The engines take turns, one call of each, so that
-a busy machine slows all alike; ratios are medians within a round. That the
-tokens are the same is printed with the times.
+tokens. With `--lengths` outputs are as long as drawn evenly between two numbers, which
+each has at the head of its inputs and the network counts down from, on top of what it
+computes anyway; there may then be more `--rows` than the batch has, which T5X decodes
+batch by batch and ours in the places of rows that have ended.
+
+T5X takes part where it is importable, as it is and with token embeddings gathered;
+Hugging Face where `--hf-python` (this Python by default) has torch and transformers, in
+a process of its own. The engines take turns, one call of each, so that a busy machine
+slows all alike; ratios are medians within a round. That the tokens are the same is
+printed with the times.
 """
 
 import argparse
@@ -53,20 +59,36 @@ def network_shape(args: argparse.Namespace) -> dict:
 def make_batch(args: argparse.Namespace) -> dict[str, jax.Array]:
     """Random inputs without padding."""
     rng = np.random.default_rng(0)
-    shape = (args.batch, args.inputs)
+    rows = args.rows or args.batch
+    tokens = rng.integers(2, args.vocab, (rows, args.inputs))
+    if args.lengths:
+        tokens[:, 0] = rng.integers(args.lengths[0], args.lengths[1] + 1, rows)
     return {
-        "encoder_input_tokens": jnp.asarray(
-            rng.integers(2, args.vocab, shape), jnp.int32
-        ),
-        "decoder_input_tokens": jnp.zeros((args.batch, args.targets), jnp.int32),
+        "encoder_input_tokens": jnp.asarray(tokens, jnp.int32),
+        "decoder_input_tokens": jnp.zeros((rows, args.targets), jnp.int32),
     }
 
 
-class _EndlessVocabulary:
-    """All that a model asks of a vocabulary to decode; its EOS cannot be generated."""
+def counting(transformer: type) -> type:
+    """Returns a network that says n, n - 1, …, 1 to inputs that begin with n."""
 
-    def __init__(self, size: int):
-        self.eos_id = size
+    class Counting(transformer):
+        def decode(self, encoded, inputs, tokens, *args, **options):
+            logits = super().decode(encoded, inputs, tokens, *args, **options)
+            following = jnp.where(tokens[:, 0] == 0, inputs[:, 0], tokens[:, 0] - 1)
+            return logits.at[jnp.arange(len(tokens)), 0, following].add(1e6)
+
+    return Counting
+
+
+class _Vocabulary:
+    """All that a model asks of a vocabulary to decode.
+
+    Its EOS is where counting ends, or with `endless` cannot be generated.
+    """
+
+    def __init__(self, size: int, endless: bool):
+        self.eos_id = size if endless else 1
         self.vocab_size = size
 
 
@@ -95,26 +117,34 @@ def t5x(args, params, gather: bool) -> Run:
 
 
 def _t5x_run(args, params, network, decoding, models) -> Run:
-    vocabulary = _EndlessVocabulary(args.vocab)
+    vocabulary = _Vocabulary(args.vocab, endless=not args.lengths)
+    transformer = network.Transformer
+    transformer = counting(transformer) if args.lengths else transformer
     decode_fn = {
         "greedy": functools.partial(decoding.temperature_sample, temperature=0.0),
         "sample": functools.partial(decoding.temperature_sample, topk=40),
         "beam": decoding.beam_search,
     }[args.how]
     model = models.EncoderDecoderModel(
-        network.Transformer(network.T5Config(**network_shape(args))),
+        transformer(network.T5Config(**network_shape(args))),
         vocabulary,
         vocabulary,
         None,
         decode_fn=decode_fn,
     )
     batch = make_batch(args)
+    options = {"num_decodes": args.decodes}
+    size = args.batch
+    if args.rows and getattr(model, "takes_queue", lambda: False)():
+        options, size = {"places": args.batch}, args.rows
     predict = functools.partial(
-        model.predict_batch_with_aux, num_decodes=args.decodes, return_all_decodes=True
+        model.predict_batch_with_aux, return_all_decodes=True, **options
     )
     step = jax.jit(lambda params, batch: predict(params, batch)[0])
-    compiled = step.lower(params, batch).compile()
-    return lambda: np.asarray(compiled(params, batch))
+    starts = range(0, args.rows or args.batch, size)
+    batches = [{k: x[i : i + size] for k, x in batch.items()} for i in starts]
+    compiled = step.lower(params, batches[0]).compile()
+    return lambda: np.concatenate([compiled(params, batch) for batch in batches])
 
 
 def initial_params(args: argparse.Namespace):
@@ -196,9 +226,19 @@ def main() -> None:
     sizes |= dict(d_model=512, d_ff=1024, vocab=32128, decodes=1, rounds=5)
     for name, default in sizes.items():
         parser.add_argument(f"--{name}", type=int, default=default)
+    parser.add_argument("--rows", type=int, default=0, help="0: the batch")
+    parser.add_argument(
+        "--lengths",
+        type=lambda text: [int(n) for n in text.split(",")],
+        help="LOW,HIGH; without it outputs do not end",
+    )
     parser.add_argument("--how", choices=("greedy", "sample", "beam"), default="greedy")
     parser.add_argument("--hf-python", default=sys.executable)
     args = parser.parse_args()
+    if args.rows and args.rows % args.batch or args.decodes > 1 and args.rows:
+        parser.error("--rows: a multiple of --batch, with one decode")
+    if args.lengths and not 2 <= args.lengths[0] <= args.lengths[1] <= args.targets:
+        parser.error("--lengths: LOW,HIGH with 2 <= LOW <= HIGH <= --targets")
 
     params = initial_params(args)
     runs: dict[str, Run] = {"ours": ours(args, params)}
@@ -206,18 +246,19 @@ def main() -> None:
         runs["t5x"] = t5x(args, params, gather=False)
         runs["t5x-gather"] = t5x(args, params, gather=True)
     worker = None
-    greedy = args.how == "greedy" and args.decodes == 1
+    greedy = args.how == "greedy" and args.decodes == 1 and not args.lengths
     if greedy and has_huggingface(args.hf_python):
         worker = runs["huggingface"] = HuggingFace(args.hf_python, args, params)
         print(worker.version)
 
     tokens = {name: run() for name, run in runs.items()}  # Also warms up.
     seconds = measure(runs, args.rounds)
-    count = args.batch * args.decodes * args.targets
+    size = tokens["ours"].size
+    count = np.count_nonzero(tokens["ours"]) if args.lengths else size
     print(f"{'engine':14}{'tokens/s':>10}{'ours / it':>11}{'same tokens':>13}")
     for name, times in seconds.items():
         ratio = np.median(np.array(times) / np.array(seconds["ours"]))
-        same = (tokens[name].reshape(count) == tokens["ours"].reshape(count)).mean()
+        same = (tokens[name].reshape(size) == tokens["ours"].reshape(size)).mean()
         print(f"{name:14}{count / np.median(times):10.0f}{ratio:11.2f}{same:13.1%}")
     if worker:
         worker.close()

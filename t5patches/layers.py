@@ -370,14 +370,18 @@ class Attention(nn.Module):
             decoding `x` may be [batch * decodes, 1, features], the decodes of one
             memory next to each other.
           bias: see `attend`; while decoding, over the whole length of the cache.
-          mask: see `attend`; while decoding, None.
+          mask: see `attend`; while decoding, None, or bool [batch, 1, 1, length] where
+            rows did not begin together: whether a row sees so many positions back.
           deterministic: no dropout.
           decode: self-attention through the cache. Without a cache one is made, of the
             length of `x`; with one, `x` is the next position, [batch, 1, features].
           prefill_lengths: int [batch]; self-attention over the whole length, after
             which so many positions of each row are in the cache, and the next one to
             decode is row by row another.
-          fixed_memory: called in a loop with the same `memory` at every step.
+          fixed_memory: called in a loop with the same `memory` at every step. Its keys
+            and values are put into the collection `memory` where that is mutable, and
+            taken from there, [batch, heads, k_length, head_dim], where it has them:
+            of `memory` nothing but the number of rows is then looked at.
 
         Returns:
           [batch, q_length, features] in `dtype`.
@@ -401,8 +405,10 @@ class Attention(nn.Module):
         query = project("query", x, query_init)
         # Decodes of one memory are queries of it: its keys are there and read once.
         query = query.reshape(len(memory), -1, *query.shape[2:])
-        key = project("key", memory)
-        value = project("value", memory)
+        if fixed_memory:
+            key, value = self._memory(functools.partial(project, source=memory))
+        else:
+            key, value = project("key", memory), project("value", memory)
         if prefill_lengths is not None:
             if decode:
                 raise ValueError("a cache is either filled (prefill) or decoded from")
@@ -419,17 +425,25 @@ class Attention(nn.Module):
             multiplier = keep_multiplier(
                 self.make_rng("dropout"), self.dropout_rate, shape, self.dtype
             )
-        if fixed_memory:
-            # XLA moves a product out of a loop but not a transpose alone, and would
-            # write all keys and values anew at every step, heads before positions;
-            # behind a barrier it moves both.
-            key, value = (jnp.swapaxes(x, 1, 2) for x in (key, value))
-            key, value = lax.optimization_barrier((key, value))
-            key, value = (jnp.swapaxes(x, 1, 2) for x in (key, value))
         mixed = attend(query, key, value, bias, mask, multiplier, self.float32_logits)
         out = kernel("out", (width, features), axes[::-1], attention_init)
         mixed = mixed.reshape(*x.shape[:-1], width)
         return product(mixed, out.astype(self.dtype))
+
+    def _memory(self, project):
+        """Keys and values of what is the same at every step of a loop."""
+        if self.has_variable("memory", "key"):
+            both = [self.get_variable("memory", name) for name in ("key", "value")]
+        else:
+            # XLA moves a product out of a loop but not a transpose alone, and would
+            # write all keys and values anew at every step, heads before positions;
+            # behind a barrier it moves both.
+            both = [jnp.swapaxes(project(name), 1, 2) for name in ("key", "value")]
+            both = lax.optimization_barrier(both)
+            if self.is_mutable_collection("memory"):
+                self.put_variable("memory", "key", both[0])
+                self.put_variable("memory", "value", both[1])
+        return [jnp.swapaxes(x, 1, 2) for x in both]
 
     def _cache(self, key, value):
         """T5X's layout, which its decoding functions tile and reorder for beams.
@@ -463,8 +477,9 @@ class Attention(nn.Module):
                 f"the cache has {length} positions but the position bias "
                 f"{bias.shape[-1]}: pass the cache's length as max_decode_length"
             )
-        here, positions = index.value, jnp.arange(length)
-        place = here.reshape(-1, 1, 1, 1)
+        ring = mask is not None
+        here = index.value % length if ring else index.value
+        positions, place = jnp.arange(length), here.reshape(-1, 1, 1, 1)
         for cached, new in ((keys, key), (values, value)):
             new = jnp.moveaxis(new, 1, -1)
             if here.ndim or jax.default_backend() == "tpu":
@@ -474,13 +489,18 @@ class Attention(nn.Module):
                 cached.value = lax.dynamic_update_slice_in_dim(
                     cached.value, new, here, axis=-1
                 )
-        if here.ndim:
+        if ring:
+            # All rows write to one place, and what was written longest ago is lost.
+            back = (here - positions) % length
+            bias = jnp.take(bias[:, :, -1:], length - 1 - back, axis=-1)
+            mask = jnp.take(mask, back, axis=-1)
+        elif here.ndim:
             bias = bias.at[0, :, here].get(mode="clip")[:, :, None]
         else:
             bias = lax.dynamic_slice_in_dim(bias, here, 1, axis=-2)
-        index.value = here + 1
+        index.value += 1
         keys, values = (jnp.moveaxis(cached.value, -1, 1) for cached in (keys, values))
-        return keys, values, bias, positions <= place
+        return keys, values, bias, mask if ring else positions <= place
 
 
 def activation(name: str | Callable) -> Callable:

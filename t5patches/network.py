@@ -210,11 +210,13 @@ class Transformer(nn.Module):
     Attributes:
       config: shape and numerics.
       decodes_share_inputs: that `decode` takes several decodes of an input, which T5X
-        would encode for each; read by an engine that knows of it.
+        would encode for each; read by an engine that knows of it, as is
+      rows_begin_apart: that it takes rows of which some are replaced by new ones.
     """
 
     config: T5Config
     decodes_share_inputs: ClassVar[bool] = True
+    rows_begin_apart: ClassVar[bool] = True
 
     def setup(self):
         cfg = self.config
@@ -266,7 +268,9 @@ class Transformer(nn.Module):
           decoder_target_tokens: [batch, length], to see which are padding.
           encoder_segment_ids: [batch, source_length] where packed.
           decoder_segment_ids: [batch, length] where packed.
-          decoder_positions: unused: T5's positions are relative.
+          decoder_positions: with `decode`, int [batch, 1], how many tokens each row has
+            read before, where they did not begin together; else unused: T5's
+            positions are relative.
           enable_dropout: needs an rng named `dropout`.
           decode: a token at a time, [batch, 1], through the `cache` collection.
           max_decode_length: length of the cache, where `decode`.
@@ -277,7 +281,6 @@ class Transformer(nn.Module):
         Raises:
           ValueError: packing while decoding, or one side packed only.
         """
-        del decoder_positions
         if decode and encoder_segment_ids is not None:
             raise ValueError("packed examples (segment ids) cannot be decoded")
         if encoder_segment_ids is not None and decoder_segment_ids is None:
@@ -287,6 +290,9 @@ class Transformer(nn.Module):
             # What has not been generated is hidden by the cache, and a generated 0 is
             # a token like any other.
             mask, valid = None, jnp.ones((len(source_valid), 1), bool)
+            if decoder_positions is not None:
+                back = jnp.arange(max_decode_length or 1)
+                mask = back <= decoder_positions[:, :, None, None]
         else:
             valid = decoder_target_tokens > 0
             mask = layers.pair_mask(

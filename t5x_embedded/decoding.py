@@ -5,6 +5,7 @@ Several decodes of one input lie next to each other along the batch axis:
 [input 0 decode 0, input 0 decode 1, input 1 decode 0, …].
 """
 
+import dataclasses
 import functools
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -63,6 +64,24 @@ class _Sampling(DecodingState):
 
 
 TokensToLogits = Callable[[DecodingState], tuple[Array, Mapping[str, Array]]]
+
+
+@dataclasses.dataclass
+class Queue:
+    """Rows that are decoded in the places of a smaller batch, as these get free.
+
+    Attributes:
+        size: places for results.
+        rows: int32 scalar, how many of them are rows to decode, the first ones.
+        at_once: how many rows begin together.
+        begin: (cache, places int32 [at_once], rows int32 [at_once]) -> the cache with
+            these rows, of which nothing is decoded yet, in these places.
+    """
+
+    size: int
+    rows: Array
+    at_once: int
+    begin: Callable[[Any, Array, Array], Any]
 
 
 # Rows of the batch and the decodes of each.
@@ -167,6 +186,7 @@ def temperature_sample(
     initial_index: Array | None = None,
     max_decode_steps: int | None = None,
     rescale_log_probs: bool = True,
+    queue: Queue | None = None,
 ) -> tuple[Array, Array]:
     """Decodes by sampling; at temperature 0 greedily, the argmax of each step.
 
@@ -194,6 +214,9 @@ def temperature_sample(
         max_decode_steps: at most this many tokens after the prompt.
         rescale_log_probs: whether the log probabilities returned are those after
             temperature, `topk` and `topp` (greedy: 0) or the model's own.
+        queue: what is decoded, in place of `inputs`, which are then zeros: of as many
+            rows as have a place at a time. Not with other `num_decodes` than 1, nor
+            with `initial_index`. T5X's function has no such argument.
 
     Returns:
         (decodes int32 [batch, num_decodes, length], log probabilities float32
@@ -262,6 +285,8 @@ def temperature_sample(
         rng=jax.random.PRNGKey(0) if decode_rng is None else decode_rng,
         log_prob=jnp.zeros((rows,), jnp.float32),
     )
+    if queue is not None:
+        return _decode_queue(queue, state, step)
     state = lax.while_loop(lambda s: ~jnp.all(s.ended), step, state)
     decodes = unflatten_beam_dim(state.sequences[:, 1:-1], batch, num_decodes)
     log_probs = unflatten_beam_dim(state.log_prob, batch, num_decodes)
@@ -270,6 +295,86 @@ def temperature_sample(
         jnp.take_along_axis(decodes, order[..., None], axis=1),
         jnp.take_along_axis(log_probs, order, axis=1),
     )
+
+
+@flax.struct.dataclass
+class _Queued:
+    """What `_decode_queue` carries from one beginning of rows to the next.
+
+    Attributes:
+        places: the state of the rows that are being decoded.
+        row: int32 [places], which row each is; `size` is none.
+        begun: int32 scalar, how many rows were begun.
+        decodes: int32 [size + 1, length], what the last row has is not read.
+        log_probs: float32 [size + 1].
+    """
+
+    places: _Sampling
+    row: Array
+    begun: Array
+    decodes: Array
+    log_probs: Array
+
+
+def _decode_queue(
+    queue: Queue, empty: _Sampling, step: Callable[[_Sampling], _Sampling]
+) -> tuple[Array, Array]:
+    """Decodes all rows of a queue.
+
+    Args:
+        queue: the rows.
+        empty: the state of rows of which nothing is decoded.
+        step: decodes a token of each.
+
+    Returns:
+        As `temperature_sample`, of [size] rows.
+    """
+    count, length = empty.sequences.shape
+    at_once = min(queue.at_once, count)
+
+    def wait(s: _Queued, places: _Sampling) -> Array:
+        """Whether to go on without new rows."""
+        free = jnp.sum(places.ended)
+        return (free < count) & ((free < at_once) | (s.begun >= queue.rows))
+
+    def results(s: _Queued) -> _Queued:
+        decodes = s.decodes.at[s.row].set(s.places.sequences[:, 1:-1])
+        return s.replace(
+            decodes=decodes, log_probs=s.log_probs.at[s.row].set(s.places.log_prob)
+        )
+
+    def begin(s: _Queued) -> _Queued:
+        s = results(s)
+        free = jnp.argsort(~s.places.ended)[:at_once]
+        rows = s.begun + jnp.arange(at_once)
+        begins = rows < queue.rows
+        rows = jnp.where(begins, rows, queue.size)
+        cache = queue.begin(s.places.cache, free, jnp.minimum(rows, queue.rows - 1))
+        fresh = jax.tree.map(
+            lambda x, new: x.at[free].set(new[free]),
+            s.places.replace(cache=(), rng=()),
+            empty.replace(cache=(), rng=()),
+        )
+        places = fresh.replace(
+            cache=cache, rng=s.places.rng, ended=s.places.ended.at[free].set(~begins)
+        )
+        s = s.replace(
+            row=s.row.at[free].set(rows),
+            begun=jnp.minimum(s.begun + at_once, queue.rows),
+        )
+        go_on = functools.partial(wait, s)
+        return s.replace(places=lax.while_loop(go_on, step, places))
+
+    start = _Queued(
+        places=empty.replace(ended=jnp.ones((count,), bool)),
+        row=jnp.full((count,), queue.size),
+        begun=jnp.zeros((), jnp.int32),
+        decodes=jnp.zeros((queue.size + 1, length - 2), jnp.int32),
+        log_probs=jnp.zeros((queue.size + 1,), jnp.float32),
+    )
+    # A beginning of rows is followed by the steps until the next one.
+    end = results(lax.while_loop(lambda s: s.begun < queue.rows, begin, start))
+    return end.decodes[:-1, None], end.log_probs[:-1, None]
 
 
 # Beam search.

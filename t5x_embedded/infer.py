@@ -30,6 +30,8 @@ WriteFn = Callable[..., None]
 MergeFn = Callable[[str, str, str, int | None], None]
 
 _DONE = ".COMPLETED"
+# Batches whose rows are decoded in the places of one, as these get free.
+_QUEUED = 8
 
 __getattr__ = _absent.module_getattr(__name__)
 
@@ -212,11 +214,14 @@ def infer(
     )
     cfg = restore_checkpoint_cfg
     state = initializer.restore(cfg.path, cfg.dtype)
+    # Between devices that have rows of their own, rows in turn would be sent about.
+    queued = mode != "score" and model.takes_queue() and partitioner.data_mesh_size == 1
     infer_fn = utils.get_infer_fn(
         infer_step=steps[mode],
         batch_size=dataset_cfg.batch_size,
         train_state_axes=initializer.train_state_axes,
         partitioner=partitioner,
+        queued=_QUEUED * queued,
     )
 
     for task in seqio.get_subtasks(provider):

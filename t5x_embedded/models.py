@@ -1,6 +1,7 @@
 """Models: a Flax module with its vocabularies, loss, metrics, decoding and scoring."""
 
 import functools
+import inspect
 from collections.abc import Callable, Mapping, MutableMapping
 from typing import Any
 
@@ -21,6 +22,8 @@ Array = jax.Array
 Batch = Mapping[str, Array]
 Params = Mapping[str, Any]
 MetricsMap = metrics_lib.MetricsMap
+# New rows wait until this part of the places is free, to be encoded together.
+_BEGINNING = 1 / 8
 LossNormalizingFactor = float | str | losses.SpecialLossNormalizingFactor | None
 
 
@@ -257,9 +260,20 @@ class BaseTransformerModel:
         """`loss_fn` without dropout."""
         return self.loss_fn(params, batch, None)
 
-    def predict_batch(self, params, batch, rng=None) -> Array:
-        """Decodes: int32 [batch, length]."""
-        return self.predict_batch_with_aux(params, batch, rng=rng)[0]
+    def predict_batch(self, params, batch, rng=None, **options) -> Array:
+        """Decodes: int32 [batch, length]; see `predict_batch_with_aux`."""
+        return self.predict_batch_with_aux(params, batch, rng=rng, **options)[0]
+
+    def takes_queue(self) -> bool:
+        """Whether it decodes many rows in a few places, given these (`places`).
+
+        Not with beams, nor with a module that cannot.
+        """
+        asked = {"places": self.predict_batch_with_aux, "queue": self._decode_fn}
+        return getattr(self.module, "rows_begin_apart", False) and all(
+            name in inspect.signature(function).parameters
+            for name, function in asked.items()
+        )
 
     def score_batch(self, params, batch, return_intermediates=False) -> Array:
         """Log likelihood of the targets.
@@ -384,6 +398,8 @@ class EncoderDecoderModel(BaseTransformerModel):
         return_all_decodes: bool = False,
         num_decodes: int = 1,
         prompt_with_targets: bool = False,
+        places: int | None = None,
+        rows: Array | None = None,
     ) -> tuple[Array, Mapping[str, Array]]:
         """Decodes.
 
@@ -397,6 +413,9 @@ class EncoderDecoderModel(BaseTransformerModel):
             num_decodes: how many to make.
             prompt_with_targets: begin with the tokens of 'decoder_input_tokens'
                 (without EOS), which are read step by step.
+            places: decode so many rows at a time, each as soon as another has ended,
+                where the model `takes_queue`. Not with a prompt or several decodes.
+            rows: int32 scalar, the number of rows that are not padding, with `places`.
 
         Returns:
             (int32 [batch, length], {'scores': float32 [batch]}), or with all decodes
@@ -407,6 +426,10 @@ class EncoderDecoderModel(BaseTransformerModel):
         """
         inputs = batch["encoder_input_tokens"]
         start = batch["decoder_input_tokens"]
+        if places is not None:
+            rows = len(inputs) if rows is None else rows
+            arguments = self._queue(params, inputs, rows, places, start.shape[1])
+            return self._decode(rng, decoder_params, return_all_decodes, **arguments)
         prompt = jnp.zeros_like(start)
         if prompt_with_targets:
             prompt = jnp.where(start == self.output_vocabulary.eos_id, 0, start)
@@ -431,6 +454,77 @@ class EncoderDecoderModel(BaseTransformerModel):
             tokens_to_logits=step,
             num_decodes=num_decodes,
         )
+
+    def _queue(self, params, inputs, rows, places, length) -> dict[str, Any]:
+        """The decoding function's arguments, for rows decoded in so many places.
+
+        Its cache has `module`, the module's; `memory`, the keys and values of the
+        inputs of each place; and `inputs`, their tokens, for the padding mask.
+        """
+        at_once = max(int(places * _BEGINNING), 1)
+        decode = functools.partial(
+            self.module.apply,
+            enable_dropout=False,
+            decode=True,
+            method=self.module.decode,
+        )
+
+        def memory(tokens):
+            encoded = self.module.apply(
+                {"params": params},
+                tokens,
+                enable_dropout=False,
+                method=self.module.encode,
+            )
+            first = jnp.ones((len(tokens), 1), jnp.int32)
+            _, variables = decode(  # XLA drops all but the memory.
+                {"params": params},
+                *(encoded, tokens, first, first),
+                mutable=["memory", "cache"],
+            )
+            return variables["memory"]
+
+        def begin(cache, free, new):
+            tokens = inputs[new]
+            put = lambda old, new: old.at[free].set(new)
+            return {
+                "module": cache["module"],
+                "memory": jax.tree.map(put, cache["memory"], memory(tokens)),
+                "inputs": put(cache["inputs"], tokens),
+            }
+
+        def step(state):
+            cache, tokens = state.cache, state.cur_token
+            variables = {
+                "params": params,
+                "cache": cache["module"],
+                "memory": cache["memory"],
+            }
+            nothing = jnp.zeros((places, 1, 1))  # The memory is there.
+            logits, variables = decode(
+                variables,
+                *(nothing, cache["inputs"], tokens, tokens),
+                decoder_positions=state.cur_index[:, None],
+                max_decode_length=length,
+                mutable=["cache"],
+            )
+            return logits[:, 0], {**cache, "module": variables["cache"]}
+
+        tokens = jnp.zeros((places, inputs.shape[1]), inputs.dtype)
+        blank = jnp.zeros((places, length), jnp.int32)
+        empty = jax.tree.map(
+            lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(memory, tokens)
+        )
+        return {
+            "inputs": blank,
+            "cache": {
+                "module": self._empty_cache(params, tokens, blank, blank),
+                "memory": empty,
+                "inputs": tokens,
+            },
+            "tokens_to_logits": step,
+            "queue": decoding.Queue(len(inputs), rows, at_once, begin),
+        }
 
 
 class DecoderOnlyModel(BaseTransformerModel):

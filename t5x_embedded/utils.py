@@ -575,6 +575,7 @@ def get_infer_fn(
     batch_size: int,
     train_state_axes,
     partitioner: partitioning.BasePartitioner,
+    queued: int = 0,
 ) -> Callable[..., Any]:
     """Compiles a model's inference step and loops it over a data set.
 
@@ -585,6 +586,8 @@ def get_infer_fn(
         batch_size: rows of the global batch.
         train_state_axes: partition specs of the train state.
         partitioner: compiles the step.
+        queued: where it is not 0, a step takes so many batches, and as arguments
+            `places`, the batch size, and `rows`, how many rows are no padding.
 
     Returns:
         A function (enumerated tf.data.Dataset of unbatched model features, train
@@ -594,7 +597,10 @@ def get_infer_fn(
     takes_rng = "rng" in inspect.signature(infer_step).parameters
 
     def step(params, batch, indices, rng):
-        return indices, infer_step(params, batch, **{"rng": rng} if takes_rng else {})
+        options = {"rng": rng} if takes_rng else {}
+        if queued:
+            options |= {"places": batch_size, "rows": jnp.sum(indices >= 0)}
+        return indices, infer_step(params, batch, **options)
 
     data_spec = partitioner.data_partition_spec
     partitioned_step = partitioner.partition(
@@ -607,7 +613,7 @@ def get_infer_fn(
     def infer_fn(ds: tf.data.Dataset, train_state, rng=None):
         results = []
         for indices, batch in _infer_batches(
-            ds, batch_size, layout.shard_id, layout.num_shards
+            ds, batch_size * (queued or 1), layout.shard_id, layout.num_shards
         ):
             step_rng = None
             if rng is not None:

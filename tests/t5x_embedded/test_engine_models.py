@@ -8,7 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import seqio
 
+from t5patches import network
 from t5x_embedded import adafactor, decoding, models
 
 RUN = functools.partial(engine_case.run, "t5x_embedded")  # Cached.
@@ -132,3 +134,49 @@ def test_metrics_of_packed_batches():
     assert value("non_padding_fraction/encoder") == pytest.approx(0.6)
     assert value("non_padding_fraction/overall") == pytest.approx(0.6)
     assert value("accuracy") == 1
+
+
+@functools.cache
+def endings(positions_per_layer):
+    """(a greedy model, parameters, inputs) whose decodes have many lengths."""
+    config = engine_case.CONFIG.replace(
+        vocab_size=60, num_decoder_layers=2, positions_per_layer=positions_per_layer
+    )
+    greedy = functools.partial(
+        decoding.temperature_sample, temperature=0.0, rescale_log_probs=False
+    )
+
+    def ending_with(eos):
+        vocabulary = seqio.PassThroughVocabulary(60, eos)
+        module = network.Transformer(config)
+        return models.EncoderDecoderModel(module, vocabulary, vocabulary, None, greedy)
+
+    tokens = np.random.default_rng(0).integers(1, 60, (12, 16))
+    tokens *= np.arange(16) < np.arange(5, 17)[:, None]
+    batch = {
+        "encoder_input_tokens": jnp.asarray(tokens, jnp.int32),
+        "decoder_input_tokens": jnp.zeros((12, 20), jnp.int32),
+    }
+    shapes = {name: x.shape for name, x in batch.items()}
+    endless = ending_with(60)
+    params = endless.get_initial_variables(jax.random.PRNGKey(0), shapes)["params"]
+    params = jax.tree.map(lambda x: 1.5 * x, params)
+    said = np.asarray(jax.jit(endless.predict_batch)(params, batch))
+    firsts = [len(set((said == token).argmax(axis=1))) for token in range(1, 60)]
+    return ending_with(1 + int(np.argmax(firsts))), params, batch
+
+
+@pytest.mark.parametrize("positions_per_layer", [False, True])
+@pytest.mark.parametrize(("places", "rows"), [(1, 12), (5, 12), (8, 7), (16, 12)])
+def test_rows_in_the_places_of_others(places, rows, positions_per_layer):
+    """Each row is decoded as in a batch, whenever it begins and whatever was there."""
+    model, params, batch = endings(positions_per_layer)
+    want, scores = jax.jit(model.predict_batch_with_aux)(params, batch)
+    lengths = set(np.count_nonzero(want, axis=1).tolist())
+    assert len(lengths) > 2, "the rows end together, so that nothing was tested"
+    queued = functools.partial(model.predict_batch_with_aux, places=places)
+    got, got_scores = jax.jit(queued)(params, batch, rows=rows)
+    np.testing.assert_array_equal(got[:rows], want[:rows])
+    near = functools.partial(np.testing.assert_allclose, rtol=1e-4)
+    near(got_scores["scores"][:rows], scores["scores"][:rows])
+    assert not got[rows:].any()
