@@ -241,7 +241,9 @@ def infer(
             write_fn(path, inferences, chunk_ds, mode, vocabulary)
 
         _infer_chunks(
-            examples.padded_batch(checkpoint_period * dataset_cfg.batch_size),
+            utils.untuned(
+                examples.padded_batch(checkpoint_period * dataset_cfg.batch_size)
+            ),
             lambda ds, rng: infer_fn(ds, state, rng),
             write,
             tmp_dir / name,
@@ -281,7 +283,7 @@ def _infer_chunks(chunks: tf.data.Dataset, infer_fn, write, base: epath.Path) ->
             if epath.Path(f"{path}{_DONE}").exists():
                 logging.info("Chunk %d is complete; skipping it.", number)
                 continue
-            task_ds = tf.data.Dataset.from_tensor_slices(chunk[0])
+            task_ds = utils.untuned(tf.data.Dataset.from_tensor_slices(chunk[0]))
             rng = jax.random.fold_in(jax.random.PRNGKey(0), number)
             results = infer_fn(_by_length(chunk[1]), rng)
             pairs, aux = results if isinstance(results, tuple) else (results, {})

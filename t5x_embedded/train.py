@@ -259,7 +259,8 @@ def train(
                 zeros = utils.get_zeros_batch_like_dataset
                 trainer.compile_eval({n: zeros(ds) for n, ds in datasets.items()})
             if datasets:
-                trainer.eval({n: ds.as_numpy_iterator() for n, ds in datasets.items()})
+                untuned = {n: utils.untuned(ds) for n, ds in datasets.items()}
+                trainer.eval({n: ds.as_numpy_iterator() for n, ds in untuned.items()})
             if evaluator is not None and evaluator.eval_tasks:
                 with timed("evaluate_seconds", step):
                     found = evaluator.evaluate(

@@ -554,6 +554,16 @@ def _without_padding(batch):
     return {**batch, **{name: batch[name][:, :bucket] for name in names}}
 
 
+def untuned(ds: tf.data.Dataset) -> tf.data.Dataset:
+    """Has no thread tune how `ds` is read.
+
+    It sleeps ever longer between two looks, and who has read all waits for it to wake.
+    """
+    options = tf.data.Options()
+    options.autotune.enabled = False
+    return ds.with_options(options)
+
+
 def _infer_batches(ds, batch_size: int, shard_id: int, num_shards: int):
     """Yields (indices, batch) of this shard; padding rows have the index -1.
 
@@ -563,7 +573,7 @@ def _infer_batches(ds, batch_size: int, shard_id: int, num_shards: int):
     number of batches, and the padding is in the last of them.
     """
     places = np.arange(batch_size)[shard_id::num_shards]
-    for indices, batch in ds.batch(batch_size).as_numpy_iterator():
+    for indices, batch in untuned(ds.batch(batch_size)).as_numpy_iterator():
         real = places < len(indices)
         rows = np.where(real, places, 0)  # The first row pads.
         mine = {name: x[rows] for name, x in _without_padding(batch).items()}

@@ -91,6 +91,9 @@ def get_dataset(
     # input's processor time went on passing examples between them.
     options = tf.data.Options()
     options.experimental_optimization.map_fusion = True
+    # The thread that tunes the input sleeps for up to a minute, and who closes the
+    # input, at the end of a run, waits until it wakes.
+    options.autotune.enabled = False
     dataset = dataset.with_options(options)
     steps = finding.steps(model_dir)
     if not steps:
