@@ -214,12 +214,13 @@ def infer(
     )
     cfg = restore_checkpoint_cfg
     state = initializer.restore(cfg.path, cfg.dtype)
-    # Between devices that have rows of their own, rows in turn would be sent about.
-    queued = mode != "score" and model.takes_queue() and partitioner.data_mesh_size == 1
+    axes = initializer.train_state_axes
+    queued = mode != "score" and model.takes_queue()
+    queued = queued and utils.rows_are_apart(axes, partitioner)
     infer_fn = utils.get_infer_fn(
         infer_step=steps[mode],
         batch_size=dataset_cfg.batch_size,
-        train_state_axes=initializer.train_state_axes,
+        train_state_axes=axes,
         partitioner=partitioner,
         queued=_QUEUED * queued,
     )

@@ -23,7 +23,9 @@ import tensorflow as tf
 from absl import logging
 from etils import epath
 from flax import traverse_util
+from flax.linen import partitioning as flax_partitioning
 from jax.experimental import multihost_utils
+from jax.sharding import NamedSharding, PartitionSpec
 
 from t5x_embedded import _absent, checkpoints, models, partitioning
 from t5x_embedded import train_state as train_state_lib
@@ -554,6 +556,38 @@ def _without_padding(batch):
     return {**batch, **{name: batch[name][:, :bucket] for name in names}}
 
 
+def rows_are_apart(train_state_axes, partitioner) -> bool:
+    """Whether a device can decode rows without the others, or there is but one share.
+
+    Args:
+        train_state_axes: partition specs of the train state.
+        partitioner: of the devices.
+    """
+    is_spec = lambda x: isinstance(x, PartitionSpec)
+    specs = filter(is_spec, jax.tree.leaves(train_state_axes.params, is_leaf=is_spec))
+    shardings = (NamedSharding(partitioner.mesh, spec) for spec in specs)
+    whole = all(sharding.is_fully_replicated for sharding in shardings)
+    return whole or partitioner.data_mesh_size == 1
+
+
+def _device_by_device(step, mesh, data_spec):
+    """An inference step of which each device does its rows, however long they take."""
+
+    def local(params, batch, indices, rng):
+        if rng is not None:  # Others than on the next device.
+            rng = jax.random.fold_in(rng, jax.lax.axis_index(data_spec[0]))
+        with flax_partitioning.axis_rules(()):  # Here nothing is spread over devices.
+            return step(params, batch, indices, rng)
+
+    return jax.shard_map(
+        local,
+        mesh=mesh,
+        in_specs=(PartitionSpec(), data_spec, data_spec, PartitionSpec()),
+        out_specs=data_spec,
+        check_vma=False,
+    )
+
+
 def untuned(ds: tf.data.Dataset) -> tf.data.Dataset:
     """Has no thread tune how `ds` is read.
 
@@ -606,13 +640,18 @@ def get_infer_fn(
     """
     takes_rng = "rng" in inspect.signature(infer_step).parameters
 
+    devices = partitioner.data_mesh_size
+
     def step(params, batch, indices, rng):
         options = {"rng": rng} if takes_rng else {}
         if queued:
-            options |= {"places": batch_size, "rows": jnp.sum(indices >= 0)}
+            places = batch_size // devices
+            options |= {"places": places, "rows": jnp.sum(indices >= 0)}
         return indices, infer_step(params, batch, **options)
 
     data_spec = partitioner.data_partition_spec
+    if queued and devices > 1:
+        step = _device_by_device(step, partitioner.mesh, data_spec)
     partitioned_step = partitioner.partition(
         step,
         in_axis_resources=(train_state_axes.params, data_spec, data_spec, None),

@@ -1,6 +1,7 @@
 """The engine's models on a tiny T5: against T5X's frozen numbers, and by definition."""
 
 import functools
+import json
 
 import decoder_only_cases
 import engine_case
@@ -9,9 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import seqio
+import tensorflow as tf
 
 from t5patches import network
-from t5x_embedded import adafactor, decoding, models
+from t5x_embedded import adafactor, decoding, models, partitioning, train_state, utils
+from tests.t5x_embedded import test_engine_partitioning
 
 RUN = functools.partial(engine_case.run, "t5x_embedded")  # Cached.
 
@@ -180,3 +183,26 @@ def test_rows_in_the_places_of_others(places, rows, positions_per_layer):
     near = functools.partial(np.testing.assert_allclose, rtol=1e-4)
     near(got_scores["scores"][:rows], scores["scores"][:rows])
     assert not got[rows:].any()
+
+
+def queued_on_devices():
+    """Rows that every device decodes in places of its own, as nested lists."""
+    model, params, batch = endings(False)
+    partitioner = partitioning.PjitPartitioner(num_partitions=1)
+    axes = train_state.InferenceState(step=None, params=None)
+    state = train_state.InferenceState(step=jnp.array(0), params=params)
+    assert utils.rows_are_apart(axes, partitioner)
+    data = tf.data.Dataset.from_tensor_slices(batch).take(11).enumerate()
+    infer = utils.get_infer_fn(model.predict_batch, 4, axes, partitioner, queued=2)
+    return [decode for _, decode in infer(data, state)]
+
+
+def test_devices_decode_their_own_rows():
+    want = jax.jit(endings(False)[0].predict_batch)(*endings(False)[1:])[:11].tolist()
+    assert queued_on_devices() == want
+    code = "import sys; sys.path.insert(0, 'tests'); assert jax.device_count() == 4; "
+    code += "from tests.t5x_embedded import test_engine_models as here; "
+    code += "print(here.queued_on_devices())"
+    process = test_engine_partitioning.start(code, 4)
+    found = test_engine_partitioning.finish(process)
+    assert json.loads(found.splitlines()[-1]) == want
