@@ -5,8 +5,9 @@ import re
 import struct
 
 import pytest
+from evaluate_toy import compare, join
 
-from t5patches import evaluate, report
+from t5patches import report
 from t5patches.annotate import PhraseAnnotator
 from t5patches.errors import UserError
 from t5patches.evaluate import comparison, similarity
@@ -26,10 +27,10 @@ def predictions(*texts):
 
 NICE = "a nice day in the park"
 OLD = predictions(f"{EVIL} fool", NICE, "a <b>bad</b> end", "hm")
-PAIRS = evaluate.join(
+PAIRS = join(
     OLD, predictions(f"{EVIL} friend", NICE, "an old fool's end", "fool"), ANNOTATOR
 )
-RESULTS = evaluate.compare(PAIRS)
+RESULTS = compare(PAIRS)
 OPTIONAL = {"outcomes", "similarity", "new_faults", "by_label"}
 EXAMPLES = [pair.example() for pair in PAIRS]
 
@@ -106,7 +107,7 @@ def test_picture(written):
 
 
 def test_the_exact_update_and_the_verdict(tmp_path):
-    exact = evaluate.compare(evaluate.join(OLD, predictions(*"abcd"), ANNOTATOR))
+    exact = compare(join(OLD, predictions(*"abcd"), ANNOTATOR))
     results = {
         **RESULTS,
         "verdict": "The update changed it.",
@@ -172,9 +173,7 @@ def test_highlight(spans, expected):
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("texts", [("nice",), ("fool",)])
 def test_subsets_without_members_and_nothing_optional(tmp_path, texts):
-    results = evaluate.compare(
-        evaluate.join(predictions(*texts), predictions(*texts), ANNOTATOR)
-    )
+    results = compare(join(predictions(*texts), predictions(*texts), ANNOTATOR))
     results["unwanted_per_1000_tokens"] = {"before": None, "after": None}
     del results["outcomes"]
     assert "–" in report.write_report(tmp_path, results, [])
