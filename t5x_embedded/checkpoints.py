@@ -242,9 +242,6 @@ class OrbaxCheckpointManagerInterface:
     def all_steps(self) -> list[int]:
         return all_steps(self.directory)
 
-    def latest_step(self) -> int | None:
-        return latest_step(self.directory)
-
     def wait_until_finished(self) -> None:
         if self._writer is not None:
             self._writer.wait_until_finished()
@@ -295,10 +292,3 @@ class OrbaxCheckpointManagerInterface:
         return restore_train_state(
             found, self._train_state, self._partitioner, self._restore_dtype
         )
-
-
-class Checkpointer:
-    """The name of T5X's older writer, for gin files: `checkpointer_cls` is ignored."""
-
-    def __init__(self, *args, **kwargs):
-        raise NotImplementedError(_absent.message("checkpoints.Checkpointer's methods"))

@@ -100,7 +100,6 @@ def evaluate(
     inference_evaluator_cls: Callable[..., seqio.Evaluator] = seqio.Evaluator,
     summarize_config_fn: Callable[..., None] = gin_utils.summarize_gin_config,
     train_state_initializer_cls: Callable = utils.TrainStateInitializer,
-    use_orbax: bool = True,
 ) -> None:
     """Evaluates checkpoints on a task with its SeqIO metrics.
 
@@ -114,13 +113,11 @@ def evaluate(
         inference_evaluator_cls: `seqio.Evaluator`, perhaps with bound arguments.
         summarize_config_fn: writes the configuration.
         train_state_initializer_cls: makes train states.
-        use_orbax: must be True.
 
     Raises:
         ValueError: the task has no metrics or not the split, or there is no
             checkpoint.
     """
-    _absent.refuse("eval.evaluate", locals(), use_orbax=True)
     if dataset_cfg.module:
         utils.import_module(dataset_cfg.module)
     summarize_config_fn(model_dir=output_dir, summary_writer=None, step=0)

@@ -82,7 +82,7 @@ def check(script: str, arguments: dict[str, Any]) -> None:
                 f"{arguments['model_dir']} is at step {step} and training ends at "
                 f"{total}: train for more steps, or give another MODEL_DIR"
             )
-    elif restore.state_transformation_fns:
+    elif getattr(restore, "state_transformation_fns", ()):
         return  # The checkpoint's names are not the model's.
     elif script == "train":
         match = finding.STEP.fullmatch(os.path.basename(path))
