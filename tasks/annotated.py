@@ -3,17 +3,22 @@
 What a task makes of the same records is its kind:
 
 - `annotated`: `inputs`, `targets`, `target_annotations`, for the targeted methods;
-- `filtered`: `inputs`, `targets` of the examples without an unwanted token, and
-- `corrective`: `inputs`, `targets` without what is unwanted, for the baselines;
-- `negative`: `inputs`, `negative_targets`, `corrected_targets`, for the feature
-  converters of google/t5patches.
+- `filtered`: `inputs`, `targets` of the examples without an unwanted token, for the
+  baseline that trains on the model's own clean outputs or, over annotated references,
+  on the clean part of the original data;
+- `corrective`: `inputs`, `targets` as they should have been, for a baseline: the
+  record's `corrected_targets` (the text `corrected` of an annotated line) or, where it
+  has none, the generated ids without the unwanted ones; examples of which nothing is
+  left are passed over;
+- `negative`: `inputs`, `negative_targets` (the generated ids), `corrected_targets` (as
+  those of `corrective`), for the feature converters of google/t5patches. A length of
+  `targets` counts for both.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import functools
-import inspect
 import os
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -77,8 +82,7 @@ def annotated_task(
         position; a task of the kind `annotated` has them as `negative_token_ids`, too.
       ids: whether the ids of the outputs go through an inference as `id_pretokenized`;
         they are read from the JSON lines beside the records.
-      kind: what the task makes of the records, see above; the other kinds are also
-        functions of their own.
+      kind: what the task makes of the records, see above.
 
     Raises:
       UserError: there is no such kind, or another's task has this name.
@@ -155,52 +159,6 @@ def annotated_task(
         output_features=features,
         shuffle_buffer_size=shuffle_buffer_size,
     )
-
-
-def _with_its_arguments(function: Callable[..., str]) -> Callable[..., str]:
-    """Gives a function the signature of `annotated_task` without its kind.
-
-    So gin says at once which argument it does not have.
-    """
-    signature = inspect.signature(annotated_task)
-    *arguments, _ = signature.parameters.values()
-    function.__signature__ = signature.replace(parameters=arguments)
-    return function
-
-
-@_with_its_arguments
-def filtered_task(*args: Any, **kwargs: Any) -> str:
-    """Registers the annotated examples without an unwanted token; returns the name.
-
-    Over annotated generations it is the baseline that trains on the model's own clean
-    outputs; over annotated references (`python -m t5patches.tasks.references`, then
-    `annotate`) the one that trains on the original data without its unwanted examples.
-    The arguments are those of `annotated_task`.
-    """
-    return annotated_task(*args, **kwargs, kind="filtered")
-
-
-@_with_its_arguments
-def corrective_task(*args: Any, **kwargs: Any) -> str:
-    """Registers annotated examples with corrected outputs as targets; returns the name.
-
-    The corrected output is the record's `corrected_targets` (the text `corrected` of an
-    annotated line) or, where it has none, the generated ids without the unwanted ones.
-    Examples of which nothing is left are passed over. The arguments are those of
-    `annotated_task`.
-    """
-    return annotated_task(*args, **kwargs, kind="corrective")
-
-
-@_with_its_arguments
-def negative_task(*args: Any, **kwargs: Any) -> str:
-    """Registers annotated examples with the features of google/t5patches' converters.
-
-    `negative_targets` are the generated ids, `corrected_targets` those of
-    `corrective_task`. A length of `targets` counts for both. The arguments are those of
-    `annotated_task`, and it returns the name, too.
-    """
-    return annotated_task(*args, **kwargs, kind="negative")
 
 
 def _log_counts(what: str, paths: list[str], lengths: Mapping[str, int]) -> None:
