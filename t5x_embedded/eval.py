@@ -25,7 +25,6 @@ class InferenceEvaluator:
         model: models.BaseTransformerModel,
         partitioner: partitioning.BasePartitioner,
         log_dir: str,
-        verify_matching_vocabs_fn: Callable | None = utils.verify_matching_vocabs,
     ):
         """Loads the data; compiles nothing yet.
 
@@ -35,11 +34,9 @@ class InferenceEvaluator:
             model: predicts and scores.
             partitioner: compiles.
             log_dir: results go to `<log_dir>/inference_eval`.
-            verify_matching_vocabs_fn: raises if task and model do not match.
         """
         cfg = infer_eval_dataset_cfg
-        if verify_matching_vocabs_fn:
-            verify_matching_vocabs_fn(cfg, model)
+        utils.verify_matching_vocabs(cfg, model)
         self._model = model
         self._partitioner = partitioner
         self._batch_size = cfg.batch_size

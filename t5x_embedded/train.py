@@ -108,9 +108,7 @@ def train(
     inference_evaluator_cls: Callable[..., seqio.Evaluator] = seqio.Evaluator,
     get_dataset_fn: Callable = utils.get_dataset,
     concurrent_metrics: bool = True,
-    train_eval_get_dataset_fn: Callable = utils.get_training_eval_datasets,
     train_state_initializer_cls: Callable = utils.TrainStateInitializer,
-    verify_matching_vocabs_fn: Callable | None = utils.verify_matching_vocabs,
 ) -> tuple[int, train_state_lib.TrainState]:
     """Trains a model.
 
@@ -137,9 +135,7 @@ def train(
         inference_evaluator_cls: `seqio.Evaluator`, perhaps with bound arguments.
         get_dataset_fn: makes the training data.
         concurrent_metrics: write metrics while training goes on.
-        train_eval_get_dataset_fn: makes the data of `train_eval_dataset_cfg`.
         train_state_initializer_cls: makes train states.
-        verify_matching_vocabs_fn: raises if task and model do not match.
 
     Returns:
         (last step, last train state)
@@ -156,9 +152,8 @@ def train(
     # Data.
     layout = partitioner.get_data_layout(train_dataset_cfg.batch_size)
     shard = (layout.shard_id, layout.num_shards)
-    if verify_matching_vocabs_fn:
-        for cfg in filter(None, (train_dataset_cfg, train_eval_dataset_cfg)):
-            verify_matching_vocabs_fn(cfg, model)
+    for cfg in filter(None, (train_dataset_cfg, train_eval_dataset_cfg)):
+        utils.verify_matching_vocabs(cfg, model)
     converter = model.FEATURE_CONVERTER_CLS
     train_iter = utils.prepare_train_iter(
         get_dataset_fn(train_dataset_cfg, *shard, converter), partitioner=partitioner
@@ -166,7 +161,7 @@ def train(
     spec = train_iter.element_spec
     train_eval_datasets = {}
     if train_eval_dataset_cfg:
-        train_eval_datasets = train_eval_get_dataset_fn(
+        train_eval_datasets = utils.get_training_eval_datasets(
             train_eval_dataset_cfg, *shard, eval_steps, converter
         )
 
@@ -228,7 +223,6 @@ def train(
                 model,
                 partitioner,
                 model_dir,
-                verify_matching_vocabs_fn,
             )
             stack.callback(evaluator.close)
 
