@@ -35,7 +35,7 @@ from t5patches.interchange import unwanted_sets as sets_files
 from t5patches.interchange.shards import Row
 
 from .annotated_records import AnnotatedRecords
-from .registry import SHUFFLE_BUFFER_SIZE, plain, register
+from .registry import plain, register
 from .sources import Files, FileSource, split_files
 
 MARKS = seqio.Feature(seqio.PassThroughVocabulary(2), add_eos=False)
@@ -48,8 +48,6 @@ def annotated_task(
     name: str | None,
     files: Files,
     vocabulary: seqio.Vocabulary,
-    output_vocabulary: seqio.Vocabulary | None = None,
-    shuffle_buffer_size: int = SHUFFLE_BUFFER_SIZE,
     negative_token_ids: int = 0,
     allow_nothing_unwanted: bool = False,
     unwanted_sets: str | None = None,
@@ -68,8 +66,6 @@ def annotated_task(
       files: by split, TFRecord files as `t5patches annotate` writes them: a file,
         pattern, prefix of shards, or list of these.
       vocabulary: of inputs and targets.
-      output_vocabulary: of the targets, if it is another.
-      shuffle_buffer_size: examples held for shuffling.
       negative_token_ids: k, where the records name so many unwanted tokens for each
         position, 0 being none, in a feature of this name: k numbers for the first
         target, k for the next. A task of the kind `annotated` has them as int32
@@ -90,8 +86,7 @@ def annotated_task(
     if kind not in KINDS:
         raise UserError(f"kind must be one of {', '.join(KINDS)}, not {kind!r}")
     files, name = plain(files), name or kind
-    output_vocabulary = output_vocabulary or vocabulary
-    targets = dict.fromkeys(KINDS[kind].targets, seqio.Feature(output_vocabulary))
+    targets = dict.fromkeys(KINDS[kind].targets, seqio.Feature(vocabulary))
     features = {"inputs": seqio.Feature(vocabulary), **targets}
     preprocessors = [*KINDS[kind].preprocessors]
     more: dict[str, int | None] = dict.fromkeys(KINDS[kind].reads)
@@ -105,11 +100,11 @@ def annotated_task(
             preprocessors.append(functools.partial(_add_alternatives, k=alternatives))
         if negative_token_ids or alternatives:
             features["negative_token_ids"] = seqio.Feature(
-                output_vocabulary, add_eos=False, rank=2
+                vocabulary, add_eos=False, rank=2
             )
     sets = 0
     if kind == "annotated" and unwanted_sets:
-        sets = len(sets_files.read(unwanted_sets, output_vocabulary.vocab_size))
+        sets = len(sets_files.read(unwanted_sets, vocabulary.vocab_size))
         preprocessors.append(_fill_unwanted_sets)
         features["unwanted_sets"] = seqio.Feature(
             seqio.PassThroughVocabulary(sets), add_eos=False
@@ -118,7 +113,7 @@ def annotated_task(
 
     def check(split: str, lengths: Mapping[str, int]) -> None:
         length = lengths.get("targets")
-        unwanted = source.check(split, length, vocabulary, output_vocabulary)
+        unwanted = source.check(split, length, vocabulary)
         if not unwanted and split == "train" and KINDS[kind].needs_unwanted:
             if not allow_nothing_unwanted:
                 files = ", ".join(source.list_shards(split))
@@ -140,14 +135,8 @@ def annotated_task(
 
     return register(
         name,
-        (kind, files, vocabulary, output_vocabulary, shuffle_buffer_size)
-        + (
-            negative_token_ids,
-            allow_nothing_unwanted,
-            unwanted_sets,
-            alternatives,
-            ids,
-        ),
+        (kind, files, vocabulary, negative_token_ids, allow_nothing_unwanted)
+        + (unwanted_sets, alternatives, ids),
         check,
         source=source,
         preprocessors=[
@@ -157,7 +146,6 @@ def annotated_task(
             end_inputs_with_eos,
         ],
         output_features=features,
-        shuffle_buffer_size=shuffle_buffer_size,
     )
 
 

@@ -345,10 +345,9 @@ def test_records_of_another_vocabulary_of_equal_size(tmp_path):
     files = {"train": str(path)}
     for vocabulary in (VOCABULARY, small_vocabulary(extra_ids=5)):
         assert len(read(tasks.annotated_task("t_same", files, vocabulary))) == 2
-    for others in ([swapped], [VOCABULARY, swapped]):
-        name = tasks.annotated_task("t_other", files, *others)
-        with pytest.raises(UserError, match=r"a\.tfrecord: record 0.*swapped\.model"):
-            read(name)
+    name = tasks.annotated_task("t_other", files, swapped)
+    with pytest.raises(UserError, match=r"a\.tfrecord: record 0.*swapped\.model"):
+        read(name)
 
 
 def test_nothing_unwanted_is_trained_on_if_asked_for(tmp_path):

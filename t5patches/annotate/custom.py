@@ -80,25 +80,33 @@ def load(name: str) -> CustomAnnotator:
 def _module(name: str) -> Any:
     if name.endswith(".py") and not os.path.isfile(name):
         raise UserError(f"{name}: no such file; {_HINT}")
+    # The command does not look in the current folder by itself, `python -m` does.
+    sys.path.insert(0, os.getcwd())
+    try:
+        return imported(name, _HINT)
+    finally:
+        sys.path.remove(os.getcwd())
+
+
+def imported(name: str, hint: str) -> Any:
+    """Imports a user's module, or a file whose name ends in .py.
+
+    Raises:
+      UserError: there is no such module (`hint` says what to do), or it raises one.
+    """
     logging.info("Importing %s", name)  # Its code may take long, or for ever.
     try:
         with users_code(f"{name}: importing it raised"):
             if name.endswith(".py"):
                 return _module_of_file(name)
-            # The command does not look in the current folder by itself, `python -m`
-            # does.
-            sys.path.insert(0, os.getcwd())
-            try:
-                importlib.invalidate_caches()
-                return importlib.import_module(name)
-            finally:
-                sys.path.remove(os.getcwd())
+            importlib.invalidate_caches()
+            return importlib.import_module(name)
     except UserError as error:
         cause = error.__cause__
         if not isinstance(cause, ModuleNotFoundError):
             raise
         if cause.name and f"{name}.".startswith(f"{cause.name}."):
-            raise UserError(f"{name}: no such module; {_HINT}") from error
+            raise UserError(f"{name}: no such module; {hint}") from error
         what = f"it imports {cause.name!r}, which is missing"
         raise UserError(f"{name}: {what}") from error
 
