@@ -77,7 +77,7 @@ def xsum_task(
       files: by split, JSON-lines, CSV or Parquet files with `document`, `summary` and,
         if they have one, `id`; None reads TFDS's copy, which somebody must have made
         (TFDS cannot download it).
-      tfds_name: of that copy. Its examples have no id and are called `split:index`.
+      tfds_name: of that copy. Its examples have no id but TFDS's.
       metric_fns: SeqIO metric functions.
     """
     if files is None:

@@ -87,7 +87,7 @@ def test_xsum_of_tfds(tmp_path, caplog):
         rows = read(name, "test")
     assert "split test: 5 examples; the paper has 11301" in caplog.text
     # TFDS has shuffled the examples as it wrote them.
-    assert ids(rows) == [f"test:{i}" for i in range(5)]
+    assert ids(rows) == [f"xsum-test.tfrecord-00000-of-00001__{i}" for i in range(5)]
     by_text = {row["inputs_pretokenized"].decode(): row for row in rows}
     for i in range(5):
         row = by_text[f"hello world test {i}"]
