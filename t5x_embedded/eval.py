@@ -48,7 +48,6 @@ class InferenceEvaluator:
             use_cached=cfg.use_cached,
             seed=cfg.seed,
             sequence_length=cfg.task_feature_lengths,
-            use_memory_cache=cfg.use_memory_cache,
             log_dir=str(epath.Path(log_dir) / "inference_eval"),
         )
         self.model_feature_shapes = self._evaluator.model_feature_shapes

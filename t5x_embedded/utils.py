@@ -108,7 +108,6 @@ class DatasetConfig:
         use_cached: read SeqIO's offline cache.
         pack: pack several examples into a row.
         module: a module to import first. Deprecated in T5X.
-        use_memory_cache: keep evaluation data in memory.
     """
 
     mixture_or_task_name: str | seqio.Task | seqio.Mixture
@@ -120,7 +119,6 @@ class DatasetConfig:
     use_cached: bool = False
     pack: bool = False
     module: str | None = None
-    use_memory_cache: bool = True
 
 
 # ---- Small things ----
@@ -176,6 +174,8 @@ def log_model_info(log_file: str | None, full_train_state, partitioner) -> None:
 
 # ---- Learning rate ----
 
+_LEAST_RATE = 1e-8  # It never falls below this.
+
 
 def create_learning_rate_scheduler(
     factors: str = "constant * linear_warmup * rsqrt_decay",
@@ -183,7 +183,6 @@ def create_learning_rate_scheduler(
     warmup_steps: int = 1000,
     decay_factor: float = 0.5,
     step_offset: int = 0,
-    min_learning_rate: float = 1e-8,
 ) -> LearningRateCallable:
     """The product of named factors, as a function of the step.
 
@@ -198,7 +197,6 @@ def create_learning_rate_scheduler(
         warmup_steps: see above.
         decay_factor: see `linear_decay`.
         step_offset: the step that counts as 0.
-        min_learning_rate: the rate never falls below this.
 
     Returns:
         A function of an integer step: float32 [].
@@ -227,7 +225,7 @@ def create_learning_rate_scheduler(
         rate = 1.0
         for name in chosen:
             rate = rate * table[name](step)
-        return jnp.asarray(jnp.maximum(rate, min_learning_rate), jnp.float32)
+        return jnp.asarray(jnp.maximum(rate, _LEAST_RATE), jnp.float32)
 
     return learning_rate
 
@@ -465,8 +463,7 @@ def get_training_eval_datasets(
             num_epochs=eval_steps * cfg.batch_size,
         )
         mine = examples.unbatch().repeat().shard(num_shards, shard_id)
-        mine = mine.batch(rows, drop_remainder=True).take(eval_steps)
-        return mine.cache() if cfg.use_memory_cache else mine
+        return mine.batch(rows, drop_remainder=True).take(eval_steps).cache()
 
     provider = get_provider(cfg)
     tasks = [t for t in seqio.get_subtasks(provider) if cfg.split in t.splits]
