@@ -38,7 +38,8 @@ from t5patches.interchange import (
 
 # Settings of an annotated set that may differ from another's: they do not say what is
 # unwanted in a text, or what people have marked in this set.
-_OWN_SETTINGS = {"vocabulary", "only_annotated", "feature_lengths", "files", "spans"}
+_OWN_SETTINGS = {"vocabulary", "extra_ids", "only_annotated", "feature_lengths"}
+_OWN_SETTINGS |= {"files", "spans"}
 _EXACT, _OTHER = "exact update's predictions", "other update's predictions"
 _SAMPLED = ("old samples", "new samples")
 _AFTER = (pairs.NEW, _EXACT, _OTHER, "samples")

@@ -18,7 +18,6 @@ from t5patches.errors import UserError
 from t5patches.interchange import claims, records, shards
 from t5patches.run import patches
 
-FORMS = ("hf", "t5x")
 CARD = "README.md"
 
 
@@ -35,7 +34,7 @@ class Model(NamedTuple):
 
 
 def form_of(path: str) -> str:
-    """Returns the form of a model, one of FORMS.
+    """Returns the form of a model, 'hf' or 't5x'.
 
     Raises:
       UserError: it is none.
@@ -138,7 +137,7 @@ def export(
     """Writes an updated model with all that serves it.
 
     Args:
-      form: one of FORMS.
+      form: 'hf' or 't5x'.
       updated: its checkpoint.
       original: the model that it was, beside which tokenizer and settings may be.
       output: the folder that it will be in; it is made in `run/exported` of that, and
