@@ -50,6 +50,7 @@ setuptools.setup(
         "optax>=0.2.8",
         "orbax-checkpoint>=0.12",
         "pyarrow",  # local Parquet files
+        "pydantic>=2.10",
         "rouge-score",
         "sacrebleu>=2.4",
         "safetensors>=0.8",

@@ -189,21 +189,8 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    for name, default in {
-        "d_model": 768,
-        "layers": 12,
-        "heads": 12,
-        "head_dim": 64,
-        "d_ff": 2048,
-        "vocab": 32128,
-        "batch": 32,
-        "inputs": 512,
-        "targets": 64,
-        "steps": 10,
-    }.items():
-        parser.add_argument(f"--{name}", type=int, default=default)
-    parser.add_argument("--dropout", type=float, default=0.1)
-    parser.add_argument("--dtype", default="bfloat16", choices=["float32", "bfloat16"])
+    sizes = dict(d_model=768, layers=12, heads=12, d_ff=2048, batch=32, inputs=512)
+    step_time.add_shape(parser, "bfloat16", **sizes, steps=10)
     parser.add_argument("--peak", type=float, help="TFLOP/s of the device")
     parser.add_argument("--bandwidth", type=float, help="GB/s of its memory")
     parser.add_argument("--cases", nargs="*", help="e.g. finetune tnff tnff/cached")

@@ -13,7 +13,6 @@ made-up names (a downloaded en_core_web_sm is of the same shape, and so is the t
 """
 
 import argparse
-import io
 import json
 import pathlib
 import random
@@ -23,13 +22,13 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import sentencepiece
 import spacy
 from spacy.training import Example
 
 from t5patches.annotate import annotate_files, annotate_texts, entities
 from t5patches.annotate.phrases import PhraseAnnotator
 from t5patches.interchange import json_files, records
+from t5patches.quickstart import vocabulary as pieces
 
 CHUNK = 256
 SYLLABLES = "ba do ri ne tu la so mi ke va no pe li ra ti go fe su da mo".split()
@@ -64,21 +63,9 @@ def made_up_examples(
 
 def made_up_vocabulary(folder: pathlib.Path, examples: list[tuple[str, str]]) -> Any:
     """Returns a SentencePiece vocabulary trained on the inputs."""
-    model = io.BytesIO()
-    sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter([inputs for _, inputs in examples[:1000]]),
-        model_writer=model,
-        vocab_size=4000,
-        hard_vocab_limit=False,
-        byte_fallback=True,
-        pad_id=0,
-        eos_id=1,
-        unk_id=2,
-        bos_id=-1,
-        minloglevel=2,
-    )
-    (folder / "vocabulary.model").write_bytes(model.getvalue())
-    return records.load_vocabulary(folder / "vocabulary.model")
+    path = folder / "vocabulary.model"
+    pieces.train((inputs for _, inputs in examples[:1000]), path, 4000)
+    return records.load_vocabulary(path)
 
 
 def name_pipeline(examples: list[tuple[str, str]]) -> spacy.Language:

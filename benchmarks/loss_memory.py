@@ -19,7 +19,6 @@ labels: what fine-tuning costs.
 
 import argparse
 import functools
-import json
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -227,7 +226,6 @@ def parse_args(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--methods", nargs="*", default=[*UPSTREAM])
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
     parser.add_argument("--steps", type=int, default=7, help="rounds that are timed")
-    parser.add_argument("--json", help="file to write the numbers to")
     args = parser.parse_args(argv)
     unknown = set(args.methods) - set(UPSTREAM)
     if unknown:
@@ -235,30 +233,14 @@ def parse_args(argv: Sequence[str]) -> argparse.Namespace:
     return args
 
 
-def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
-    """Runs the benchmark, prints the tables and returns their numbers."""
+def main(argv: Sequence[str] | None = None) -> None:
+    """Runs the benchmark and prints the tables."""
     args = parse_args(sys.argv[1:] if argv is None else argv)
     device = jax.devices()[0].device_kind
     print(f"jax {jax.__version__} on {device}, logits in {args.dtype}")
-    results = []
-    for shape in args.shapes:
+    for shape in dict.fromkeys([*args.shapes, *args.time]):
         rounds = args.steps if shape in args.time else 0
-        results.append(measure(shape, args.methods, args.dtype, rounds))
-        print_report(results[-1], args.methods)
-    for shape in args.time:
-        if shape not in args.shapes:
-            results.append(measure(shape, args.methods, args.dtype, args.steps))
-            print_report(results[-1], args.methods)
-    numbers = {
-        "dtype": args.dtype,
-        "device": device,
-        "jax": jax.__version__,
-        "results": results,
-    }
-    if args.json:
-        with open(args.json, "w") as file:
-            json.dump(numbers, file, indent=2)
-    return numbers
+        print_report(measure(shape, args.methods, args.dtype, rounds), args.methods)
 
 
 if __name__ == "__main__":

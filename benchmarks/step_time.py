@@ -20,7 +20,6 @@ of the compiled step.
 import argparse
 import contextlib
 import functools
-import importlib.metadata
 import importlib.util
 import json
 import operator
@@ -430,26 +429,22 @@ def print_report(times, memory, ratios) -> None:
             )
 
 
+def add_shape(parser: argparse.ArgumentParser, dtype: str, **sizes: int) -> None:
+    """Adds the flags of a model and its batches; `sizes` and `dtype` are defaults."""
+    sizes = {"head_dim": 64, "vocab": 32128, "targets": 64, **sizes}
+    for name, default in sizes.items():
+        parser.add_argument(f"--{name}", type=int, default=default)
+    parser.add_argument("--dropout", type=float, default=0.1)
+    parser.add_argument("--dtype", default=dtype, choices=["float32", "bfloat16"])
+
+
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Parses flags; the defaults are T5-1.1-small."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    for name, default in {
-        "d_model": 512,
-        "layers": 8,
-        "heads": 6,
-        "head_dim": 64,
-        "d_ff": 1024,
-        "vocab": 32128,
-        "batch": 8,
-        "inputs": 256,
-        "targets": 64,
-        "steps": 7,
-    }.items():
-        parser.add_argument(f"--{name}", type=int, default=default)
-    parser.add_argument("--dropout", type=float, default=0.1)
-    parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
+    sizes = dict(d_model=512, layers=8, heads=6, d_ff=1024, batch=8, inputs=256)
+    add_shape(parser, "float32", **sizes, steps=7)
     parser.add_argument(
         "--engines",
         default="embedded,t5x" if _has_t5x() else "embedded",
@@ -458,7 +453,6 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--no_rss", action="store_true", help="skip the processes that measure memory"
     )
-    parser.add_argument("--json", help="file to write the numbers to")
     parser.add_argument("--serve", nargs="*", help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
     wanted = set(args.engines.split(","))
@@ -477,13 +471,13 @@ def _has_t5x() -> bool:
         return False
 
 
-def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
-    """Runs the benchmark, prints the table and returns its numbers."""
+def main(argv: Sequence[str] | None = None) -> None:
+    """Runs the benchmark and prints the table."""
     argv = list(sys.argv[1:] if argv is None else argv)
     args = parse_args(argv)
     if args.serve:
         serve(args.serve, args)
-        return {}
+        return
     names = [
         f"{prefix}/{kind}"
         for prefix, engine in ENGINES.items()
@@ -494,17 +488,6 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     times, memory = measure(names, args.steps, not args.no_rss, argv)
     ratios = summarise(times, memory, args.batch * args.targets * args.vocab * 4)
     print_report(times, memory, ratios)
-    result = {
-        "arguments": vars(args),
-        "seconds": times,
-        "memory": memory,
-        "ratios": ratios,
-        "jax": importlib.metadata.version("jax"),
-    }
-    if args.json:
-        with open(args.json, "w") as file:
-            json.dump(result, file, indent=2)
-    return result
 
 
 if __name__ == "__main__":

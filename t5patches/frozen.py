@@ -150,7 +150,9 @@ def read_record(folder: epath.Path) -> json_files.Row | None:
     if not path.exists():
         return None
     remedy = "put it back from a copy, or use an empty MODEL_DIR"
-    record = json_files.read_record(path, {"checkpoint": str, "step": int}, remedy)
+    record = json_files.read_record(
+        path, {"checkpoint": str, "step": int, "identity": str}, remedy
+    )
     # A copy within the model folder moves with it.
     return {**record, "checkpoint": finding.joined(folder, record["checkpoint"])}
 
@@ -165,8 +167,7 @@ def _same(folder: epath.Path, record: json_files.Row, checkpoint: str | None) ->
     path = checkpoint or recorded
     if path == recorded and not epath.Path(path).exists():
         return path  # That it is missing is said where it is read.
-    known = record.get("identity")  # Older versions have put down the path alone.
-    if path != recorded if known is None else contents.content(path) != known:
+    if contents.content(path) != record["identity"]:
         found = f"frozen_checkpoint is {path}"
         found = "another one lies there now" if path == recorded else found
         raise UserError(

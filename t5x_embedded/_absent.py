@@ -9,20 +9,18 @@ def message(name: str) -> str:
     return f"the embedded engine does not have {name}; T5X does"
 
 
-def option(owner: str, name: str, value: Any, hint: str = "") -> NoReturn:
+def option(owner: str, name: str, value: Any) -> NoReturn:
     """Refuses an argument that T5X would honour.
 
     Args:
         owner: the public name that was called, e.g. 'adafactor.Adafactor'.
         name: the argument's name.
         value: what was passed.
-        hint: what to do instead, if anything.
 
     Raises:
         NotImplementedError: always.
     """
-    text = f"{message(f'{owner}({name}={value!r})')}"
-    raise NotImplementedError(f"{text}. {hint}" if hint else text)
+    raise NotImplementedError(message(f"{owner}({name}={value!r})"))
 
 
 def _is_set(value: Any) -> bool:

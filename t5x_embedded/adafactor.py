@@ -11,7 +11,6 @@ References:
 """
 
 import dataclasses
-import enum
 from collections.abc import Mapping
 from typing import Any
 
@@ -29,27 +28,9 @@ __getattr__ = _absent.module_getattr(__name__)
 SLOTS = ("v_row", "v_col", "v", "m")
 
 
-class FactorDim(enum.Enum):
-    """What a logical axis is to the factored second moment."""
-
-    NONE = None
-    BATCH = 1
-    ROW = 2
-    COLUMN = 3
-
-
 def standard_logical_factor_rules() -> FrozenDict:
-    """T5's axes: what each is to the factored second moment."""
-    columns = (
-        "vocab mlp heads kv joined_kv q_wi_fused o_wo_fused multiquery_heads kv_fused "
-        "mlp_activations"
-    )
-    return FrozenDict(
-        {axis: FactorDim.COLUMN for axis in columns.split()}
-        | {"embed": FactorDim.ROW}
-        | {"layers": FactorDim.BATCH, "stack": FactorDim.BATCH}
-        | {"relpos_buckets": FactorDim.NONE, "layer_norm_scale": FactorDim.NONE}
-    )
+    """None: T5X heeds its rules at ranks above 2 only, which this engine has not."""
+    return FrozenDict()
 
 
 def _flat(tree: Any) -> dict[str, Any]:
@@ -82,7 +63,7 @@ class Adafactor(optimizers.OptimizerDef):
 
     The two sides of a matrix are factored where both are at least
     `min_dim_size_to_factor`, whatever `logical_factor_rules` says of them: T5X heeds
-    the rules at higher ranks only, so here they are checked and otherwise unused.
+    the rules at higher ranks only.
 
     Attributes:
         learning_rate: usually given per step, by the trainer.
@@ -99,8 +80,7 @@ class Adafactor(optimizers.OptimizerDef):
         epsilon1: added to squared gradients.
         epsilon2: the least parameter scale.
         dtype_momentum: how momentum is stored.
-        logical_factor_rules: logical axis name to `FactorDim`.
-        global_norm_clip_threshold: not supported.
+        logical_factor_rules: ignored.
     """
 
     learning_rate: Any = None
@@ -117,14 +97,12 @@ class Adafactor(optimizers.OptimizerDef):
     logical_factor_rules: Mapping[str, Any] | None = dataclasses.field(
         default=None, hash=False
     )
-    global_norm_clip_threshold: float | None = None
 
     def __post_init__(self):
-        name = "adafactor.Adafactor"
         scale = self.multiply_by_parameter_scale
         if not isinstance(scale, bool):
+            name = "adafactor.Adafactor"
             _absent.option(name, "multiply_by_parameter_scale", scale)
-        _absent.refuse(name, vars(self), "global_norm_clip_threshold")
 
     @property
     def hyper_params(self) -> "Adafactor":
@@ -211,26 +189,6 @@ class Adafactor(optimizers.OptimizerDef):
             update = self.beta1 * m + (1.0 - self.beta1) * update
             m = update.astype(self.dtype_momentum)
         return (param - update).astype(param.dtype), m
-
-    def set_param_axes(self, param_logical_axes: Any) -> None:
-        """Checks the factor rules against the parameters' logical axes.
-
-        Args:
-            param_logical_axes: a PartitionSpec of axis names for each parameter.
-
-        Raises:
-            KeyError: an axis has no rule.
-            NotImplementedError: a rule makes an axis a batch of parameters.
-        """
-        rules = self.logical_factor_rules
-        if rules is None:
-            return
-        for path, axes in _flat(param_logical_axes).items():
-            if FactorDim.BATCH in [rules[axis] for axis in axes]:
-                raise NotImplementedError(
-                    f"{path} has axes {tuple(axes)}: "
-                    + _absent.message("Adafactor for stacked or scanned parameters")
-                )
 
     def derive_logical_axes(self, optimizer_state, param_logical_axes):
         """The optimizer with logical axis names instead of arrays.

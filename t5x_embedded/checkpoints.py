@@ -71,23 +71,17 @@ def all_steps(checkpoints_dir: epath.PathLike) -> list[int]:
     return [s for s in steps if is_complete(get_checkpoint_dir(folder, s))]
 
 
-def latest_step(checkpoints_dir: epath.PathLike) -> int | None:
-    """The last complete checkpoint's step, or None."""
-    return max(all_steps(checkpoints_dir), default=None)
-
-
-def find_checkpoint(path: epath.PathLike, step: int | None = None) -> str:
+def find_checkpoint(path: epath.PathLike) -> str:
     """The checkpoint that `path` (a model folder or a checkpoint's own) means.
 
     Raises:
         ValueError: there is no complete checkpoint there.
     """
-    if step is None and not is_complete(path):
-        step = latest_step(path)
-    found = str(path) if step is None else get_checkpoint_dir(path, step)
-    if not is_complete(found):
-        raise ValueError(f"Path is not a valid checkpoint: {found}")
-    return found
+    if is_complete(path):
+        return str(path)
+    if steps := all_steps(path):
+        return get_checkpoint_dir(path, steps[-1])
+    raise ValueError(f"Path is not a valid checkpoint: {path}")
 
 
 # ---- Reading ----
@@ -136,28 +130,18 @@ def _read(path, names: Mapping[str, ocp.RestoreArgs]) -> dict[str, Any]:
     return _flat(restored)
 
 
-def load_t5x_checkpoint(
-    path: epath.PathLike, step: int | None = None, restore_dtype=None
-) -> dict[str, Any]:
+def load_t5x_checkpoint(path: epath.PathLike) -> dict[str, Any]:
     """Reads a checkpoint into nested dicts of NumPy arrays, without a model.
 
     Args:
-        path: a checkpoint's folder, or the model folder it is in.
-        step: which checkpoint of a model folder; the latest if None.
-        restore_dtype: cast the parameters (`target`) to this, if given.
+        path: a checkpoint's folder, or the model folder whose latest it is.
 
     Raises:
         ValueError: no complete checkpoint is there.
     """
-    path = find_checkpoint(path, step)
-    names = {
-        name: ocp.RestoreArgs(
-            restore_type=np.ndarray,
-            dtype=restore_dtype if name.startswith("target/") else None,
-        )
-        for name in stored_arrays(path)
-    }
-    return _nested(_read(path, names))
+    path = find_checkpoint(path)
+    args = ocp.RestoreArgs(restore_type=np.ndarray)
+    return _nested(_read(path, dict.fromkeys(stored_arrays(path), args)))
 
 
 def restore_train_state(path: epath.PathLike, train_state, partitioner, dtype=None):
@@ -242,9 +226,6 @@ class OrbaxCheckpointManagerInterface:
     def all_steps(self) -> list[int]:
         return all_steps(self.directory)
 
-    def latest_step(self) -> int | None:
-        return latest_step(self.directory)
-
     def wait_until_finished(self) -> None:
         if self._writer is not None:
             self._writer.wait_until_finished()
@@ -283,22 +264,11 @@ class OrbaxCheckpointManagerInterface:
         args = ocp.args.Composite(**{_STATE: item})
         return self._writer.save(step, args=args, force=True)
 
-    def restore(self, step: int | None = None, path: epath.PathLike | None = None):
-        """Restores the train state of a step of this folder, or of a path.
+    def restore(self, path: epath.PathLike | None = None):
+        """Restores the train state of a path, or the latest of this folder.
 
         Raises:
             ValueError: no such complete checkpoint, or it does not fit the model.
         """
-        if step is not None and path is not None:
-            raise ValueError("Give `step` or `path`, not both.")
-        found = find_checkpoint(path if path is not None else self.directory, step)
-        return restore_train_state(
-            found, self._train_state, self._partitioner, self._restore_dtype
-        )
-
-
-class Checkpointer:
-    """The name of T5X's older writer, for gin files: `checkpointer_cls` is ignored."""
-
-    def __init__(self, *args, **kwargs):
-        raise NotImplementedError(_absent.message("checkpoints.Checkpointer's methods"))
+        path, like = path or self.directory, self._train_state
+        return restore_train_state(path, like, self._partitioner, self._restore_dtype)

@@ -25,7 +25,6 @@ class InferenceEvaluator:
         model: models.BaseTransformerModel,
         partitioner: partitioning.BasePartitioner,
         log_dir: str,
-        verify_matching_vocabs_fn: Callable | None = utils.verify_matching_vocabs,
     ):
         """Loads the data; compiles nothing yet.
 
@@ -35,11 +34,9 @@ class InferenceEvaluator:
             model: predicts and scores.
             partitioner: compiles.
             log_dir: results go to `<log_dir>/inference_eval`.
-            verify_matching_vocabs_fn: raises if task and model do not match.
         """
         cfg = infer_eval_dataset_cfg
-        if verify_matching_vocabs_fn:
-            verify_matching_vocabs_fn(cfg, model)
+        utils.verify_matching_vocabs(cfg, model)
         self._model = model
         self._partitioner = partitioner
         self._batch_size = cfg.batch_size
@@ -51,7 +48,6 @@ class InferenceEvaluator:
             use_cached=cfg.use_cached,
             seed=cfg.seed,
             sequence_length=cfg.task_feature_lengths,
-            use_memory_cache=cfg.use_memory_cache,
             log_dir=str(epath.Path(log_dir) / "inference_eval"),
         )
         self.model_feature_shapes = self._evaluator.model_feature_shapes
@@ -100,7 +96,6 @@ def evaluate(
     inference_evaluator_cls: Callable[..., seqio.Evaluator] = seqio.Evaluator,
     summarize_config_fn: Callable[..., None] = gin_utils.summarize_gin_config,
     train_state_initializer_cls: Callable = utils.TrainStateInitializer,
-    use_orbax: bool = True,
 ) -> None:
     """Evaluates checkpoints on a task with its SeqIO metrics.
 
@@ -114,13 +109,11 @@ def evaluate(
         inference_evaluator_cls: `seqio.Evaluator`, perhaps with bound arguments.
         summarize_config_fn: writes the configuration.
         train_state_initializer_cls: makes train states.
-        use_orbax: must be True.
 
     Raises:
         ValueError: the task has no metrics or not the split, or there is no
             checkpoint.
     """
-    _absent.refuse("eval.evaluate", locals(), use_orbax=True)
     if dataset_cfg.module:
         utils.import_module(dataset_cfg.module)
     summarize_config_fn(model_dir=output_dir, summary_writer=None, step=0)

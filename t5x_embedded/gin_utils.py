@@ -26,8 +26,6 @@ def parse_gin_flags(
     gin_search_paths: Sequence[str],
     gin_files: Sequence[str] | None,
     gin_bindings: Sequence[str],
-    skip_unknown: bool | Sequence[str] = False,
-    finalize_config: bool = True,
 ) -> None:
     """Parses gin files, then bindings; later ones win.
 
@@ -35,8 +33,6 @@ def parse_gin_flags(
         gin_search_paths: folders that relative paths are looked up in, in order.
         gin_files: paths.
         gin_bindings: 'name = value' statements.
-        skip_unknown: ignore bindings of unknown configurables (or of those named).
-        finalize_config: lock the configuration.
 
     Raises:
         OSError: a file is not found. Files of T5X's own ('t5x/…') never are.
@@ -44,12 +40,7 @@ def parse_gin_flags(
     for folder in gin_search_paths:
         gin.add_config_file_search_path(folder)
     try:
-        gin.parse_config_files_and_bindings(
-            gin_files,
-            gin_bindings,
-            skip_unknown=skip_unknown,
-            finalize_config=finalize_config,
-        )
+        gin.parse_config_files_and_bindings(gin_files, gin_bindings)
     except OSError as error:
         if re.search(r"(?<![\w/])t5x/", str(error)):
             raise OSError(

@@ -131,15 +131,10 @@ def is_metric_obj(obj: Any) -> bool:
     return isinstance(obj, clu_metrics.Metric)
 
 
-def is_time_metric(obj: Any) -> bool:
-    """Whether `obj` waits for a duration."""
-    return isinstance(obj, Time)
-
-
 def set_time_metrics_duration(metrics: Any, duration: Scalar) -> Any:
     """Fills the wall time into every time metric of a tree."""
     return jax.tree.map(
-        lambda m: m.replace_duration(duration) if is_time_metric(m) else m,
+        lambda m: m.replace_duration(duration) if isinstance(m, Time) else m,
         metrics,
         is_leaf=is_metric_obj,
     )

@@ -44,10 +44,6 @@ class OptimizerDef:
         """One step: (parameters, state) after it."""
         raise NotImplementedError
 
-    def update_hyper_params(self, **overrides) -> Any:
-        """The hyperparameters with some replaced."""
-        return self.hyper_params.replace(**overrides)
-
     def create(self, target: Any) -> "Optimizer":
         """Pairs parameters with a fresh state."""
         return Optimizer(self, self.init_state(target), target)
@@ -64,7 +60,7 @@ class Optimizer(flax.struct.PyTreeNode):
         """One step, e.g. `apply_gradient(grads, learning_rate=1e-3)`."""
         definition = self.optimizer_def
         params, state = definition.apply_gradient(
-            definition.update_hyper_params(**hyper_param_overrides),
+            definition.hyper_params.replace(**hyper_param_overrides),
             self.target,
             self.state,
             grads,

@@ -54,16 +54,13 @@ _REPLICATED = "relpos_buckets abspos_buckets length layers stack mlp_activations
 
 
 def standard_logical_axis_rules(
-    activation_partitioning_dims: int = 1,
-    parameter_partitioning_dims: int = 1,
-    additional_rules: LogicalAxisRules | None = None,
+    activation_partitioning_dims: int = 1, parameter_partitioning_dims: int = 1
 ) -> LogicalAxisRules:
     """T5's rules, earlier ones first.
 
     Args:
         activation_partitioning_dims: 2 splits activations' embedding axis too.
         parameter_partitioning_dims: 2 splits parameters' embedding axis too.
-        additional_rules: rules to add at the end.
 
     Raises:
         ValueError: a number of dimensions is neither 1 nor 2.
@@ -79,10 +76,10 @@ def standard_logical_axis_rules(
     embed = {(1, 1): [None], (2, 1): ["model"], (1, 2): ["data"]}
     rules += [("embed", axis) for axis in embed.get(dims, ["model", "data"])]
     rules += [(name, None) for name in _REPLICATED.split()]
-    return rules + list(additional_rules or ())
+    return rules
 
 
-def default_mesh(num_partitions: int, backend: str | None = None) -> Mesh:
+def default_mesh(num_partitions: int) -> Mesh:
     """A mesh over all devices with axes ('data', 'model').
 
     jax's mesh_utils place the devices, so that 'model', which communicates most, gets
@@ -90,12 +87,11 @@ def default_mesh(num_partitions: int, backend: str | None = None) -> Mesh:
 
     Args:
         num_partitions: devices along 'model'.
-        backend: whose devices; None is jax's default.
 
     Raises:
         ValueError: the number of devices is no multiple of `num_partitions`.
     """
-    devices = jax.devices(backend)
+    devices = jax.devices()
     if len(devices) % num_partitions:
         raise ValueError(
             f"{len(devices)} devices cannot be split into num_partitions="
@@ -128,14 +124,11 @@ class DataLayout:
         batch_size: of all processes together.
         shard_id: this process's share.
         num_shards: the number of different shares.
-        is_first_host_in_replica_set: whether this process is the one of those that
-            load the same share that should report on it.
     """
 
     batch_size: int
     shard_id: int
     num_shards: int
-    is_first_host_in_replica_set: bool
 
 
 class _OnMesh:
@@ -168,9 +161,6 @@ class PjitPartitioner:
     def __init__(
         self,
         num_partitions: int | None = None,
-        model_parallel_submesh: Sequence[int] | None = None,
-        params_on_devices: bool = True,
-        backend: str | None = None,
         logical_axis_rules: LogicalAxisRules | None = None,
     ):
         """Sets up the mesh (made on first use) and the rules.
@@ -178,23 +168,14 @@ class PjitPartitioner:
         Args:
             num_partitions: devices that share one copy of the model; the others are
                 data parallel. On CPUs too, where T5X ignores it.
-            model_parallel_submesh: not supported.
-            params_on_devices: must be True.
-            backend: whose devices; None is jax's default.
             logical_axis_rules: None is `standard_logical_axis_rules()`.
 
         Raises:
-            NotImplementedError: an argument that only T5X has.
             ValueError: `num_partitions` is not.
         """
-        name = "partitioning.PjitPartitioner"
-        _absent.refuse(name, locals(), params_on_devices=True)
-        if model_parallel_submesh:
-            hint = f"Pass num_partitions={math.prod(model_parallel_submesh)}"
-            _absent.option(name, "model_parallel_submesh", model_parallel_submesh, hint)
         if not num_partitions:
             raise ValueError("num_partitions must be given (1: no model parallelism)")
-        self._num_partitions, self._backend = num_partitions, backend
+        self._num_partitions = num_partitions
         rules = logical_axis_rules
         rules = standard_logical_axis_rules() if rules is None else rules
         self.logical_axis_rules = tuple(rules)
@@ -202,7 +183,7 @@ class PjitPartitioner:
 
     @functools.cached_property
     def mesh(self) -> Mesh:
-        return default_mesh(self._num_partitions, self._backend)
+        return default_mesh(self._num_partitions)
 
     @property
     def data_partition_spec(self) -> PartitionSpec:
@@ -237,12 +218,10 @@ class PjitPartitioner:
             rows.setdefault(device.process_index, set()).add(part.start or 0)
         mine = rows[jax.process_index()]
         shares = sorted({tuple(sorted(starts)) for starts in rows.values()})
-        same = [process for process, starts in rows.items() if starts == mine]
         return DataLayout(
             batch_size,
             shard_id=shares.index(tuple(sorted(mine))),
             num_shards=len(shares),
-            is_first_host_in_replica_set=jax.process_index() == min(same),
         )
 
     def to_global(self, batch: Any) -> Any:
@@ -261,9 +240,6 @@ class PjitPartitioner:
             logical_axes, self.logical_axis_rules
         )
 
-    def get_logical_axes(self, train_state: TrainState) -> TrainState:
-        return train_state.as_logical_axes()
-
     def get_mesh_axes(self, train_state: TrainState) -> TrainState:
         """The state with PartitionSpecs of mesh axes instead of arrays.
 
@@ -280,7 +256,7 @@ class PjitPartitioner:
 
         return jax.tree_util.tree_map_with_path(
             to_mesh,
-            self.get_logical_axes(train_state),
+            train_state.as_logical_axes(),
             is_leaf=lambda x: isinstance(x, PartitionSpec),
         )
 
@@ -289,7 +265,6 @@ class PjitPartitioner:
         fn: Callable,
         in_axis_resources: Any,
         out_axis_resources: Any,
-        static_argnums: Any = (),
         donate_argnums: Any = (),
     ) -> _OnMesh:
         """`fn` compiled over the mesh.
@@ -299,7 +274,6 @@ class PjitPartitioner:
             in_axis_resources: a PartitionSpec for each array argument; trees and
                 prefixes of trees work, None is replicated.
             out_axis_resources: the same for the results.
-            static_argnums: arguments that are compiled in.
             donate_argnums: arguments whose memory the results may take.
 
         Returns:
@@ -309,7 +283,6 @@ class PjitPartitioner:
             fn,
             in_shardings=_shardings(self.mesh, in_axis_resources),
             out_shardings=_shardings(self.mesh, out_axis_resources),
-            static_argnums=static_argnums,
             donate_argnums=donate_argnums,
         )
         return _OnMesh(jitted, self.mesh, self.logical_axis_rules)

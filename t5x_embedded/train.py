@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -108,12 +108,7 @@ def train(
     inference_evaluator_cls: Callable[..., seqio.Evaluator] = seqio.Evaluator,
     get_dataset_fn: Callable = utils.get_dataset,
     concurrent_metrics: bool = True,
-    actions: Mapping[str, Sequence[Any]] | None = None,
-    train_eval_get_dataset_fn: Callable = utils.get_training_eval_datasets,
-    run_eval_before_training: bool = False,
     train_state_initializer_cls: Callable = utils.TrainStateInitializer,
-    use_orbax: bool = True,
-    verify_matching_vocabs_fn: Callable | None = utils.verify_matching_vocabs,
 ) -> tuple[int, train_state_lib.TrainState]:
     """Trains a model.
 
@@ -140,23 +135,16 @@ def train(
         inference_evaluator_cls: `seqio.Evaluator`, perhaps with bound arguments.
         get_dataset_fn: makes the training data.
         concurrent_metrics: write metrics while training goes on.
-        actions: not supported.
-        train_eval_get_dataset_fn: makes the data of `train_eval_dataset_cfg`.
-        run_eval_before_training: evaluate once before the first step.
         train_state_initializer_cls: makes train states.
-        use_orbax: must be True.
-        verify_matching_vocabs_fn: raises if task and model do not match.
 
     Returns:
         (last step, last train state)
 
     Raises:
-        NotImplementedError: an option that only T5X has.
         trainer.PreemptionError: the trainer raised it; its state is saved.
         ValueError: periods that do not fit, `total_steps` before the start, a
             checkpoint that does not fit the model.
     """
-    _absent.refuse("train.train", locals(), "actions", use_orbax=True)
     epath.Path(model_dir).mkdir(parents=True, exist_ok=True)
     init_rng, trainer_rng = _make_rngs(random_seed, use_hardware_rng)
     save_cfg = checkpoint_cfg.save
@@ -164,9 +152,8 @@ def train(
     # Data.
     layout = partitioner.get_data_layout(train_dataset_cfg.batch_size)
     shard = (layout.shard_id, layout.num_shards)
-    if verify_matching_vocabs_fn:
-        for cfg in filter(None, (train_dataset_cfg, train_eval_dataset_cfg)):
-            verify_matching_vocabs_fn(cfg, model)
+    for cfg in filter(None, (train_dataset_cfg, train_eval_dataset_cfg)):
+        utils.verify_matching_vocabs(cfg, model)
     converter = model.FEATURE_CONVERTER_CLS
     train_iter = utils.prepare_train_iter(
         get_dataset_fn(train_dataset_cfg, *shard, converter), partitioner=partitioner
@@ -174,7 +161,7 @@ def train(
     spec = train_iter.element_spec
     train_eval_datasets = {}
     if train_eval_dataset_cfg:
-        train_eval_datasets = train_eval_get_dataset_fn(
+        train_eval_datasets = utils.get_training_eval_datasets(
             train_eval_dataset_cfg, *shard, eval_steps, converter
         )
 
@@ -236,7 +223,6 @@ def train(
                 model,
                 partitioner,
                 model_dir,
-                verify_matching_vocabs_fn,
             )
             stack.callback(evaluator.close)
 
@@ -269,8 +255,6 @@ def train(
                     if not concurrent_metrics:
                         found.result()
 
-        if run_eval_before_training:
-            evaluate(first_step)
         if manager and first_step not in manager.all_steps():
             manager.save(trainer.train_state)
         if not segments:

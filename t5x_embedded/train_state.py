@@ -59,21 +59,15 @@ class FlaxOptimTrainState(flax.struct.PyTreeNode):
         """A state at step 0.
 
         Args:
-            optimizer_def: an OptimizerDef; told of the parameters' axes if it has
-                `set_param_axes`.
+            optimizer_def: an OptimizerDef.
             model_variables: collections as the model's module initialised them.
 
         Raises:
             ValueError: axis names are missing.
         """
         params, axes = _split(model_variables)
-        if hasattr(optimizer_def, "set_param_axes"):
-            if axes is None:
-                raise ValueError(
-                    f"{type(optimizer_def).__name__} wants the parameters' axis names, "
-                    "but the module gives none (collection 'params_axes')"
-                )
-            optimizer_def.set_param_axes(flax_partitioning.get_axis_names(axes))
+        if axes is None:
+            raise ValueError("the module names no axes (collection 'params_axes')")
         return cls(_optimizer=optimizer_def.create(params), params_axes=axes)
 
     __getattr__ = _elsewhere

@@ -54,14 +54,12 @@ class SaveCheckpointConfig:
         period: steps between checkpoints.
         keep: how many of the latest to keep; None keeps all.
         save_dataset: must be False.
-        checkpointer_cls: ignored, as T5X with orbax does.
     """
 
     dtype: str | None = "float32"
     period: int | None = None
     keep: int | None = None
     save_dataset: bool = False
-    checkpointer_cls: Callable = checkpoints.Checkpointer
 
     def __post_init__(self):
         name = "utils.SaveCheckpointConfig"
@@ -76,28 +74,18 @@ class RestoreCheckpointConfig:
     Attributes:
         path: a checkpoint's folder (mode 'specific'), or model folders.
         mode: 'specific'; 'latest' or 'all' checkpoints of the folders.
-        strict: kept for T5X; what a checkpoint has too much is never read.
         dtype: of restored parameters; None keeps what was saved.
-        checkpointer_cls: ignored, as T5X with orbax does.
-        assignment_map: must not be given, nor must the others.
     """
 
     path: str | Sequence[str] | None
     mode: str = "latest"
-    assignment_map: Sequence[tuple[str, str | None]] | None = None
-    strict: bool = True
-    fallback_to_scratch: bool = False
     dtype: str | None = None
-    checkpointer_cls: Callable = checkpoints.Checkpointer
-    state_transformation_fns: Sequence[Callable] = ()
 
     def __post_init__(self):
         name = "utils.RestoreCheckpointConfig"
         _check_choice(f"{name}.mode", self.mode, ("specific", "latest", "all"))
         dtypes = (None, "float32", "bfloat16", "float16")
         _check_choice(f"{name}.dtype", self.dtype, dtypes)
-        absent = "assignment_map", "fallback_to_scratch", "state_transformation_fns"
-        _absent.refuse(name, vars(self), *absent)
 
 
 @dataclasses.dataclass
@@ -121,10 +109,7 @@ class DatasetConfig:
         seed: of shuffling and preprocessing; None takes the clock.
         use_cached: read SeqIO's offline cache.
         pack: pack several examples into a row.
-        use_custom_packing_ops: SeqIO's.
         module: a module to import first. Deprecated in T5X.
-        use_memory_cache: keep evaluation data in memory.
-        trim_output_features: cut features to their lengths.
     """
 
     mixture_or_task_name: str | seqio.Task | seqio.Mixture
@@ -135,10 +120,7 @@ class DatasetConfig:
     seed: int | None
     use_cached: bool = False
     pack: bool = False
-    use_custom_packing_ops: bool = False
     module: str | None = None
-    use_memory_cache: bool = True
-    trim_output_features: bool = True
 
 
 # ---- Small things ----
@@ -194,6 +176,8 @@ def log_model_info(log_file: str | None, full_train_state, partitioner) -> None:
 
 # ---- Learning rate ----
 
+_LEAST_RATE = 1e-8  # It never falls below this.
+
 
 def create_learning_rate_scheduler(
     factors: str = "constant * linear_warmup * rsqrt_decay",
@@ -201,7 +185,6 @@ def create_learning_rate_scheduler(
     warmup_steps: int = 1000,
     decay_factor: float = 0.5,
     step_offset: int = 0,
-    min_learning_rate: float = 1e-8,
 ) -> LearningRateCallable:
     """The product of named factors, as a function of the step.
 
@@ -216,7 +199,6 @@ def create_learning_rate_scheduler(
         warmup_steps: see above.
         decay_factor: see `linear_decay`.
         step_offset: the step that counts as 0.
-        min_learning_rate: the rate never falls below this.
 
     Returns:
         A function of an integer step: float32 [].
@@ -245,7 +227,7 @@ def create_learning_rate_scheduler(
         rate = 1.0
         for name in chosen:
             rate = rate * table[name](step)
-        return jnp.asarray(jnp.maximum(rate, min_learning_rate), jnp.float32)
+        return jnp.asarray(jnp.maximum(rate, _LEAST_RATE), jnp.float32)
 
     return learning_rate
 
@@ -431,7 +413,7 @@ def get_dataset(
         cfg: the data set.
         shard_id: this shard.
         num_shards: of so many.
-        feature_converter_cls: called with `pack`, `use_custom_packing_ops`.
+        feature_converter_cls: called with `pack`.
         num_epochs: repeat so often; None repeats for ever.
 
     Raises:
@@ -450,13 +432,10 @@ def get_dataset(
         dataset_split=cfg.split,
         shuffle=cfg.shuffle,
         num_epochs=num_epochs,
-        feature_converter=feature_converter_cls(
-            pack=cfg.pack, use_custom_packing_ops=cfg.use_custom_packing_ops
-        ),
+        feature_converter=feature_converter_cls(pack=cfg.pack),
         shard_info=seqio.ShardInfo(index=shard_id, num_shards=num_shards),
         use_cached=cfg.use_cached,
         seed=seed,
-        trim_output_features=cfg.trim_output_features,
         batch_size=rows,
     )
 
@@ -486,8 +465,7 @@ def get_training_eval_datasets(
             num_epochs=eval_steps * cfg.batch_size,
         )
         mine = examples.unbatch().repeat().shard(num_shards, shard_id)
-        mine = mine.batch(rows, drop_remainder=True).take(eval_steps)
-        return mine.cache() if cfg.use_memory_cache else mine
+        return mine.batch(rows, drop_remainder=True).take(eval_steps).cache()
 
     provider = get_provider(cfg)
     tasks = [t for t in seqio.get_subtasks(provider) if cfg.split in t.splits]

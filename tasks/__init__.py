@@ -16,11 +16,8 @@ task's name is expected::
 
 from .annotated import (
     annotated_task,
-    corrective_task,
-    filtered_task,
     find_alternatives,
     find_unwanted_sets,
-    negative_task,
     outputs_task,
 )
 from .comments import civil_comments_spans_task, civil_comments_task
@@ -30,11 +27,8 @@ __all__ = [
     "annotated_task",
     "civil_comments_spans_task",
     "civil_comments_task",
-    "corrective_task",
-    "filtered_task",
     "find_alternatives",
     "find_unwanted_sets",
-    "negative_task",
     "outputs_task",
     "text_task",
     "xsum_task",

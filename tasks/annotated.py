@@ -3,17 +3,22 @@
 What a task makes of the same records is its kind:
 
 - `annotated`: `inputs`, `targets`, `target_annotations`, for the targeted methods;
-- `filtered`: `inputs`, `targets` of the examples without an unwanted token, and
-- `corrective`: `inputs`, `targets` without what is unwanted, for the baselines;
-- `negative`: `inputs`, `negative_targets`, `corrected_targets`, for the feature
-  converters of google/t5patches.
+- `filtered`: `inputs`, `targets` of the examples without an unwanted token, for the
+  baseline that trains on the model's own clean outputs or, over annotated references,
+  on the clean part of the original data;
+- `corrective`: `inputs`, `targets` as they should have been, for a baseline: the
+  record's `corrected_targets` (the text `corrected` of an annotated line) or, where it
+  has none, the generated ids without the unwanted ones; examples of which nothing is
+  left are passed over;
+- `negative`: `inputs`, `negative_targets` (the generated ids), `corrected_targets` (as
+  those of `corrective`), for the feature converters of google/t5patches. A length of
+  `targets` counts for both.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import functools
-import inspect
 import os
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -30,7 +35,7 @@ from t5patches.interchange import unwanted_sets as sets_files
 from t5patches.interchange.shards import Row
 
 from .annotated_records import AnnotatedRecords
-from .registry import SHUFFLE_BUFFER_SIZE, plain, register
+from .registry import plain, register
 from .sources import Files, FileSource, split_files
 
 MARKS = seqio.Feature(seqio.PassThroughVocabulary(2), add_eos=False)
@@ -43,8 +48,6 @@ def annotated_task(
     name: str | None,
     files: Files,
     vocabulary: seqio.Vocabulary,
-    output_vocabulary: seqio.Vocabulary | None = None,
-    shuffle_buffer_size: int = SHUFFLE_BUFFER_SIZE,
     negative_token_ids: int = 0,
     allow_nothing_unwanted: bool = False,
     unwanted_sets: str | None = None,
@@ -63,8 +66,6 @@ def annotated_task(
       files: by split, TFRecord files as `t5patches annotate` writes them: a file,
         pattern, prefix of shards, or list of these.
       vocabulary: of inputs and targets.
-      output_vocabulary: of the targets, if it is another.
-      shuffle_buffer_size: examples held for shuffling.
       negative_token_ids: k, where the records name so many unwanted tokens for each
         position, 0 being none, in a feature of this name: k numbers for the first
         target, k for the next. A task of the kind `annotated` has them as int32
@@ -77,8 +78,7 @@ def annotated_task(
         position; a task of the kind `annotated` has them as `negative_token_ids`, too.
       ids: whether the ids of the outputs go through an inference as `id_pretokenized`;
         they are read from the JSON lines beside the records.
-      kind: what the task makes of the records, see above; the other kinds are also
-        functions of their own.
+      kind: what the task makes of the records, see above.
 
     Raises:
       UserError: there is no such kind, or another's task has this name.
@@ -86,8 +86,7 @@ def annotated_task(
     if kind not in KINDS:
         raise UserError(f"kind must be one of {', '.join(KINDS)}, not {kind!r}")
     files, name = plain(files), name or kind
-    output_vocabulary = output_vocabulary or vocabulary
-    targets = dict.fromkeys(KINDS[kind].targets, seqio.Feature(output_vocabulary))
+    targets = dict.fromkeys(KINDS[kind].targets, seqio.Feature(vocabulary))
     features = {"inputs": seqio.Feature(vocabulary), **targets}
     preprocessors = [*KINDS[kind].preprocessors]
     more: dict[str, int | None] = dict.fromkeys(KINDS[kind].reads)
@@ -101,11 +100,11 @@ def annotated_task(
             preprocessors.append(functools.partial(_add_alternatives, k=alternatives))
         if negative_token_ids or alternatives:
             features["negative_token_ids"] = seqio.Feature(
-                output_vocabulary, add_eos=False, rank=2
+                vocabulary, add_eos=False, rank=2
             )
     sets = 0
     if kind == "annotated" and unwanted_sets:
-        sets = len(sets_files.read(unwanted_sets, output_vocabulary.vocab_size))
+        sets = len(sets_files.read(unwanted_sets, vocabulary.vocab_size))
         preprocessors.append(_fill_unwanted_sets)
         features["unwanted_sets"] = seqio.Feature(
             seqio.PassThroughVocabulary(sets), add_eos=False
@@ -114,7 +113,7 @@ def annotated_task(
 
     def check(split: str, lengths: Mapping[str, int]) -> None:
         length = lengths.get("targets")
-        unwanted = source.check(split, length, vocabulary, output_vocabulary)
+        unwanted = source.check(split, length, vocabulary)
         if not unwanted and split == "train" and KINDS[kind].needs_unwanted:
             if not allow_nothing_unwanted:
                 files = ", ".join(source.list_shards(split))
@@ -136,14 +135,8 @@ def annotated_task(
 
     return register(
         name,
-        (kind, files, vocabulary, output_vocabulary, shuffle_buffer_size)
-        + (
-            negative_token_ids,
-            allow_nothing_unwanted,
-            unwanted_sets,
-            alternatives,
-            ids,
-        ),
+        (kind, files, vocabulary, negative_token_ids, allow_nothing_unwanted)
+        + (unwanted_sets, alternatives, ids),
         check,
         source=source,
         preprocessors=[
@@ -153,54 +146,7 @@ def annotated_task(
             end_inputs_with_eos,
         ],
         output_features=features,
-        shuffle_buffer_size=shuffle_buffer_size,
     )
-
-
-def _with_its_arguments(function: Callable[..., str]) -> Callable[..., str]:
-    """Gives a function the signature of `annotated_task` without its kind.
-
-    So gin says at once which argument it does not have.
-    """
-    signature = inspect.signature(annotated_task)
-    *arguments, _ = signature.parameters.values()
-    function.__signature__ = signature.replace(parameters=arguments)
-    return function
-
-
-@_with_its_arguments
-def filtered_task(*args: Any, **kwargs: Any) -> str:
-    """Registers the annotated examples without an unwanted token; returns the name.
-
-    Over annotated generations it is the baseline that trains on the model's own clean
-    outputs; over annotated references (`python -m t5patches.tasks.references`, then
-    `annotate`) the one that trains on the original data without its unwanted examples.
-    The arguments are those of `annotated_task`.
-    """
-    return annotated_task(*args, **kwargs, kind="filtered")
-
-
-@_with_its_arguments
-def corrective_task(*args: Any, **kwargs: Any) -> str:
-    """Registers annotated examples with corrected outputs as targets; returns the name.
-
-    The corrected output is the record's `corrected_targets` (the text `corrected` of an
-    annotated line) or, where it has none, the generated ids without the unwanted ones.
-    Examples of which nothing is left are passed over. The arguments are those of
-    `annotated_task`.
-    """
-    return annotated_task(*args, **kwargs, kind="corrective")
-
-
-@_with_its_arguments
-def negative_task(*args: Any, **kwargs: Any) -> str:
-    """Registers annotated examples with the features of google/t5patches' converters.
-
-    `negative_targets` are the generated ids, `corrected_targets` those of
-    `corrective_task`. A length of `targets` counts for both. The arguments are those of
-    `annotated_task`, and it returns the name, too.
-    """
-    return annotated_task(*args, **kwargs, kind="negative")
 
 
 def _log_counts(what: str, paths: list[str], lengths: Mapping[str, int]) -> None:

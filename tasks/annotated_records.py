@@ -69,16 +69,13 @@ class AnnotatedRecords(seqio.TFExampleDataSource):
         """Returns a short hash of the split's files."""
         return claims.file_digest(self.list_shards(split))
 
-    def check(
-        self, split: str, limit: int | None, *vocabularies: seqio.Vocabulary
-    ) -> int:
+    def check(self, split: str, limit: int | None, vocabulary: seqio.Vocabulary) -> int:
         """Looks whether training can read the records of a split.
 
         Args:
           split: which.
           limit: of the targets that training reads; None: all of them.
-          *vocabularies: of inputs and, last, of targets. Ids must be of one of them;
-            records that know the vocabulary that they were made with, of all.
+          vocabulary: of which the ids must be.
 
         Returns:
           How many records have something unwanted within the limit.
@@ -87,16 +84,15 @@ class AnnotatedRecords(seqio.TFExampleDataSource):
           UserError: naming the file and the record, or because there is none.
         """
         paths = self.list_shards(split)
-        ids = range(max(map(records.max_vocabulary_size, vocabularies)))
-        marks = {records.vocabulary_mark(each) for each in vocabularies}
-        same = range(min(marks), min(marks) + (len(marks) == 1))
+        ids = range(records.max_vocabulary_size(vocabulary))
+        mark = records.vocabulary_mark(vocabulary)
+        same = range(mark, mark + 1)
         rules: dict[str, Rule] = {name: (ids, None) for name in FEATURES}
         rules |= {MARKS: (range(2), 1), records.VOCABULARY: (same, None)}
         rules |= {name: (ids, k) for name, k in self._more.items()}
         rules |= {unwanted_sets.FEATURE: (range(self._sets), 1)} if self._sets else {}
-        names = {getattr(v, "sentencepiece_model_file", str(v)) for v in vocabularies}
-        hint = f"not {' and '.join(sorted(names))}"
-        whole = vocabularies[-1].vocab_size - 1  # Padding is never said.
+        hint = f"not {getattr(vocabulary, 'sentencepiece_model_file', vocabulary)}"
+        whole = vocabulary.vocab_size - 1  # Padding is never said.
         for path in paths:
             stat = epath.Path(path).stat()
             state = (stat.length, stat.mtime)

@@ -200,7 +200,8 @@ class SelectedComments(seqio.DataSource):
         def select(batch: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
             text, toxicity, ids = (batch[name] for name in COMMENT)
             # Ids by place are no property of the comment; its text is.
-            by_place = tf.strings.regex_full_match(ids, f"{ALL}:[0-9]+")
+            places = rf"{ALL}:\d+|.*\.tfrecord-\d+-of-\d+__\d+"
+            by_place = tf.strings.regex_full_match(ids, places)
             key = tf.where(by_place, text, ids)
             tenth = tf.strings.to_hash_bucket_fast(key, 10)
             words = tf.strings.split(text).row_lengths()

@@ -3,9 +3,9 @@
     python -m t5patches.tasks.references --data train.jsonl --inputs-key document \\
       --targets-key summary --output references/train.jsonl
 
-What `t5patches annotate` writes for them is what `filtered_task` reads for the baseline
-that trains on the original data without its unwanted examples. The lines have no ids:
-annotating encodes their texts.
+What `t5patches annotate` writes for them is what the kind `filtered` of
+`tasks.annotated_task` reads for the baseline that trains on the original data without
+its unwanted examples. The lines have no ids: annotating encodes their texts.
 """
 
 from __future__ import annotations

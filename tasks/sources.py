@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import seqio
 import tensorflow as tf
 import tensorflow_datasets as tfds
@@ -120,8 +119,8 @@ class FileSource(seqio.DataSource):
 class TfdsSource(seqio.TfdsDataSource):
     """A data set of TFDS whose examples have an `id_pretokenized`.
 
-    That is the data set's own `id`, or `split:index`, the place of the example in the
-    split as TFDS has it: the same in every order and every shard.
+    That is the data set's own `id`, or TFDS's, its file and its place there: the same
+    in every order and every shard.
 
     Args:
       tfds_name: of the data set, perhaps with a config, and with a version.
@@ -147,15 +146,13 @@ class TfdsSource(seqio.TfdsDataSource):
             ds = loader.load(split, shuffle, seed, shard_info)
         except ValueError as error:  # An unknown split.
             raise UserError(f"{loader.name}: {error}") from error
-        if "id" in loader.info.features:
-            with_id = lambda example: {**example, "id_pretokenized": example["id"]}
-        else:
-            with_id = _numbered(split, loader.info.splits[loader._map_split(split)])
+        name = "id" if "id" in loader.info.features else "tfds_id"
+        with_id = lambda example: {**example, "id_pretokenized": example[name]}
         return ds.map(with_id, num_parallel_calls=tf.data.AUTOTUNE)
 
 
 class _Loader(seqio.utils.LazyTfdsLoader):
-    """Prepares data when they are first needed, and gives examples their place."""
+    """Prepares data when they are first needed, and names examples."""
 
     @property
     def read_config(self) -> tfds.ReadConfig:
@@ -186,20 +183,3 @@ class _Loader(seqio.utils.LazyTfdsLoader):
                 f"{self.name}`, or give files of your own"
             ) from error
         return builder
-
-
-def _numbered(split: str, info: Any):
-    """Adds ids from TFDS's, `name.tfrecord-00003-of-00016__45`: shard 3, place 45."""
-    first = tf.constant(np.cumsum([0, *info.shard_lengths])[:-1], tf.int64)
-
-    def with_id(example):
-        parts = tf.strings.regex_replace(
-            example["tfds_id"], r"^.*-(\d+)-of-\d+.*__(\d+)$", r"\1 \2"
-        )
-        shard, place = tf.unstack(
-            tf.strings.to_number(tf.strings.split(parts), tf.int64), num=2
-        )
-        text = tf.strings.join([split, ":", tf.strings.as_string(first[shard] + place)])
-        return {**example, "id_pretokenized": text}
-
-    return with_id

@@ -31,7 +31,6 @@ def text_task(
     inputs_key: str = "inputs",
     targets_key: str | None = "targets",
     id_key: str = "id",
-    output_vocabulary: seqio.Vocabulary | None = None,
     metric_fns: Sequence[Callable[..., Any]] = (),
 ) -> str:
     """Registers text pairs of files as a task; returns its name.
@@ -49,7 +48,6 @@ def text_task(
       inputs_key: field of the input text.
       targets_key: field of the target text; None where there is none (generation only).
       id_key: field of the id; a line without it is called `split:index`.
-      output_vocabulary: of the targets, if it is another.
       metric_fns: SeqIO metric functions.
     """
     files = plain(files)
@@ -58,7 +56,6 @@ def text_task(
         ("text", files, inputs_key, targets_key, id_key),
         text_source(files, inputs_key, targets_key, id_key),
         vocabulary,
-        output_vocabulary,
         metric_fns=metric_fns,
     )
 
@@ -80,7 +77,7 @@ def xsum_task(
       files: by split, JSON-lines, CSV or Parquet files with `document`, `summary` and,
         if they have one, `id`; None reads TFDS's copy, which somebody must have made
         (TFDS cannot download it).
-      tfds_name: of that copy. Its examples have no id and are called `split:index`.
+      tfds_name: of that copy. Its examples have no id but TFDS's.
       metric_fns: SeqIO metric functions.
     """
     if files is None:
@@ -122,7 +119,6 @@ def register_text(
     spec: tuple[Any, ...],
     source: seqio.DataSource,
     vocabulary: seqio.Vocabulary,
-    output_vocabulary: seqio.Vocabulary | None = None,
     *,
     preprocessors: Sequence[Callable[..., tf.data.Dataset]] = (),
     metric_fns: Sequence[Callable[..., Any]] = (),
@@ -134,8 +130,7 @@ def register_text(
       name: of the task.
       spec: what the source and the preprocessors are made from.
       source: of `inputs`, `targets` and `id_pretokenized`, once `preprocessors` ran.
-      vocabulary: of the inputs.
-      output_vocabulary: of the targets, if it is another.
+      vocabulary: of inputs and targets.
       preprocessors: run first.
       metric_fns: SeqIO metric functions.
       paper_sizes: examples by split, said in the log beside the number found.
@@ -150,10 +145,9 @@ def register_text(
         what = "Task %s, split %s: %d examples; the paper has %d"
         log(what, name, split, found, expected)
 
-    output_vocabulary = output_vocabulary or vocabulary
     return register(
         name,
-        (*spec, vocabulary, output_vocabulary, tuple(metric_fns), tuple(sizes.items())),
+        (*spec, vocabulary, tuple(metric_fns), tuple(sizes.items())),
         compare_size,
         source=source,
         preprocessors=[
@@ -164,7 +158,7 @@ def register_text(
         ],
         output_features={
             "inputs": seqio.Feature(vocabulary),
-            "targets": seqio.Feature(output_vocabulary),
+            "targets": seqio.Feature(vocabulary),
         },
         metric_fns=list(metric_fns),
     )

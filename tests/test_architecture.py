@@ -4,9 +4,8 @@ import ast
 import pathlib
 import sys
 
+import architecture
 import pytest
-
-from docs import architecture
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 IMPORTS = sorted(architecture.imports())
@@ -19,6 +18,14 @@ def test_rooms_import_only_from_below():
         if room != below and architecture.FLOORS[room] >= architecture.FLOORS[below]:
             wrong.append(f"{place}: {room} imports {target}")
     assert not wrong
+
+
+def test_the_picture_has_the_arrows():
+    said = (ROOT / "docs" / "architecture.md").read_text()
+    order = lambda arrow: [architecture.FLOORS[room] for room in arrow]
+    arrows = sorted(architecture.arrows(), key=order)
+    lines = [f"  {room} --> {below}\n" for room, below in arrows]
+    assert f"```mermaid\ngraph TD\n{''.join(lines)}```\n" in said
 
 
 def test_no_circles():

@@ -87,7 +87,7 @@ def test_xsum_of_tfds(tmp_path, caplog):
         rows = read(name, "test")
     assert "split test: 5 examples; the paper has 11301" in caplog.text
     # TFDS has shuffled the examples as it wrote them.
-    assert ids(rows) == [f"test:{i}" for i in range(5)]
+    assert ids(rows) == [f"xsum-test.tfrecord-00000-of-00001__{i}" for i in range(5)]
     by_text = {row["inputs_pretokenized"].decode(): row for row in rows}
     for i in range(5):
         row = by_text[f"hello world test {i}"]
@@ -351,16 +351,16 @@ def annotated_files(folder, corrections=False):
 
 
 def test_the_baselines_over_annotated_generations(tmp_path):
-    files = annotated_files(tmp_path)
-    filtered = read(tasks.filtered_task("d_filtered", files, VOCABULARY))
+    files, task = annotated_files(tmp_path), tasks.annotated_task
+    filtered = read(task("d_filtered", files, VOCABULARY, kind="filtered"))
     assert [row["targets"].tolist() for row in filtered] == [[5, 6, 7, 1], [5, 8, 7, 1]]
     assert set(filtered[0]) == {"inputs", "targets"}
-    corrected = read(tasks.corrective_task("d_corrective", files, VOCABULARY))
+    corrected = read(task("d_corrective", files, VOCABULARY, kind="corrective"))
     assert [row["targets"].tolist() for row in corrected] == [
         *([5, 6, 7, 1], [5, 7, 1], [5, 8, 7, 1], [5, 7, 1])
     ]
     files = annotated_files(tmp_path, corrections=True)
-    rows = read(tasks.negative_task("d_negative", files, VOCABULARY))
+    rows = read(task("d_negative", files, VOCABULARY, kind="negative"))
     assert [row["negative_targets"].tolist() for row in rows] == [
         [5, 6 + i, 7, 1] for i in range(4)
     ]
@@ -374,8 +374,8 @@ def test_baselines_without_an_example(tmp_path):
     marked = {"inputs": [4, 1], "targets": [5, 1], "target_annotations": [1, 0]}
     tfrecords.write(tmp_path / "a.tfrecord", [marked])
     files = {"train": str(tmp_path / "a.tfrecord")}
-    for task in (tasks.filtered_task, tasks.corrective_task):  # But for an EOS.
-        name = task("d_nothing_left", files, VOCABULARY)
+    for kind in ("filtered", "corrective"):  # But for an EOS.
+        name = tasks.annotated_task("d_nothing_left", files, VOCABULARY, kind=kind)
         with pytest.raises(UserError, match="every example has something unwanted"):
             read(name)
 

@@ -354,7 +354,7 @@ def test_a_lock_ends_with_its_process(tmp_path):
 def test_a_file_of_a_killed_claim_is_no_result(tmp_path):
     (tmp_path / ".settings.json.vm-1.tmp").write_text("{")
     claims.claim(tmp_path, {"step": "mine"})
-    assert claims.read_json(tmp_path / claims.SETTINGS) == {"step": "mine"}
+    assert json_files.read_json(tmp_path / claims.SETTINGS) == {"step": "mine"}
 
 
 def test_temporary_files_of_killed_commands_go(tmp_path, monkeypatch):

@@ -78,27 +78,42 @@ def load(name: str) -> CustomAnnotator:
 
 
 def _module(name: str) -> Any:
-    if name.endswith(".py") and not os.path.isfile(name):
-        raise UserError(f"{name}: no such file; {_HINT}")
+    if name.endswith(".py"):
+        if not os.path.isfile(name):
+            raise UserError(f"{name}: no such file; {_HINT}")
+        return imported(name, _HINT, _module_of_file)
+    # The command does not look in the current folder by itself, `python -m` does.
+    sys.path.insert(0, os.getcwd())
+    try:
+        importlib.invalidate_caches()
+        return imported(name, _HINT)
+    finally:
+        sys.path.remove(os.getcwd())
+
+
+def imported(
+    name: str, hint: str, load: Callable[[str], Any] = importlib.import_module
+) -> Any:
+    """Imports a user's module.
+
+    Args:
+      name: of the module.
+      hint: what to do if there is none.
+      load: does it.
+
+    Raises:
+      UserError: there is no such module, or it raises an error.
+    """
     logging.info("Importing %s", name)  # Its code may take long, or for ever.
     try:
         with users_code(f"{name}: importing it raised"):
-            if name.endswith(".py"):
-                return _module_of_file(name)
-            # The command does not look in the current folder by itself, `python -m`
-            # does.
-            sys.path.insert(0, os.getcwd())
-            try:
-                importlib.invalidate_caches()
-                return importlib.import_module(name)
-            finally:
-                sys.path.remove(os.getcwd())
+            return load(name)
     except UserError as error:
         cause = error.__cause__
         if not isinstance(cause, ModuleNotFoundError):
             raise
         if cause.name and f"{name}.".startswith(f"{cause.name}."):
-            raise UserError(f"{name}: no such module; {_HINT}") from error
+            raise UserError(f"{name}: no such module; {hint}") from error
         what = f"it imports {cause.name!r}, which is missing"
         raise UserError(f"{name}: {what}") from error
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import hashlib
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
@@ -27,6 +26,7 @@ from t5patches.interchange import (
     tables,
     tfrecords,
     unwanted_sets,
+    vocabularies,
 )
 from t5patches.interchange.records import AnnotatedPrediction, Annotation, Prediction
 
@@ -130,7 +130,8 @@ class Job:
             "step": "annotate",
             **settings_of(self.annotator, self.settings),
             "job_rules": RULES,
-            "vocabulary": _vocabulary_digest(self.vocabulary),
+            "vocabulary": vocabularies.fingerprint(self.vocabulary),
+            "extra_ids": self.vocabulary.extra_ids,
             "only_annotated": self.only_annotated,
             "feature_lengths": dict(self.feature_lengths),
             "files": len(self.paths),
@@ -396,11 +397,3 @@ def _repeated(path: str, before: int, ids: tables.Ids) -> dict[int, UserError]:
             except UserError as error:
                 found[number] = error
     return found
-
-
-def _vocabulary_digest(vocabulary: Any) -> str:
-    """Returns what tells vocabularies apart, wherever their files lie."""
-    name = type(vocabulary).__name__
-    model = getattr(vocabulary, "sp_model", b"") or b""
-    digest = hashlib.sha256(model).hexdigest()[:16]
-    return f"{name}:{vocabulary.vocab_size}:{digest}"

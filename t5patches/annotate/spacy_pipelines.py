@@ -49,16 +49,12 @@ def load(source: Any) -> Any:
         it is.
 
     Raises:
-      UserError: spaCy or the pipeline is missing or does not load.
+      UserError: the pipeline is missing or does not load.
     """
     if not isinstance(source, str | os.PathLike):
         return source
-    try:
-        import spacy
-    except ImportError as error:
-        raise UserError(
-            "spaCy is not installed; install it with `pip install spacy`"
-        ) from error
+    import spacy
+
     text = os.fspath(source)
     if not os.path.exists(text) and (os.sep in text or not spacy.util.is_package(text)):
         hint = "" if os.sep in text else f" with `python -m spacy download {text}`"

@@ -14,8 +14,9 @@ from t5patches.errors import UserError
 from t5patches.interchange.records import AnnotatedPrediction
 
 SKIPPED = "skipped.txt"
-# What a shard's findings have; those of older marks are without the last two.
+# What a shard's findings have.
 FINDINGS = {"counts": dict, "labels": dict, "skipped": list}
+FINDINGS |= {"lost": dict, "changed": list}
 
 
 class Statistics:
@@ -86,8 +87,8 @@ class Statistics:
         self.counts.update(findings["counts"])
         self.labels.update(findings["labels"])
         self.skipped += findings["skipped"]
-        self.lost.update(findings.get("lost", {}))
-        self.changed = self.changed or findings.get("changed", [])
+        self.lost.update(findings["lost"])
+        self.changed = self.changed or findings["changed"]
 
     def report(self) -> dict[str, Any]:
         """Returns what `stats.json` has."""

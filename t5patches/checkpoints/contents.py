@@ -63,9 +63,17 @@ def content(path: epath.PathLike) -> str:
 
 
 def shapes(path: epath.PathLike) -> dict[str, tuple[int, ...]] | None:
-    """Returns the shapes of `arrays`."""
+    """Returns the shapes of a checkpoint's parameters by '/'-separated names, or None.
+
+    Raises:
+      UserError: see `arrays`.
+    """
     found = arrays(path)
-    return found and {name: tuple(x.shape) for name, x in found.items()}
+    return found and {
+        name.removeprefix(_PARAMS): tuple(array.shape)
+        for name, array in found.items()
+        if name.startswith(_PARAMS)
+    }
 
 
 def arrays(path: epath.PathLike) -> dict[str, Any] | None:
@@ -130,16 +138,11 @@ def check_architecture(path: epath.PathLike, params: Mapping[str, Any]) -> None:
     import flax.core
     from flax import traverse_util
 
-    found = shapes(path)
-    if found is None:
+    stored = shapes(path)
+    if stored is None:
         return
     arrays = traverse_util.flatten_dict(flax.core.unfreeze(params), sep="/")
     wanted = {name: tuple(array.shape) for name, array in arrays.items()}
-    stored = {
-        name.removeprefix(_PARAMS): shape
-        for name, shape in found.items()
-        if name.startswith(_PARAMS)
-    }
     for name in dict.fromkeys([*wanted, *stored]):
         mine, theirs = wanted.get(name), stored.get(name)
         if mine != theirs:

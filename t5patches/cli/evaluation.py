@@ -76,22 +76,19 @@ def evaluate(argv: list[str]) -> None:
     add_option(parser, "--references", "FILE", text, default=None)
     text = "field of the right output there (default: %(default)s)"
     add_option(parser, "--references-key", "FIELD", text, default="targets")
-    text = "predictions of the exact update, for the same inputs"
-    add_option(parser, "--exact-update", "FILE", text, nargs="+", default=None)
-    text = "samples of the original model, several for each of some inputs"
-    add_option(parser, "--rejection", "FILE", text, nargs="+", default=None)
-    text = "predictions of another update, for the same inputs"
-    add_option(parser, "--against", "FILE", text, nargs="+", default=None)
-    text = "distances to the exact update at every token of the old predictions"
-    add_option(parser, "--distances", "FILE", text, nargs="+", default=None)
-    for side, when in (("old", "before"), ("new", "after")):
-        text = f"samples {when} the update, several for each of some inputs"
-        add_option(parser, f"--{side}-samples", "FILE", text, nargs="+", default=None)
+    for name, text in (
+        ("exact-update", "predictions of the exact update, for the same inputs"),
+        ("rejection", "samples of the original model, several for each of some inputs"),
+        ("against", "predictions of another update, for the same inputs"),
+        ("distances", "distances to the exact update at the old predictions' tokens"),
+        ("old-samples", "samples before the update, several for each of some inputs"),
+        ("new-samples", "samples after the update, as many for the same inputs"),
+        ("second-old", "the old predictions, annotated by a second annotator"),
+        ("second-new", "the new predictions, annotated by a second annotator"),
+    ):
+        add_option(parser, f"--{name}", "FILE", text, nargs="+", default=None)
     text = "phrases that had no part in the update, to judge by besides"
     add_option(parser, "--second-phrases", "FILE", text, default=None)
-    for side in ("old", "new"):
-        text = f"the {side} predictions, annotated by a second annotator"
-        add_option(parser, f"--second-{side}", "FILE", text, nargs="+", default=None)
     text = "look for other spellings of the phrases, too"
     add_option(parser, "--variants", None, text, action="store_true")
     text = "field of the old predictions whose equal values are resampled together"

@@ -106,23 +106,9 @@ def _named(path: pathlib.Path) -> Iterator[None]:
     try:
         yield
     except safetensors.SafetensorError as error:
-        raise UserError(f"{path}: {_first_missing(path)}{error}; {_COPY}") from error
+        raise UserError(f"{path}: {error}; {_COPY}") from error
     except FileNotFoundError as error:
         raise UserError(f"{path}: no such file; {_COPY}") from error
-
-
-def _first_missing(path: pathlib.Path) -> str:
-    """Returns which tensor of a file that is cut off is not all there, for messages."""
-    with contextlib.suppress(Exception), path.open("rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        size = path.stat().st_size - 8 - length
-        header = json.loads(file.read(min(length, 100_000_000)))
-        header.pop("__metadata__", None)
-        ends = {name: entry["data_offsets"][1] for name, entry in header.items()}
-        for name in sorted(ends, key=ends.__getitem__):
-            if ends[name] > size:
-                return f"is cut off, {name} is not all there: "
-    return ""
 
 
 def _files(folder: pathlib.Path) -> dict[pathlib.Path, list[str]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import collections
 import operator
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -51,7 +51,27 @@ class Table:
 
 
 class Comparison:
-    """Compares the outputs before and after an update, pair by pair."""
+    """Compares the outputs before and after an update, pair by pair.
+
+    Its `results` are a JSON-able dictionary, shares and ROUGE in 0-1, BLEU in 0-100,
+    None where there is nothing to measure (docs/evidence.md says what each means):
+
+    * `examples`; `prevalence` {before, after}: share of outputs with an unwanted
+      span; `unwanted_per_1000_tokens` {before, after}: spans per 1,000 generated ids;
+    * `exact_match` {all, clean, marked}, `bleu` and `rougeL` (over all): new outputs
+      against old ones; clean and marked by the old output;
+    * `subsets` {all, clean, marked}: each {examples, exact_match, bleu, rougeL};
+    * `outcomes`: number of pairs of each `Pair.kind`;
+    * `similarity` {all, clean, marked}: each {bleu, rouge1, rouge2, rougeL,
+      token_edit_rate, bleu_signature}, of `similarity.scores`;
+    * `new_faults`: by each of `faults.NAMES` how many outputs have it {before, after,
+      new}, new being those that had it not; without `faults.OF_IDS` where ids are
+      not known;
+    * `by_label`: by label of the spans {before, after}, share of outputs;
+    * `references` {old, new}: {exact_match, bleu, rougeL} against references, and
+      `reference_similarity` {all, clean, marked}: {old, new}, each of
+      `similarity.scores`, if references are given.
+    """
 
     def __init__(self):
         self._pairs = Table(_PAIR)
@@ -77,7 +97,11 @@ class Comparison:
             self._labels[side].update({label for _, _, label in spans})
 
     def results(self) -> dict[str, Any]:
-        """Returns what `compare` returns."""
+        """Returns the numbers of the pairs so far, see above.
+
+        Raises:
+          UserError: there is no pair.
+        """
         table, right = self._pairs.array(), self._references.array()
         if not len(table):
             raise UserError("there are no predictions to compare")
@@ -160,46 +184,14 @@ def _faults(table: np.ndarray) -> dict[str, dict[str, int]]:
     }
 
 
-def compare(pairs: Iterable[Pair]) -> dict[str, Any]:
-    """Compares the outputs before and after an update, in pairs of `join`.
-
-    Returns:
-      A JSON-able dictionary, shares and ROUGE in 0-1, BLEU in 0-100, None where there
-      is nothing to measure (docs/evidence.md says what each means):
-
-      * `examples`; `prevalence` {before, after}: share of outputs with an unwanted
-        span; `unwanted_per_1000_tokens` {before, after}: spans per 1,000 generated ids;
-      * `exact_match` {all, clean, marked}, `bleu` and `rougeL` (over all): new outputs
-        against old ones; clean and marked by the old output;
-      * `subsets` {all, clean, marked}: each {examples, exact_match, bleu, rougeL};
-      * `outcomes`: number of pairs of each `Pair.kind`;
-      * `similarity` {all, clean, marked}: each {bleu, rouge1, rouge2, rougeL,
-        token_edit_rate, bleu_signature}, of `similarity.scores`;
-      * `new_faults`: by each of `faults.NAMES` how many outputs have it {before, after,
-        new}, new being those that had it not; without `faults.OF_IDS` where ids are
-        not known;
-      * `by_label`: by label of the spans {before, after}, share of outputs;
-      * `references` {old, new}: {exact_match, bleu, rougeL} against references, and
-        `reference_similarity` {all, clean, marked}: {old, new}, each of
-        `similarity.scores`, if references are given.
-
-    Raises:
-      UserError: there is no pair.
-    """
-    comparison = Comparison()
-    for pair in pairs:
-        comparison.add(pair)
-    return comparison.results()
-
-
 def distance(
     ours: Mapping[str, Any], exact: Mapping[str, Any], outputs: np.ndarray
 ) -> dict[str, Any]:
     """Returns how far an update is from the exact one.
 
     Args:
-      ours: what `compare` says of the update.
-      exact: what it says of the exact one, for the same inputs.
+      ours: the `Comparison.results` of the update.
+      exact: those of the exact one, for the same inputs.
       outputs: `similarity.NUMBERS` of our outputs against its.
 
     Returns:

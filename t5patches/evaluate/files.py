@@ -38,7 +38,8 @@ from t5patches.interchange import (
 
 # Settings of an annotated set that may differ from another's: they do not say what is
 # unwanted in a text, or what people have marked in this set.
-_OWN_SETTINGS = {"vocabulary", "only_annotated", "feature_lengths", "files", "spans"}
+_OWN_SETTINGS = {"vocabulary", "extra_ids", "only_annotated", "feature_lengths"}
+_OWN_SETTINGS |= {"files", "spans"}
 _EXACT, _OTHER = "exact update's predictions", "other update's predictions"
 _SAMPLED = ("old samples", "new samples")
 _AFTER = (pairs.NEW, _EXACT, _OTHER, "samples")
@@ -109,8 +110,8 @@ def evaluate_files(
         predictions, sums for each.
 
     Returns:
-      The results of `compare`, with `schema_version`, `intervals`, `verdict`, a text,
-      and where they were asked for `exact_update` (`compare` of it),
+      The `Comparison.results`, with `schema_version`, `intervals`, `verdict`, a text,
+      and where they were asked for `exact_update` (those of it),
       `distance_to_exact_update` (`distance`), `rejection_sampling`, `second_detector`,
       `variants`, `samples`, `against` and `distances`; and the examples: every pair,
       in the order of the old predictions.
@@ -160,11 +161,16 @@ def evaluate_files(
     for name in there:
         rows = others.get(name, read)(paths[name])
         joined.add(names[name], seen.through(rows) if name == pairs.OLD else rows)
-    pairs.check_ids(joined, range(1, len(there)), annotator)
+    hint = pairs.ANNOTATED if annotator is None else pairs.SPLIT
+    for number in range(1, len(there)):
+        joined.check(0, number, hint)
+        joined.check(number, 0, hint)
     if references is not None:
         there.append(pairs.REFERENCES)
         name = f"{pairs.REFERENCES} ({_typed(references)})"
-        pairs.add_references(joined, name, _read_references(references, references_key))
+        joined.add(name, _read_references(references, references_key))
+        hint = "give the references of the split that the outputs are for"
+        joined.check(0, len(there) - 1, hint)
 
     updates = {name: Comparison() for name in _UPDATES if name in paths}
     examples, apart = Examples(), Table(similarity.NUMBERS)

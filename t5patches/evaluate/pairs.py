@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from typing import Any, cast
 
-from t5patches import progress
 from t5patches.annotate.alignment import Span
 from t5patches.annotate.annotator import Annotator, arguments, call
 from t5patches.errors import UserError
 from t5patches.evaluate import faults
-from t5patches.evaluate.joining import Joined
 from t5patches.interchange.records import AnnotatedPrediction, Prediction
 
 OLD, NEW, REFERENCES = "old predictions", "new predictions", "references"
@@ -147,62 +145,3 @@ class Seen:
             else:
                 self.ids = None
             yield row
-
-
-def join(
-    old_predictions: Iterable[Prediction],
-    new_predictions: Iterable[Prediction],
-    annotator: Annotator | None,
-    references: Mapping[str, str] | None = None,
-) -> list[Pair]:
-    """Joins predictions of both models by id, in the order of the old ones.
-
-    Args:
-      old_predictions: predictions of the model before the update.
-      new_predictions: those of the model after it, for the same inputs.
-      annotator: says what is unwanted in an output; None takes the predictions'
-        `annotations`.
-      references: the right outputs by id.
-
-    Raises:
-      UserError: an id occurs twice, is missing on one side, or has other inputs there.
-    """
-    seen, read = Seen(), reader(annotator)
-    joined = Joined()
-    joined.add(OLD, seen.through(old_predictions))
-    joined.add(NEW, new_predictions)
-    check_ids(joined, [1], annotator)
-    if references is not None:
-        rows = ({"id": key, "text": text} for key, text in references.items())
-        add_references(joined, REFERENCES, rows)
-    return [
-        pair(read(old), read(new), right[0]["text"] if right else None, seen.ids)
-        for old, new, *right in progress.track(joined, "evaluate", len(joined))
-    ]
-
-
-def check_ids(
-    joined: Joined, numbers: Iterable[int], annotator: Annotator | None
-) -> None:
-    """Checks that sets have the ids of the first one, and no others.
-
-    Raises:
-      UserError: naming those that are missing on a side.
-    """
-    hint = ANNOTATED if annotator is None else SPLIT
-    for number in numbers:
-        joined.check(0, number, hint)
-        joined.check(number, 0, hint)
-
-
-def add_references(
-    joined: Joined, name: str, rows: Iterable[Mapping[str, Any]]
-) -> None:
-    """Adds the right outputs, of the ids of the first set at least, as the last set.
-
-    Raises:
-      UserError: naming the ids that are missing.
-    """
-    joined.add(name, rows)
-    hint = "give the references of the split that the outputs are for"
-    joined.check(0, len(joined.names) - 1, hint)

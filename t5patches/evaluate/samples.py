@@ -57,7 +57,7 @@ class Rejection:
         Returns:
           `inputs` and `samples`, how many there are; `acceptance_rate`, the share of
           clean samples; `inputs_accepted`, that of inputs with one; `drawn`, how many
-          samples were needed; `accepted`, what `compare` says of those taken, None
+          samples were needed; `accepted`, the `Comparison.results` of those taken, None
           without any.
 
         Raises:

@@ -17,7 +17,7 @@ def in_words(results: Mapping[str, Any]) -> str:
     """Returns what an update did to clean outputs and to unwanted ones, and how sure.
 
     Args:
-      results: what `compare` returns, with `intervals`.
+      results: the `Comparison.results`, with `intervals`.
     """
     kinds = results["outcomes"]
     changed, mended = kinds["changed"] + kinds["broken"], kinds["fixed"]

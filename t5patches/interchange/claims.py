@@ -21,12 +21,7 @@ from typing import Any
 from etils import epath
 
 from t5patches.errors import UserError, shorten
-from t5patches.interchange.json_files import (
-    check_fields,
-    read_json,
-    read_record,
-    write_json,
-)
+from t5patches.interchange import json_files
 from t5patches.interchange.shards import PathLike
 
 SETTINGS = "settings.json"
@@ -87,10 +82,10 @@ def claim(
                 f"{path}: has {made[0]}, but no {name} that says what it was made "
                 "with; give another output folder or remove this one"
             )
-    elif made or read_json(record).get("step") != settings.get("step"):
+    elif made or json_files.read_json(record).get("step") != settings.get("step"):
         check(folder, settings, name)
         return
-    write_json(record, dict(settings))
+    json_files.write_json(record, dict(settings))
 
 
 @contextlib.contextmanager
@@ -161,7 +156,7 @@ def check(folder: PathLike, settings: Mapping[str, Any], name: str = SETTINGS) -
       UserError: another command has claimed it with other settings (which are named).
     """
     path = epath.Path(os.fspath(folder))
-    if changes := differences(read_json(path / name), settings):
+    if changes := differences(json_files.read_json(path / name), settings):
         raise UserError(
             f"{path}: made with other settings ({changes}); give another output folder "
             "or remove this one"
@@ -192,7 +187,9 @@ def mark_done(
       source: what it was made from that the claim does not say, e.g. the digest of its
         input.
     """
-    write_json(_mark(unit), {"source": dict(source or {}), "findings": dict(findings)})
+    json_files.write_json(
+        _mark(unit), {"source": dict(source or {}), "findings": dict(findings)}
+    )
 
 
 def findings(
@@ -217,8 +214,8 @@ def findings(
     if not mark.is_file():
         return None
     remedy = "it does not say what is done; remove it"
-    found = read_record(mark, {"source": dict, "findings": dict}, remedy)
-    check_fields(found["findings"], fields or {}, mark, remedy)
+    found = json_files.read_record(mark, {"source": dict, "findings": dict}, remedy)
+    json_files.check_fields(found["findings"], fields or {}, mark, remedy)
     same = source is None or found["source"] == _as_json(source)
     return found["findings"] if same else None
 

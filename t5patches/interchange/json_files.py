@@ -15,13 +15,8 @@ from typing import Any
 from etils import epath
 
 from t5patches.errors import UserError, shorten
-from t5patches.interchange.shards import (
-    OnError,
-    PathLike,
-    Row,
-    atomic_write,
-    raise_error,
-)
+from t5patches.interchange import shards
+from t5patches.interchange.shards import OnError, PathLike, Row
 
 KINDS = {
     str: "a text",
@@ -34,14 +29,14 @@ KINDS = {
 
 def write_json(path: PathLike, value: Any) -> None:
     """Writes one JSON document, indented, atomically."""
-    with atomic_write(path) as file:
+    with shards.atomic_write(path) as file:
         file.write(json.dumps(value, ensure_ascii=False, indent=2) + "\n")
 
 
 def write_jsonl(path: PathLike, rows: Iterable[Mapping[str, Any]]) -> int:
     """Writes one JSON object per line, atomically; returns how many."""
     count = 0
-    with atomic_write(path) as file:
+    with shards.atomic_write(path) as file:
         for row in rows:
             file.write(json_line(row))
             count += 1
@@ -54,7 +49,7 @@ def json_line(row: Mapping[str, Any]) -> str:
 
 
 def read_lines(
-    path: PathLike, on_error: OnError = raise_error
+    path: PathLike, on_error: OnError = shards.raise_error
 ) -> Iterator[tuple[int, str]]:
     """Yields (line number from 1, line) of a UTF-8 text file, gzipped if `*.gz`.
 
@@ -154,7 +149,7 @@ def check_fields(
 
 
 def read_jsonl(
-    path: PathLike, on_error: OnError = raise_error
+    path: PathLike, on_error: OnError = shards.raise_error
 ) -> Iterator[tuple[int, Row]]:
     """Yields (line number, object) of a JSON-lines file; blank lines are passed over.
 

@@ -32,7 +32,7 @@ class Patch:
       phrases: the file of phrases, if these are what is unwanted.
       inputs_key: the column of the texts.
       vocabulary: of a T5X checkpoint with no model.gin.
-      to: the form of the result, one of `model.FORMS`; None for that of the model.
+      to: the form of the result, 'hf' or 't5x'; None for that of the model.
       method: one of `losses.METHODS`.
       steps: of the update.
       learning_rate: None for the method's.

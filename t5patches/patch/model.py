@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import os
 import pathlib
 import shutil
 from typing import Any, NamedTuple
 
-import numpy as np
 import seqio
 from etils import epath
 
@@ -18,7 +18,6 @@ from t5patches.errors import UserError
 from t5patches.interchange import claims, records, shards
 from t5patches.run import patches
 
-FORMS = ("hf", "t5x")
 CARD = "README.md"
 
 
@@ -35,7 +34,7 @@ class Model(NamedTuple):
 
 
 def form_of(path: str) -> str:
-    """Returns the form of a model, one of FORMS.
+    """Returns the form of a model, 'hf' or 't5x'.
 
     Raises:
       UserError: it is none.
@@ -99,18 +98,11 @@ def prepare(path: str, folder: str, vocabulary: str | None = None) -> Model:
     checkpoint = finding.one_checkpoint(path)
     if vocabulary is None:
         return Model(checkpoint, os.fspath(_gin_beside(path)))
-    architecture = configs.of_shapes(shapes(checkpoint), path)
+    architecture = configs.of_shapes(contents.shapes(checkpoint) or {}, path)
     gin_file = os.path.join(folder, folders.MODEL_GIN)
     with shards.atomic_write(gin_file) as file:
         file.write(configs.gin_file(architecture, os.path.abspath(vocabulary)))
     return Model(checkpoint, gin_file)
-
-
-def shapes(checkpoint: str) -> dict[str, tuple[int, ...]]:
-    """Returns the shapes of a checkpoint's parameters, by '/'-separated names."""
-    found = contents.shapes(checkpoint) or {}
-    start = "target/"
-    return {n.removeprefix(start): s for n, s in found.items() if n.startswith(start)}
 
 
 def check_partitions(checkpoint: str, partitions: int) -> network.T5Config:
@@ -119,7 +111,7 @@ def check_partitions(checkpoint: str, partitions: int) -> network.T5Config:
     Raises:
       UserError: they cannot.
     """
-    found = configs.of_shapes(shapes(checkpoint), checkpoint)
+    found = configs.of_shapes(contents.shapes(checkpoint) or {}, checkpoint)
     # What T5X's rules split: other parameters are whole on every device.
     for name in ("num_heads", "mlp_dim", "vocab_size"):
         if (number := getattr(found, name)) % partitions:
@@ -131,7 +123,7 @@ def check_partitions(checkpoint: str, partitions: int) -> network.T5Config:
 
 def size(checkpoint: str) -> int:
     """Returns how many parameters a checkpoint has."""
-    return sum(int(np.prod(shape)) for shape in shapes(checkpoint).values())
+    return sum(map(math.prod, (contents.shapes(checkpoint) or {}).values()))
 
 
 def export(
@@ -145,7 +137,7 @@ def export(
     """Writes an updated model with all that serves it.
 
     Args:
-      form: one of FORMS.
+      form: 'hf' or 't5x'.
       updated: its checkpoint.
       original: the model that it was, beside which tokenizer and settings may be.
       output: the folder that it will be in; it is made in `run/exported` of that, and

@@ -25,7 +25,7 @@ def draw(results: Mapping[str, Any], title: str, sentence: str) -> Any:
     """Returns the picture of an evaluation as a Matplotlib figure.
 
     Args:
-      results: what `evaluate.compare` returns; its `intervals` become whiskers.
+      results: what `evaluate.evaluate_files` returns; its `intervals` become whiskers.
       title: the heading.
       sentence: what stands below it.
     """

@@ -30,7 +30,8 @@ def write_comparison(
     Args:
       run_dir: the folder to write to.
       results: `methods`; `points`, each with `name`, `method`, `alpha`,
-        `learning_rate` and what `evaluate.compare` returns as `test`; `chosen` (method
+        `learning_rate` and the results of `evaluate.evaluate_files` as `test`; `chosen`
+        (method
         -> name of its point, of several seeds of one of them); `beaten_by` (method ->
         methods); `front` (the methods that none beats, the best first). Of a grid the
         points have `validation`, `seconds` and the `distance` from the ideal on both,

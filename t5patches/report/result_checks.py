@@ -2,179 +2,241 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+import pydantic
+from pydantic import AfterValidator, Field
 
 from t5patches import errors
 from t5patches.errors import UserError
 from t5patches.interchange import results_files
 from t5patches.interchange.results_files import KINDS
 
-_HINT = "give the results.json that `t5patches evaluate` writes"
+_HINT = "give what `t5patches evaluate` writes"
 
 
-def _number(most: float, least: float = 0, kind: Any = int | float) -> Any:
-    return lambda value: (
-        type(value) is not bool and isinstance(value, kind) and least <= value <= most
-    )
+def _object(
+    fields: Mapping[str, Any], optional: Mapping[str, Any] | None = None, **how: Any
+) -> Any:
+    """Returns the type of an object.
+
+    Args:
+      fields: the types of what it must have.
+      optional: of what it may have; null is not as good as nothing.
+      **how: more of pydantic's configuration.
+    """
+    every = {name: (kind, ...) for name, kind in fields.items()}
+    every |= {name: (kind, None) for name, kind in (optional or {}).items()}
+    config = pydantic.ConfigDict(strict=True, allow_inf_nan=False, **how)
+    return pydantic.create_model("Part", __config__=config, **every)
 
 
-def _or_null(fits: Callable[[Any], bool]) -> Callable[[Any], bool]:
-    return lambda value: value is None or fits(value)
+def _in_order(ends: list[float]) -> list[float]:
+    if ends[0] > ends[1]:
+        raise ValueError("must be [lowest, highest]")
+    return ends
 
 
-def _is_interval(value: Any) -> bool:
-    ends = isinstance(value, list | tuple) and len(value) == 2
-    return ends and all(map(_number(100, -100), value)) and value[0] <= value[1]
+# Of pydantic's messages, behind the name of a field.
+_WORDS = {
+    "Input should be": "must be",
+    "Value error, ": "",
+    "Field required": "is missing",
+    "Extra inputs are not permitted": "is unknown",
+}
+_Text = str | None
+_Count = Annotated[int, Field(ge=0)]
+_Number = Annotated[float, Field(ge=0)]
+_Share = Annotated[float, Field(ge=0, le=1)]
+_Some = _Share | None
+_Bleu = Annotated[float, Field(ge=0, le=100)] | None
+_Rate = _Number | None
+_End = Annotated[float, Field(ge=-100, le=100)]
+_Ends = Annotated[list[_End], Field(min_length=2, max_length=2)]
+_Interval = Annotated[_Ends, AfterValidator(_in_order)] | None
+_SCORES = {"exact_match": _Some, "bleu": _Bleu, "rougeL": _Some}
+_SIDES = ("before", "after")
 
 
-def _is_object(value: Any) -> bool:
-    return isinstance(value, Mapping)
+def _sides(kind: Any, *more: str) -> Any:
+    return _object(dict.fromkeys((*_SIDES, *more), kind))
 
 
-def _list_of(what: str, fits: Callable[[Any], bool]) -> tuple[str, Any]:
-    words = f"a list of {what}"
-    return words, lambda value: isinstance(value, list) and all(map(fits, value))
+def _by_subset(kind: Any) -> Any:
+    return _object(dict.fromkeys(("all", "clean", "marked"), kind), extra="forbid")
 
 
-# What values can be: in words, and as a test. No output has a thousand unwanted spans
-# for each of its tokens.
-_TEXT = ("text", lambda value: isinstance(value, str))
-_COUNT = ("a whole number, 0 or more", _number(2**53, kind=int))
-_GROUPS = (f"{_COUNT[0]}, or null", _or_null(_COUNT[1]))
-_SHARE = ("a number from 0 to 1", _number(1))
-_SOME = ("a number from 0 to 1, or null", _or_null(_number(1)))
-_BLEU = ("a number from 0 to 100, or null", _or_null(_number(100)))
-_RATE = ("a number, 0 or more, or null", _or_null(_number(1e6)))
-_DIFFERENCE = ("a number from -100 to 100, or null", _or_null(_number(100, -100)))
-_INTERVAL = ("[lowest, highest], or null", _or_null(_is_interval))
-_SCORES = {"exact_match": _SOME, "bleu": _BLEU, "rougeL": _SOME}
-_SUBSETS = ("all", "clean", "marked")
+def _agreeing(results: Any) -> Any:
+    """Checks that what results say twice is the same."""
+    parts, marked = results.subsets, results.subsets.marked.examples
+    for field, found, other in (
+        ("examples", results.examples, parts.clean.examples + marked),
+        ("subsets.all.examples", parts.all.examples, results.examples),
+        (
+            "prevalence.before",
+            results.prevalence.before,
+            marked / (results.examples or 1),
+        ),
+        ("bleu", results.bleu, parts.all.bleu),
+        ("rougeL", results.rougeL, parts.all.rougeL),
+        *(
+            (f"exact_match.{name}", found, getattr(parts, name).exact_match)
+            for name, found in results.exact_match
+        ),
+    ):
+        if found != other:
+            raise ValueError(f"{field!r} must be {other}, as 'subsets' has it")
+    return results
+
+
 _RESULTS = {
-    "examples": _COUNT,
-    "prevalence": {"before": _SHARE, "after": _SHARE},
-    "unwanted_per_1000_tokens": {"before": _RATE, "after": _RATE},
-    "exact_match": dict.fromkeys(_SUBSETS, _SOME),
-    "bleu": _BLEU,
-    "rougeL": _SOME,
-    "subsets": dict.fromkeys(_SUBSETS, {"examples": _COUNT, **_SCORES}),
+    "examples": _Count,
+    "prevalence": _sides(_Share),
+    "unwanted_per_1000_tokens": _sides(_Rate),
+    "exact_match": _by_subset(_Some),
+    "bleu": _Bleu,
+    "rougeL": _Some,
+    "subsets": _by_subset(_object({"examples": _Count, **_SCORES})),
 }
-_CHANGE = {"before": _SHARE, "after": _SHARE}
 _SURE = {
-    "confidence": _SHARE,
-    "clusters": _GROUPS,
-    "prevalence": dict.fromkeys(("before", "after", "difference"), _INTERVAL),
+    "confidence": _Share,
+    "clusters": _Count | None,
+    "prevalence": _sides(_Interval, "difference"),
 }
-_REFERENCES = {"old": _SCORES, "new": _SCORES}
+_DETECTED = {"prevalence": _sides(_Share)}
+_COMPARED = {"ours": _Rate, "theirs": _Rate, "p": _Some, "difference": _End | None}
+_AGAINST = dict.fromkeys(
+    ("prevalence", *_SCORES), _object({**_COMPARED, "interval": _Interval})
+)
 
 
 def _distances(kind: Any) -> dict[str, Any]:
     means = dict.fromkeys(("kl_original", "kl_exact", "total_variation"), kind)
-    return means | {"unwanted_probability": {"before": kind, "after": kind}}
+    return {**means, "unwanted_probability": _sides(kind)}
 
 
 # What there may be besides, as far as it is shown.
 _MORE = {
-    "exact_update": _RESULTS,
-    "distance_to_exact_update": {
-        "ratio": {"bleu": _RATE, "rougeL": _RATE},
-        "outputs": _SCORES,
-    },
-    "rejection_sampling": {
-        "inputs": _COUNT,
-        "samples": _COUNT,
-        "acceptance_rate": _SHARE,
-        "inputs_accepted": _SHARE,
-        "drawn": _COUNT,
-    },
-    "intervals": {
-        **_SURE,
-        "exact_match": dict.fromkeys(_SUBSETS, _INTERVAL),
-        "bleu": _INTERVAL,
-        "rougeL": _INTERVAL,
-    },
-    "distances": {
-        **dict.fromkeys(("fine_tokens", "unwanted_positions"), _COUNT),
-        **_distances(_DIFFERENCE),
-        "intervals": _distances(_INTERVAL),
-    },
-    "similarity": dict.fromkeys(
-        _SUBSETS, {"rouge1": _SOME, "rouge2": _SOME, "token_edit_rate": _RATE}
+    "schema_version": Literal[results_files.SCHEMA_VERSION],
+    **dict.fromkeys(("method", "verdict", "model"), _Text),
+    "outcomes": dict[Literal[*KINDS], _Count],
+    "exact_update": Annotated[_object(_RESULTS), AfterValidator(_agreeing)],
+    "distance_to_exact_update": _object(
+        {
+            "ratio": _object({"bleu": _Rate, "rougeL": _Rate}),
+            "outputs": _object(_SCORES),
+        }
     ),
-    "second_detector": {"name": _TEXT, "prevalence": _CHANGE},
-    "samples": {"number": _COUNT, "prevalence": _CHANGE},
-    "against": dict.fromkeys(
-        ("prevalence", *_SCORES),
-        {"ours": _RATE, "theirs": _RATE, "p": _SOME}
-        | {"difference": _DIFFERENCE, "interval": _INTERVAL},
+    "rejection_sampling": _object(
+        dict.fromkeys(("inputs", "samples", "drawn"), _Count)
+        | dict.fromkeys(("acceptance_rate", "inputs_accepted"), _Share)
     ),
+    "intervals": _object(
+        {**_SURE, "exact_match": _by_subset(_Interval)}
+        | dict.fromkeys(("bleu", "rougeL"), _Interval)
+    ),
+    "distances": _object(
+        dict.fromkeys(("fine_tokens", "unwanted_positions"), _Count)
+        | _distances(_End | None)
+        | {"intervals": _object(_distances(_Interval))}
+    ),
+    "similarity": _by_subset(
+        _object({"rouge1": _Some, "rouge2": _Some, "token_edit_rate": _Rate})
+    ),
+    "second_detector": _object(
+        {"name": str, **_DETECTED}, {"intervals": _object(_SURE)}
+    ),
+    "samples": _object({"number": _Count, **_DETECTED}, {"intervals": _object(_SURE)}),
+    "references": _object(
+        dict.fromkeys(("old", "new"), _object(_SCORES)), extra="forbid"
+    ),
+    "against": _object(_AGAINST),
+    "by_label": dict[str, _sides(_Share)],
+    "variants": dict[str, _sides(_Share)],
+    "new_faults": dict[str, _sides(_Count, "new")],
+    "rounds": dict[str, _object({k: _RESULTS[k] for k in ("prevalence", *_SCORES)})],
 }
-# The same, by names that are not known here.
-_NAMED = {
-    "rounds": {
-        name: _RESULTS[name] for name in ("prevalence", "exact_match", "bleu", "rougeL")
-    },
-    "by_label": _CHANGE,
-    "variants": _CHANGE,
-    "new_faults": dict.fromkeys(("before", "after", "new"), _COUNT),
-}
+_Results = Annotated[_object(_RESULTS, _MORE), AfterValidator(_agreeing)]
 
-# A sweep, in whose objects other fields may be, too.
-_SOME_METHODS = _list_of("texts", _TEXT[1])
-_OBJECT, _OBJECTS = ("an object", _is_object), _list_of("objects", _is_object)
-_ANY = ("a number, 0 or more", _number(1e9))
-_SETTING = {"method": _TEXT, "alpha": _RATE, "learning_rate": _RATE}
+
+def _consistent(sweep: Any) -> Any:
+    """Checks that a sweep chooses and compares what it has."""
+    methods = {*sweep.methods}
+    points = [point for point in sweep.points if not point.control]
+    for field, names in (
+        ("points", [point.method for point in points]),
+        ("front", sweep.front),
+        *((f"beaten_by.{name}", some) for name, some in sweep.beaten_by.items()),
+        *(("comparisons", tested.methods) for tested in sweep.comparisons or ()),
+    ):
+        if not {*names} <= methods:
+            raise ValueError(f"{field!r} must be some of the 'methods', not {names}")
+    for field in ("chosen", "beaten_by"):
+        if getattr(sweep, field).keys() != methods:
+            raise ValueError(f"{field!r} must be an object of all 'methods'")
+    known = {(point.method, point.name) for point in points}
+    for method, name in {*sweep.chosen.items()} - known:
+        raise ValueError(f"'chosen.{method}' must be a point's name, not {name!r}")
+    return sweep
+
+
+_SETTING = {"method": str, "alpha": _Rate, "learning_rate": _Rate}
 _POINT = {
     **_SETTING,
-    "name": _TEXT,
-    "seconds": _ANY,
-    "distance": {"validation": _ANY, "test": _ANY},
-    "validation": _OBJECT,
-    "test": _OBJECT,
+    "name": str,
+    "seconds": _Number,
+    "distance": _object({"validation": _Number, "test": _Number}),
+    "validation": _Results,
+    "test": _Results,
 }
+_RELEARNED = _object({"steps": _Count, "test": _Results})
+_TWO = Annotated[set[str], Field(min_length=2, max_length=2), pydantic.Strict(False)]
 _SWEEP = {
-    "methods": _SOME_METHODS,
-    "rule": _TEXT,
-    "points": _OBJECTS,
-    "failed": _OBJECTS,
-    "front": _SOME_METHODS,
-    "chosen": _OBJECT,
-    "beaten_by": _OBJECT,
+    "methods": list[str],
+    "rule": str,
+    "points": Annotated[
+        list[_object(_POINT, {"control": bool, "relearned": _RELEARNED})],
+        Field(min_length=1),
+    ],
+    "failed": list[_object({**_SETTING, "failed": str})],
+    "front": Annotated[list[str], Field(min_length=1)],
+    "chosen": dict[str, str],
+    "beaten_by": dict[str, list[str]],
 }
+_MORE_OF_SWEEPS = {
+    "titles": dict[str, str],
+    "comparisons": list[_object({"methods": _TWO, **_AGAINST})],
+}
+_Sweep = Annotated[_object(_SWEEP, _MORE_OF_SWEEPS), AfterValidator(_consistent)]
+
+
+def _with_its_spans(row: Any) -> Any:
+    for field, text in (("old_spans", row.old), ("new_spans", row.new)):
+        for start, end, _ in getattr(row, field):
+            if not start < end <= len(text):
+                raise ValueError(f"{field!r} has [{start}, {end}], outside the text")
+    return row
+
+
+_Spans = list[Annotated[tuple[_Count, _Count, str], pydantic.Strict(False)]]
+_EXAMPLE = {"kind": Literal[*KINDS], **dict.fromkeys(("inputs", "old", "new"), str)}
+_EXAMPLE |= dict.fromkeys(("old_spans", "new_spans"), _Spans)
+_MORE_OF_EXAMPLES = {"id": _Text, "reference": _Text, "faults": list[str]}
+_Example = Annotated[
+    _object(_EXAMPLE, _MORE_OF_EXAMPLES), AfterValidator(_with_its_spans)
+]
+# Compiled once: there may be many examples.
+_CHECKS = {kind: pydantic.TypeAdapter(kind) for kind in (_Results, _Sweep, _Example)}
 
 
 def check_results(results: Mapping[str, Any]) -> None:
-    """Checks what `evaluate.compare` returns.
+    """Checks what `evaluate.evaluate_files` returns.
 
     Raises:
       UserError: naming the field that is missing or wrong.
     """
-    known = results_files.SCHEMA_VERSION
-    if (version := results.get("schema_version", known)) != known:
-        raise UserError(
-            f"field 'schema_version' of the results is {errors.shorten(version)}, this "
-            f"version of t5patches reads {known}; use the one that wrote them"
-        )
-    _check(results, _RESULTS, "")
-    if "references" in results:
-        _check(results["references"], _REFERENCES, "references")
-    for name in ("method", "verdict", "model"):
-        if not isinstance(text := results.get(name), str | None):
-            raise _wrong(name, "text", text)
-    _check_agreement(results, results["subsets"])
-    if "outcomes" in results:
-        _check(results["outcomes"], dict.fromkeys(KINDS, _COUNT), "outcomes")
-    for name in _MORE.keys() & results.keys():
-        _check(results[name], _MORE[name], name, more=True)
-    for name in _NAMED.keys() & results.keys():
-        if not isinstance(found := results[name], Mapping):
-            raise _wrong(name, "an object", found)
-        _check(found, dict.fromkeys(found, _NAMED[name]), name, more=True)
-    for name in ("second_detector", "samples"):
-        if sure := results.get(name, {}).get("intervals"):
-            _check(sure, _SURE, f"{name}.intervals", more=True)
-    if exact := results.get("exact_update"):
-        _check_agreement(exact, exact["subsets"], "exact_update.")
+    _check(_Results, results)
 
 
 def check_sweep(results: Mapping[str, Any]) -> None:
@@ -183,104 +245,7 @@ def check_sweep(results: Mapping[str, Any]) -> None:
     Raises:
       UserError: naming the field that is missing or wrong.
     """
-    _check(results, _SWEEP, "")
-    titles, tested = results.get("titles", {}), results.get("comparisons", [])
-    _check(tested, _OBJECTS, "comparisons")
-    _check(titles, _OBJECT, "titles")
-    _check(titles, dict.fromkeys(titles, _TEXT), "titles")
-    for number, row in enumerate(results["points"]):
-        where = f"points[{number}]"
-        _check(row, _POINT, where, more=True)
-        parts = {split: row[split] for split in ("validation", "test")}
-        if more := row.get("relearned"):
-            shape = {"steps": _COUNT, "test": _OBJECT}
-            _check(more, shape, f"{where}.relearned", more=True)
-            parts["relearned.test"] = more["test"]
-        for name, scores in parts.items():
-            try:
-                check_results(scores)
-            except UserError as error:
-                raise UserError(f"{where}.{name}: {error}") from error
-    for number, row in enumerate(results["failed"]):
-        _check(row, {**_SETTING, "failed": _TEXT}, f"failed[{number}]", more=True)
-    for number, row in enumerate(tested):
-        shape = {"methods": _SOME_METHODS, **_MORE["against"]}
-        _check(row, shape, f"comparisons[{number}]", more=True)
-    _check_names(results)
-
-
-def _check_names(results: Mapping[str, Any]) -> None:
-    """Checks that a sweep chooses and compares what it has."""
-    methods = results["methods"]
-    rows = [row for row in results["points"] if not row.get("control")]
-    for field in ("points", "front"):
-        if not results[field]:
-            raise _wrong(field, "one or more", [])
-    for field in ("chosen", "beaten_by"):
-        if results[field].keys() != {*methods}:
-            raise _wrong(field, "an object of all 'methods'", [*results[field]])
-    for field, found in (
-        ("front", results["front"]),
-        ("points", [row["method"] for row in rows]),
-        *((f"beaten_by.{name}", some) for name, some in results["beaten_by"].items()),
-    ):
-        _check(found, _SOME_METHODS, field)
-        if not {*found} <= {*methods}:
-            raise _wrong(field, "some of the 'methods'", found)
-    for number, row in enumerate(results.get("comparisons", ())):
-        two = row["methods"]
-        if len({*two}) != 2 or not {*two} <= {*methods}:
-            raise _wrong(f"comparisons[{number}].methods", "two of the 'methods'", two)
-    for method, name in results["chosen"].items():
-        if not any((row["method"], row["name"]) == (method, name) for row in rows):
-            raise _wrong(f"chosen.{method}", "the name of a point of it", name)
-
-
-def _check_agreement(
-    results: Mapping[str, Any], parts: Mapping[str, Any], where: str = ""
-) -> None:
-    """Checks that what the results say twice is the same."""
-    count, before = results["examples"], results["prevalence"]["before"]
-    whole, marked = parts["all"], parts["marked"]
-    for field, found, other in (
-        ("examples", count, parts["clean"]["examples"] + marked["examples"]),
-        ("subsets.all.examples", whole["examples"], count),
-        ("prevalence.before", before, marked["examples"] / max(count, 1)),
-        ("bleu", results["bleu"], whole["bleu"]),
-        ("rougeL", results["rougeL"], whole["rougeL"]),
-        *(
-            (f"exact_match.{name}", found, parts[name]["exact_match"])
-            for name, found in results["exact_match"].items()
-        ),
-    ):
-        if found != other:
-            raise _wrong(where + field, f"{other}, as 'subsets' has it", found)
-
-
-def _check(value: Any, shape: Any, field: str, more: bool = False) -> None:
-    """Checks a value; `more` says whether objects may have other fields, too."""
-    if isinstance(shape, Mapping):
-        if not isinstance(value, Mapping):
-            raise _wrong(field, "an object", value)
-        if others := field and not more and sorted(value.keys() - shape.keys()):
-            name = errors.shorten(f"{field}.{others[0]}")
-            raise UserError(f"the results have an unknown {name}; {_HINT}")
-        for key, part in shape.items():
-            name = f"{field}.{key}" if field else key
-            if key not in value:
-                raise UserError(f"the results have no {name!r}; {_HINT}")
-            _check(value[key], part, name, more)
-        return
-    wanted, fits = shape
-    if not fits(value):
-        raise _wrong(field, wanted, value)
-
-
-def _wrong(field: str, wanted: str, value: Any) -> UserError:
-    found = errors.shorten(value)
-    return UserError(
-        f"field {field!r} of the results must be {wanted}, not {found}; {_HINT}"
-    )
+    _check(_Sweep, results)
 
 
 def check_example(row: Mapping[str, Any], where: str) -> None:
@@ -289,30 +254,22 @@ def check_example(row: Mapping[str, Any], where: str) -> None:
     Raises:
       UserError: naming `where` and the field that is missing or wrong.
     """
-    for key in ("kind", "inputs", "old", "new"):
-        if not isinstance(row.get(key), str):
-            raise UserError(f"{where}: field {key!r} must be text")
-    if row["kind"] not in KINDS:
-        raise UserError(f"{where}: field 'kind' must be one of {', '.join(KINDS)}")
-    for key in ("id", "reference"):
-        if not isinstance(row.get(key), str | None):
-            raise UserError(f"{where}: field {key!r} must be text")
-    faults = row.get("faults", [])
-    if not isinstance(faults, list) or not all(
-        isinstance(name, str) for name in faults
-    ):
-        raise UserError(f"{where}: field 'faults' must be a list of texts")
-    for key in ("old", "new"):
-        spans = row.get(f"{key}_spans")
-        if not isinstance(spans, list) or not all(
-            isinstance(span, list)
-            and len(span) == 3
-            and isinstance(span[2], str)
-            and all(type(place) is int for place in span[:2])
-            and 0 <= span[0] < span[1] <= len(row[key])
-            for span in spans
-        ):
-            raise UserError(
-                f"{where}: field '{key}_spans' must be a list of [start, end, label] "
-                f"in the text {key!r}"
-            )
+    _check(_Example, row, f"{where}: ")
+
+
+def _check(kind: Any, value: Mapping[str, Any], where: str = "") -> None:
+    try:
+        _CHECKS[kind].validate_python(value)
+    except pydantic.ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        way = (
+            f"[{key}]" if isinstance(key, int) else f".{key}" for key in first["loc"]
+        )
+        name = errors.shorten("".join(way).removeprefix("."), 100)
+        said = first["msg"]
+        for theirs, ours in _WORDS.items():
+            said = said.replace(theirs, ours)
+        if first["type"] not in ("missing", "value_error", "extra_forbidden"):
+            said += f", not {errors.shorten(first['input'])}"
+        field = f"{name} " if first["loc"] else ""
+        raise UserError(f"{where}field {field}{said}; {_HINT}") from error

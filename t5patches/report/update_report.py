@@ -24,14 +24,14 @@ def write_report(
 
     Args:
       run_dir: the folder to write to.
-      results: what `evaluate.evaluate_files` or `evaluate.compare` returns; what of
+      results: what `evaluate.evaluate_files` returns; what of
         `rendering.MADE` is there is shown, too, and the training curves of `model`, a
         folder as seen from `run_dir`.
       examples: the pairs of outputs, as `evaluate.evaluate_files` returns them.
       settings: names and values for the section on settings.
 
     Raises:
-      UserError: `results` is not what `evaluate.compare` returns.
+      UserError: `results` is not what `evaluate.evaluate_files` returns.
     """
     check_results(results)
     method, sentence = results.get("method"), headline(results)

@@ -222,7 +222,7 @@ def claim_output(arguments: Mapping[str, Any], bindings: Mapping[str, str]) -> N
         record = f"{name}.settings.json"
         claims.claim(
             folder,
-            _as_recorded(settings | data, folder / record),
+            settings | data,
             results=(f"{name}*-of-*", f"tmp-{task.name}-*/*-chunk*.COMPLETED"),
             name=record,
         )
@@ -230,12 +230,6 @@ def claim_output(arguments: Mapping[str, Any], bindings: Mapping[str, str]) -> N
         if arguments["merge_chunked_results"]:
             _forget_removed(folder, f"{name}.{arguments['file_extension']}-{shard}")
         _claim_chunks(folder / f"tmp-{task.name}-{shard}", chunks)
-
-
-def _as_recorded(settings: dict[str, Any], record: epath.Path) -> dict[str, Any]:
-    """Returns the settings that a record has: older ones are without vocabulary."""
-    before = json_files.read_json(record) if record.is_file() else settings
-    return {k: v for k, v in settings.items() if k != "vocabulary" or k in before}
 
 
 def _claim_chunks(folder: epath.Path, settings: Mapping[str, int]) -> None:

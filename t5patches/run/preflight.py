@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import importlib
 import inspect
 import os
 from collections.abc import Mapping
@@ -13,6 +12,7 @@ from absl import logging
 from etils import epath
 
 from t5patches import frozen, trainer
+from t5patches.annotate import custom
 from t5patches.checkpoints import contents, finding, integrity
 from t5patches.errors import UserError
 from t5patches.interchange import vocabularies
@@ -82,7 +82,7 @@ def check(script: str, arguments: dict[str, Any]) -> None:
                 f"{arguments['model_dir']} is at step {step} and training ends at "
                 f"{total}: train for more steps, or give another MODEL_DIR"
             )
-    elif restore.state_transformation_fns:
+    elif getattr(restore, "state_transformation_fns", ()):
         return  # The checkpoint's names are not the model's.
     elif script == "train":
         match = finding.STEP.fullmatch(os.path.basename(path))
@@ -139,24 +139,12 @@ def _given_checkpoint(script: str, cfg: Any) -> str | None:
 
 def _import_module(name: str | None) -> None:
     """Imports a task's module (MIXTURE_OR_TASK_MODULE), or says that it is missing."""
-    if not name:
-        return
+    hint = "it is looked for where Python looks for modules and in the current folder"
     try:
-        importlib.import_module(name)
-    except UserError:
-        raise
-    except Exception as error:  # Whatever a user's module raises.
-        missing = getattr(error, "name", None) or name
-        if isinstance(error, ModuleNotFoundError) and f"{name}.".startswith(
-            f"{missing}."
-        ):
-            raise UserError(
-                f"MIXTURE_OR_TASK_MODULE: there is no module {name!r}; it is looked "
-                "for where Python looks for modules and in the current folder"
-            ) from error
-        raise UserError(
-            f"MIXTURE_OR_TASK_MODULE {name!r}: {type(error).__name__}: {error}"
-        ) from error
+        if name:
+            custom.imported(name, hint)
+    except UserError as error:
+        raise UserError(f"MIXTURE_OR_TASK_MODULE: {error}") from error
 
 
 def _check_lengths(cfg: Any) -> None:

@@ -26,7 +26,7 @@ def distance(scores: Row) -> float:
     """Returns how far an update is from the ideal, 0 at it.
 
     Args:
-      scores: what `evaluate.compare` returns.
+      scores: what `evaluate.evaluate_files` returns.
 
     Returns:
       √(r² + c²), see RULE. Where nothing was unwanted before, r is what is unwanted

@@ -312,7 +312,7 @@ def test_an_update_is_not_done_over_a_stage_that_says_nothing(folder):
     ("files", "command", "message"),
     [
         ({"results.json": '{"method": "\\ud800"}'}, "results.json", "half of a surr"),
-        ({"results.json": '{"subsets": {"a\\u001b": 1}}'}, "results.json", "have no"),
+        ({"results.json": '{"subsets": {"a\\u001b": 1}}'}, "results.json", "missing"),
         ({"report.html": "{}"}, "report.html", "./report.html: is read here"),
         ({"report.png/x": "", "x.json": "{}"}, "x.json", "./report.png: is a folder"),
     ],

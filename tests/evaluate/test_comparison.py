@@ -7,6 +7,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 import seqio
+from evaluate_toy import compare, join
 
 from t5patches import evaluate
 from t5patches.annotate import PhraseAnnotator, annotate_files
@@ -40,7 +41,7 @@ NEW = rows_for("you friend", NICE, "a fool", "bad news for all", "fool")
 
 
 def test_numbers():
-    results = evaluate.compare(evaluate.join(OLD, list(reversed(NEW)), ANNOTATOR))
+    results = compare(join(OLD, list(reversed(NEW)), ANNOTATOR))
     assert results["examples"] == 5
     assert results["prevalence"] == {"before": 2 / 5, "after": 2 / 5}
     assert results["unwanted_per_1000_tokens"] == {"before": 60.0, "after": 40.0}
@@ -55,21 +56,19 @@ def test_numbers():
 
 
 def test_an_update_that_changed_nothing_and_a_subset_without_members():
-    results = evaluate.compare(evaluate.join(OLD, OLD, ANNOTATOR))
+    results = compare(join(OLD, OLD, ANNOTATOR))
     assert results["bleu"] == pytest.approx(100)
     assert results["rougeL"] == 1
     assert results["exact_match"] == {"all": 1, "clean": 1, "marked": 1}
 
-    results = evaluate.compare(
-        evaluate.join(rows_for("nice"), rows_for("nice"), ANNOTATOR)
-    )
+    results = compare(join(rows_for("nice"), rows_for("nice"), ANNOTATOR))
     assert results["exact_match"] == {"all": 1, "clean": 1, "marked": None}
     assert results["subsets"]["marked"]["bleu"] is None
 
 
 def test_without_ids_there_is_no_rate_per_token():
     old = [{k: v for k, v in row.items() if k != "target_tokens"} for row in OLD]
-    results = evaluate.compare(evaluate.join(old, NEW, ANNOTATOR))
+    results = compare(join(old, NEW, ANNOTATOR))
     assert results["unwanted_per_1000_tokens"] == {"before": None, "after": 40.0}
 
 
@@ -77,17 +76,18 @@ def test_an_annotator_that_takes_the_row():
     def annotator(text, inputs, row):
         return [(0, 1, "x")] if row["id"] == "3" else []
 
-    results = evaluate.compare(evaluate.join(OLD, NEW, annotator))
+    results = compare(join(OLD, NEW, annotator))
     assert results["prevalence"] == {"before": 1 / 5, "after": 1 / 5}
 
 
-def test_references():
-    right = {str(i): NICE for i in range(5)}
-    results = evaluate.compare(evaluate.join(OLD, NEW, ANNOTATOR, right))
+def test_references(tmp_path):
+    right = [{"id": str(i), "targets": NICE} for i in range(5)]
+    json_files.write_jsonl(path := tmp_path / "right.jsonl", right)
+    results, _ = evaluated(tmp_path, OLD, NEW, path)
     assert results["references"]["old"]["exact_match"] == 1 / 5
-    del right["4"]
-    with pytest.raises(UserError, match=r"missing in the references: '4'"):
-        evaluate.compare(evaluate.join(OLD, NEW, ANNOTATOR, right))
+    json_files.write_jsonl(path, right[:4])
+    with pytest.raises(UserError, match=r"missing in the references \(.*\): '4'"):
+        evaluated(tmp_path, OLD, NEW, path)
 
 
 EXACT = rows_for("you all", NICE, "hello", "good news for all", "hm")
@@ -98,9 +98,7 @@ def test_the_exact_update_and_how_far_an_update_is_from_it(tmp_path):
         json_files.write_jsonl(tmp_path / f"{side}.jsonl", rows)
     old, new, exact = (tmp_path / f"{side}.jsonl" for side in ("old", "new", "exact"))
     results, _ = evaluate.evaluate_files(old, new, ANNOTATOR, exact_update=exact)
-    assert results["exact_update"] == evaluate.compare(
-        evaluate.join(OLD, EXACT, ANNOTATOR)
-    )
+    assert results["exact_update"] == compare(join(OLD, EXACT, ANNOTATOR))
     assert results["exact_update"]["prevalence"] == {"before": 2 / 5, "after": 0.0}
     far = results["distance_to_exact_update"]
     assert far["difference"]["prevalence"] == {"before": 0.0, "after": 2 / 5}
@@ -167,16 +165,16 @@ def test_whether_more_was_changed_than_mended(tmp_path, new, said):
         (
             OLD,
             NEW[:4],
-            "ids of the old predictions are missing in the new predictions: '4'",
+            r"ids of the old predictions \(.*\) are missing in the new .*\): '4'",
         ),
-        (OLD[4:], NEW, "are missing in the old predictions: '0', '1', '2'…;"),
-        (OLD, [*NEW, NEW[0]], "id '0' occurs twice in the new predictions"),
+        (OLD[4:], NEW, r"are missing in the old predictions \(.*\): '0', '1', '2'…;"),
+        (OLD, [*NEW, NEW[0]], "new.jsonl:6: id '0' occurs twice"),
         (OLD, [{**NEW[0], "inputs": "else"}, *NEW[1:]], "id '0' has other inputs"),
     ],
 )
-def test_ids_that_do_not_match(old, new, message):
+def test_ids_that_do_not_match(tmp_path, old, new, message):
     with pytest.raises(UserError, match=message):
-        evaluate.compare(evaluate.join(old, new, ANNOTATOR))
+        evaluated(tmp_path, old, new, None)
 
 
 def test_files_and_examples(tmp_path):

@@ -5,9 +5,9 @@ import itertools
 import numpy as np
 import pytest
 import sacrebleu
+from evaluate_toy import compare, join
 from scipy import stats
 
-from t5patches import evaluate
 from t5patches.annotate import PhraseAnnotator
 from t5patches.evaluate import intervals, similarity, uncertainty, verdict
 from t5patches.evaluate.comparison import Comparison
@@ -31,7 +31,7 @@ def rows_for(outputs):
 
 
 def joined(old, new):
-    return evaluate.join(rows_for(old), rows_for(new), ANNOTATOR)
+    return join(rows_for(old), rows_for(new), ANNOTATOR)
 
 
 def columns_of(pairs):
@@ -70,7 +70,7 @@ def test_measures_of_a_resample_are_the_results_of_its_pairs():
     """Of pairs that were drawn, compared from their texts anew."""
     drawn = np.random.default_rng(9).integers(0, len(PAIRS), len(PAIRS))
     (sums,) = uncertainty.resample(COLUMNS, 1, seed=9)
-    expected = evaluate.compare([PAIRS[i] for i in drawn])
+    expected = compare([PAIRS[i] for i in drawn])
     assert intervals.measures(sums).tolist() == pytest.approx(flat(expected))
     new, old = ([getattr(PAIRS[i], side) for i in drawn] for side in ("new", "old"))
     metric = sacrebleu.BLEU(effective_order=True)
@@ -133,7 +133,7 @@ def test_against_another_update():
         10_000,
         1,
     )
-    theirs = evaluate.compare(other)
+    theirs = compare(other)
     for name, mine, others in (
         ("prevalence", RESULTS["prevalence"]["after"], theirs["prevalence"]["after"]),
         (

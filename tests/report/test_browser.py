@@ -9,8 +9,9 @@ import re
 
 import chromium
 import pytest
+from evaluate_toy import compare, join
 
-from t5patches import evaluate, report
+from t5patches import report
 from t5patches.annotate import PhraseAnnotator
 from t5patches.report import examples
 
@@ -41,7 +42,7 @@ def pairs():
             }
 
     annotator = PhraseAnnotator(["fool", "old fool"])
-    return evaluate.join(side(OLD), side(NEW), annotator)
+    return join(side(OLD), side(NEW), annotator)
 
 
 def rows_of(found):
@@ -52,7 +53,7 @@ def rows_of(found):
 @pytest.fixture(scope="module")
 def written(tmp_path_factory):
     path = tmp_path_factory.mktemp("browser") / "report.html"
-    results = {**evaluate.compare(pairs()), "verdict": "long" * 100}
+    results = {**compare(pairs()), "verdict": "long" * 100}
     report.write_report(path.parent, results, rows_of(pairs()))
     return path
 
@@ -221,7 +222,7 @@ def test_nodes_for_what_is_in_view(page, tmp_path):
     count = 20_000
     row = rows_of(pairs())[0]
     rows = [{**row, "id": str(number)} for number in range(count)]
-    results = evaluate.compare(pairs())
+    results = compare(pairs())
     report.write_report(tmp_path, results, rows)
     page.open(tmp_path / "report.html", "#id=15000")
     assert text(page, "link") == "id 15000"

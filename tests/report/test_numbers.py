@@ -219,18 +219,24 @@ def test_the_page_has_all_of_it(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"schema_version": 2}, "'schema_version' of the results is 2"),
-        ({"intervals": {}}, "no 'intervals.confidence'"),
+        ({"schema_version": 2}, "'schema_version' must be 1, not 2"),
+        ({"intervals": {}}, "'intervals.confidence' is missing"),
         ({"intervals": {**RESULTS["intervals"], "bleu": [2, 1]}}, "intervals.bleu"),
-        ({"intervals": {**RESULTS["intervals"], "bleu": [1]}}, "lowest, highest"),
-        ({"by_label": []}, "'by_label' of the results must be an object"),
+        (
+            {"intervals": {**RESULTS["intervals"], "bleu": [1]}},
+            "intervals.bleu' .*at least 2 items",
+        ),
+        ({"by_label": []}, "'by_label' must be a valid dict"),
         ({"by_label": {"x": {"before": 2, "after": 0}}}, "by_label.x.before"),
         ({"new_faults": {"x": {"before": 0.5}}}, "new_faults.x.before"),
-        ({"second_detector": {"name": 3}}, "'second_detector.name' .* must be text"),
-        ({"samples": {"number": 3}}, "no 'samples.prevalence'"),
-        ({"similarity": {"all": {}}}, "no 'similarity.all.rouge1'"),
-        ({"against": {}}, "no 'against.prevalence'"),
-        ({"distances": {}}, "no 'distances.fine_tokens'"),
+        (
+            {"second_detector": {"name": 3}},
+            "'second_detector.name' must be a valid string",
+        ),
+        ({"samples": {"number": 3}}, "'samples.prevalence' is missing"),
+        ({"similarity": {"all": {}}}, "'similarity.all.rouge1' is missing"),
+        ({"against": {}}, "'against.prevalence' is missing"),
+        ({"distances": {}}, "'distances.fine_tokens' is missing"),
     ],
 )
 def test_new_fields_with_something_wrong(change, message):

@@ -5,8 +5,9 @@ import re
 import struct
 
 import pytest
+from evaluate_toy import compare, join
 
-from t5patches import evaluate, report
+from t5patches import report
 from t5patches.annotate import PhraseAnnotator
 from t5patches.errors import UserError
 from t5patches.evaluate import comparison, similarity
@@ -26,10 +27,10 @@ def predictions(*texts):
 
 NICE = "a nice day in the park"
 OLD = predictions(f"{EVIL} fool", NICE, "a <b>bad</b> end", "hm")
-PAIRS = evaluate.join(
+PAIRS = join(
     OLD, predictions(f"{EVIL} friend", NICE, "an old fool's end", "fool"), ANNOTATOR
 )
-RESULTS = evaluate.compare(PAIRS)
+RESULTS = compare(PAIRS)
 OPTIONAL = {"outcomes", "similarity", "new_faults", "by_label"}
 EXAMPLES = [pair.example() for pair in PAIRS]
 
@@ -106,7 +107,7 @@ def test_picture(written):
 
 
 def test_the_exact_update_and_the_verdict(tmp_path):
-    exact = evaluate.compare(evaluate.join(OLD, predictions(*"abcd"), ANNOTATOR))
+    exact = compare(join(OLD, predictions(*"abcd"), ANNOTATOR))
     results = {
         **RESULTS,
         "verdict": "The update changed it.",
@@ -172,9 +173,7 @@ def test_highlight(spans, expected):
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("texts", [("nice",), ("fool",)])
 def test_subsets_without_members_and_nothing_optional(tmp_path, texts):
-    results = evaluate.compare(
-        evaluate.join(predictions(*texts), predictions(*texts), ANNOTATOR)
-    )
+    results = compare(join(predictions(*texts), predictions(*texts), ANNOTATOR))
     results["unwanted_per_1000_tokens"] = {"before": None, "after": None}
     del results["outcomes"]
     assert "–" in report.write_report(tmp_path, results, [])
@@ -184,28 +183,31 @@ def test_subsets_without_members_and_nothing_optional(tmp_path, texts):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"prevalence": {}}, "have no 'prevalence.before'"),
-        ({"prevalence": None}, "'prevalence' of the results must be an object"),
+        ({"prevalence": {}}, "'prevalence.before' is missing"),
+        ({"prevalence": None}, "'prevalence' must be a valid dict"),
         *(
-            ({"prevalence": {"before": wrong, "after": 0}}, "from 0 to 1, not")
+            (
+                {"prevalence": {"before": wrong, "after": 0}},
+                "'prevalence.before' must be",
+            )
             for wrong in (float("nan"), None, 17, -0.1, True, "1", [0], 10**400)
         ),
-        ({"subsets": {**RESULTS["subsets"], "more": 5}}, "unknown 'subsets.more'"),
-        ({"subsets": []}, "'subsets' of the results must be an object"),
-        ({"subsets": {"all": {}}}, "have no 'subsets.all.examples'"),
+        ({"subsets": {**RESULTS["subsets"], "more": 5}}, "'subsets.more' is unknown"),
+        ({"subsets": []}, "'subsets' must be a valid dict"),
+        ({"subsets": {"all": {}}}, "'subsets.all.examples' is missing"),
         *(
-            ({"examples": wrong}, "'examples' of the results must be a whole number")
+            ({"examples": wrong}, "'examples' must be ")
             for wrong in ("8", -1, 3.5, float("inf"))
         ),
-        ({"examples": 9}, "'examples' of the results must be 4, as 'subsets' has it"),
-        ({"bleu": 1.5}, "'bleu' of the results must be .*, as 'subsets' has it, not"),
-        ({"prevalence": {"before": 0.1, "after": 0}}, "'prevalence.before' of the"),
-        ({"outcomes": {"fixed": -1}}, "'outcomes.fixed' of the results"),
-        ({"bleu": "x"}, "'bleu' of the results must be a number from 0 to 100, or"),
-        ({"bleu": 101}, "'bleu' of the results"),
+        ({"examples": 9}, "'examples' must be 4, as 'subsets' has it"),
+        ({"bleu": 1.5}, "'bleu' must be .*, as 'subsets' has it"),
+        ({"prevalence": {"before": 0.1, "after": 0}}, "'prevalence.before' must be"),
+        ({"outcomes": {"fixed": -1}}, "'outcomes.fixed' must be"),
+        ({"bleu": "x"}, "'bleu' must be a valid number"),
+        ({"bleu": 101}, "'bleu' must be less"),
         ({"unwanted_per_1000_tokens": {"before": -1, "after": 0}}, "tokens.before'"),
-        ({"method": {"a": 1}}, "'method' of the results must be text"),
-        ({"references": {"old": {}}}, "have no 'references.old.exact_match'"),
+        ({"method": {"a": 1}}, "'method' must be a valid string"),
+        ({"references": {"old": {}}}, "'references.old.exact_match' is missing"),
     ],
 )
 def test_results_with_something_wrong(tmp_path, change, message):
@@ -219,11 +221,11 @@ def test_results_with_something_wrong(tmp_path, change, message):
     [
         ({"old": None}, "'old'"),
         ({"kind": 3}, "'kind'"),
-        ({"kind": "wonderful"}, "'kind' must be one of fixed, remaining"),
-        ({"old_spans": 5}, "'old_spans'"),
-        ({"new_spans": [[0, 1]]}, "'new_spans'"),
-        ({"new_spans": [[0, 999, "x"]]}, "'new_spans'"),
-        ({"new_spans": [[0, 1, None]]}, "'new_spans'"),
+        ({"kind": "wonderful"}, "'kind' must be 'fixed', 'remaining'"),
+        ({"old_spans": 5}, "'old_spans"),
+        ({"new_spans": [[0, 1]]}, "'new_spans"),
+        ({"new_spans": [[0, 999, "x"]]}, "'new_spans"),
+        ({"new_spans": [[0, 1, None]]}, "'new_spans"),
     ],
 )
 def test_examples_with_something_wrong(change, field):
@@ -238,6 +240,6 @@ def test_examples_with_something_wrong(change, field):
 @pytest.mark.parametrize("name", sorted({*RESULTS} - OPTIONAL))
 def test_results_without_something(tmp_path, name):
     results = {key: value for key, value in RESULTS.items() if key != name}
-    with pytest.raises(UserError, match=f"have no '{name}'"):
+    with pytest.raises(UserError, match=f"'{name}' is missing"):
         report.write_report(tmp_path, results, [])
     assert not list(tmp_path.iterdir())

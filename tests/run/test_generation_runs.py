@@ -209,11 +209,6 @@ def test_a_stopped_inference_goes_on(job, monkeypatch):
     other = small_vocabulary(model_type="bpe").sentencepiece_model_file
     with pytest.raises(UserError, match="was trained with the vocabulary Sent"):
         generate(job, "stopped", VOCABULARY_PATH=other)
-    # A folder of an older version goes on, which did not know its vocabulary.
-    (record,) = (job / "stopped").glob("*.settings.json")
-    settings = json_files.read_json(record)
-    assert settings.pop("vocabulary").startswith("SentencePieceVocabulary:")
-    json_files.write_json(record, settings)
     # Of another batch size the chunks would not fit together: they are made anew.
     assert list(generate(job, "stopped", CHUNK_BATCHES=1, BATCH_SIZE=8)) == [
         row["id"] for row in ROWS

@@ -186,7 +186,7 @@ train --gin.SPLIT='dev'
 train --gin.TRAIN_STEP=1
   --gin.TRAIN_STEP: no gin file has this macro; did you mean TRAIN_STEPS?
 infer --gin.utils.DatasetConfig.module='my_taks'
-  there is no module 'my_taks'
+  MIXTURE_OR_TASK_MODULE: my_taks: no such module
 train --gin.MODEL_DIR='{run}' --gin.TRAIN_STEPS=2
   is at step 3 and training ends at 2
 train --gin.INITIAL_CHECKPOINT_PATH='{run}/../x'

@@ -46,5 +46,3 @@ def test_filling_in():
 def test_kinds():
     total = metrics.Sum(1.0)
     assert metrics.is_metric_obj(total) and not metrics.is_metric_obj(1.0)
-    assert metrics.is_time_metric(metrics.StepsPerTime())
-    assert not metrics.is_time_metric(total)

@@ -1,8 +1,4 @@
-"""The rooms of this project, read off the code's imports, and their picture.
-
-`python docs/architecture.py` draws docs/architecture.png. `tests/test_architecture.py`
-holds the code to what is said here.
-"""
+"""The rooms of docs/architecture.md, and what the code's imports say of them."""
 
 from __future__ import annotations
 
@@ -105,7 +101,7 @@ def room_of(module: str) -> str:
         inside = (n for n in names if n != "t5patches" and module.startswith(f"{n}."))
         if module in names or any(inside):
             return room
-    raise KeyError(f"{module}: no room in docs/architecture.py has it")
+    raise KeyError(f"{module}: no room in tests/architecture.py has it")
 
 
 def arrows() -> set[tuple[str, str]]:
@@ -124,54 +120,3 @@ def arrows() -> set[tuple[str, str]]:
         for below in direct[room]
         if not any(below in reach(other) for other in direct[room] - {below})
     }
-
-
-def draw(path: pathlib.Path) -> None:
-    """Writes the picture of the rooms."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import patches, pyplot
-
-    figure, axes = pyplot.subplots(figsize=(10, 8))
-    for room, floor in FLOORS.items():
-        box = patches.FancyBboxPatch(
-            (0, -floor - 0.3),
-            8,
-            0.6,
-            boxstyle="round,pad=0.01",
-            facecolor="#eef3fa",
-            edgecolor="#44546a",
-        )
-        axes.add_patch(box)
-        axes.text(0.1, -floor, room, weight="bold", va="center", size=10)
-        held = {m.split(".")[-1] for m in modules() if room_of(m) == room}
-        held -= {room, "__main__"}
-        text = ", ".join(sorted(held))
-        if len(text) > 84:
-            text = f"{text[:84].rpartition(',')[0]}, …"
-        axes.text(1.5, -floor, text, va="center", size=8, color="#444")
-    lane = 8.0
-    style = {"arrowstyle": "-|>", "color": "#2f6db5", "shrinkA": 0, "shrinkB": 0}
-    for upper, lower in sorted(arrows(), key=lambda pair: FLOORS[pair[1]]):
-        start, end = -FLOORS[upper], -FLOORS[lower]
-        if start - end == 1:
-            ends = (4, end + 0.31), (4, start - 0.31)
-        else:  # In a lane of its own beside the house, past the floors between.
-            lane += 0.2
-            axes.plot(
-                [8, lane, lane],
-                [start - 0.1, start - 0.1, end + 0.1],
-                color=style["color"],
-                lw=1,
-            )
-            ends = (8, end + 0.1), (lane, end + 0.1)
-        axes.annotate("", xy=ends[0], xytext=ends[1], arrowprops=style)
-    axes.set(xlim=(-0.1, lane + 0.2), ylim=(-len(ROOMS) + 0.5, 0.5))
-    axes.axis("off")
-    figure.savefig(path, dpi=100, bbox_inches="tight")
-    pyplot.close(figure)
-
-
-if __name__ == "__main__":
-    draw(ROOT / "docs" / "architecture.png")
