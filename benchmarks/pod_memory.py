@@ -12,10 +12,11 @@ allocated. What XLA's compiler says of the program of one device is printed: `ar
 gradients), `peak` (all of it and the results, donated buffers counted once), FLOPs.
 
 The devices are this machine's CPU, taken for many (`--devices`), or with `--topologies`
-those of a Cloud TPU, e.g. v5e:4x8, by the TPU's own compiler; that needs `pip install
-libtpu` in the version of jax[tpu], and no TPU. It refuses what does not fit its memory
-and says by how much; CPUs have no bfloat16 arithmetic, so that there the activations
-are counted larger than they are on a TPU.
+those of a Cloud TPU, e.g. v5e:4x8: the step is lowered as there and compiled by the
+TPU's own compiler; that needs `pip install libtpu` in the version of jax[tpu], and no
+TPU. It refuses what does not fit its memory and says by how much; CPUs have no bfloat16
+arithmetic, so that there the activations are counted larger than they are on a TPU. Of
+a loop (logits in parts) FLOPs are counted once.
 
 Each case is compiled in a process of its own.
 """
