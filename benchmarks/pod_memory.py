@@ -12,15 +12,17 @@ allocated. What XLA's compiler says of the program of one device is printed: `ar
 gradients), `peak` (all of it and the results, donated buffers counted once), FLOPs.
 
 The devices are this machine's CPU, taken for many (`--devices`), or with `--topologies`
-those of a Cloud TPU, e.g. v5e:4x8, by the TPU's own compiler; that needs `pip install
-libtpu` in the version of jax[tpu], and no TPU. It refuses what does not fit its memory
-and says by how much; CPUs have no bfloat16 arithmetic, so that there the activations
-are counted larger than they are on a TPU.
+those of a Cloud TPU, e.g. v5e:4x8: the step is lowered as there and compiled by the
+TPU's own compiler; that needs `pip install libtpu` in the version of jax[tpu], and no
+TPU. It refuses what does not fit its memory and says by how much; CPUs have no bfloat16
+arithmetic, so that there the activations are counted larger than they are on a TPU. Of
+a loop (logits in parts) FLOPs are counted once.
 
 Each case is compiled in a process of its own.
 """
 
 import argparse
+import contextlib
 import itertools
 import json
 import math
@@ -30,7 +32,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 from unittest import mock
 
@@ -67,14 +69,29 @@ partitioning.standard_logical_axis_rules:
 # ---- In a case's process ----
 
 
-def use_topology(partitioner: Any, name: str) -> None:
-    """Has a partitioner make its mesh of a Cloud TPU's devices, which are not here."""
+@contextlib.contextmanager
+def on_topology(name: str | None) -> Iterator[None]:
+    """Has a Cloud TPU's devices, which are not here, be those that jax knows of.
+
+    The mesh is made of them; and the network and the loss, which are not the same
+    everywhere, ask jax what they are traced for, and for how many devices.
+
+    Args:
+      name: of a topology, e.g. v5e:4x8; None: what jax knows of stays as it is.
+    """
+    if name is None:
+        yield
+        return
     import jax
     from jax.experimental import topologies
 
     devices = topologies.get_topology_desc(name, "tpu").devices
-    with mock.patch.object(jax, "devices", lambda backend=None: devices):
-        partitioner.mesh  # noqa: B018  Made once, when it is first asked for.
+    with (
+        mock.patch.object(jax, "devices", lambda backend=None: devices),
+        mock.patch.object(jax, "device_count", lambda backend=None: len(devices)),
+        mock.patch.object(jax, "default_backend", lambda: "tpu"),
+    ):
+        yield
 
 
 def lower_step(args: argparse.Namespace) -> Any:
@@ -92,17 +109,16 @@ def lower_step(args: argparse.Namespace) -> Any:
         with scripts.configuration("train", files, bindings) as config:
             args.vocab = config.macro("VOCABULARY_SIZE")
             batch = step_time.make_batch(args.kind, args)
-            return _lowered(config.arguments(), batch, args)
+            with on_topology(args.topology):
+                return _lowered(config.arguments(), batch, args.kind)
 
 
-def _lowered(arguments: Any, batch: Any, args: argparse.Namespace) -> Any:
+def _lowered(arguments: Any, batch: Any, kind: str) -> Any:
     import jax
     import numpy as np
     from t5x import train_state, utils
 
     model, partitioner = arguments["model"], arguments["partitioner"]
-    if args.topology:
-        use_topology(partitioner, args.topology)
     initializer = utils.TrainStateInitializer(
         optimizer_def=model.optimizer_def,
         init_fn=model.get_initial_variables,
@@ -113,7 +129,7 @@ def _lowered(arguments: Any, batch: Any, args: argparse.Namespace) -> Any:
     # The schedule's numbers are computed of it when the step is lowered.
     state = state.replace_step(np.int32(0))
     frozen = {}
-    if args.kind == step_time.TNFF:
+    if kind == step_time.TNFF:
         frozen["orig_train_state"] = train_state.InferenceState(step=None, params={})
     trainer = arguments["trainer_cls"](
         model=model,
