@@ -494,11 +494,14 @@ def _outputs(model, params, batch, dropout_rng) -> tuple[jax.Array, Head]:
 
 def _positions_at_once(states: jax.Array, head: Head, chunk: int | None) -> int:
     """Returns of how many positions of each row there are logits at a time."""
-    batch, length, _ = states.shape
+    batch, length, features = states.shape
     if head.weight is None:
         return length
     if chunk is not None:
         return chunk or length
+    if batch * length / jax.device_count() < features:
+        # Beside the sum of its parts, a gradient of the output layer is more than this.
+        return length
     size = max(head.weight.shape) * batch * 4 / jax.device_count()
     limit = LOGITS_BYTES.get(jax.default_backend(), LOGITS_BYTES["others"])
     chunks = math.ceil(length * size / limit)

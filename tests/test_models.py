@@ -399,6 +399,8 @@ def test_small_logits_are_made_at_once_and_large_ones_are_not(monkeypatch):
     assert size(7) == 7
     assert size(0) == 10
     assert models._positions_at_once(states, models.Head(), None) == 10
+    monkeypatch.setitem(models.LOGITS_BYTES, "cpu", 1)
+    assert models._positions_at_once(states[:1], head, None) == 10  # 16 features.
 
 
 @pytest.mark.parametrize("chunk", [0, 2])
