@@ -54,13 +54,16 @@ _REPLICATED = "relpos_buckets abspos_buckets length layers stack mlp_activations
 
 
 def standard_logical_axis_rules(
-    activation_partitioning_dims: int = 1, parameter_partitioning_dims: int = 1
+    activation_partitioning_dims: int = 1,
+    parameter_partitioning_dims: int = 1,
+    additional_rules: LogicalAxisRules | None = None,
 ) -> LogicalAxisRules:
     """T5's rules, earlier ones first.
 
     Args:
         activation_partitioning_dims: 2 splits activations' embedding axis too.
         parameter_partitioning_dims: 2 splits parameters' embedding axis too.
+        additional_rules: rules to add at the end.
 
     Raises:
         ValueError: a number of dimensions is neither 1 nor 2.
@@ -76,7 +79,7 @@ def standard_logical_axis_rules(
     embed = {(1, 1): [None], (2, 1): ["model"], (1, 2): ["data"]}
     rules += [("embed", axis) for axis in embed.get(dims, ["model", "data"])]
     rules += [(name, None) for name in _REPLICATED.split()]
-    return rules
+    return rules + list(additional_rules or ())
 
 
 def default_mesh(num_partitions: int) -> Mesh:
