@@ -1,6 +1,7 @@
 """What people have marked: files of spans, and what is wrong with them."""
 
 import json
+import pickle
 
 import annotate_toy
 import pyarrow
@@ -57,6 +58,7 @@ def predictions(tmp_path):
 def run(predictions, folder, content, name="spans.jsonl", **options):
     """Returns the marked texts by id."""
     annotator = spans.SpanAnnotator(write(predictions.parent / name, content))
+    annotator = options.pop("send", lambda it: it)(annotator)
     vocabulary = options.pop("vocabulary", BYTES)
     annotate.annotate_files(predictions, annotator, folder, vocabulary, **options)
     return {
@@ -85,8 +87,9 @@ def test_forms_of_a_file(predictions, tmp_path, suffix, content):
     assert found == EXPECTED
 
 
-def test_several_processes(predictions, tmp_path):
-    assert run(predictions, tmp_path / "out", ROWS, processes=2) == EXPECTED
+def test_it_goes_to_other_processes(predictions, tmp_path):
+    send = lambda annotator: pickle.loads(pickle.dumps(annotator))
+    assert run(predictions, tmp_path / "out", ROWS, send=send) == EXPECTED
 
 
 @pytest.mark.parametrize(
