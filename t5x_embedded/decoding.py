@@ -330,12 +330,11 @@ def _decode_queue(
         As `temperature_sample`, of [size] rows.
     """
     count, length = empty.sequences.shape
-    at_once = min(queue.at_once, count)
 
     def wait(s: _Queued, places: _Sampling) -> Array:
         """Whether to go on without new rows."""
         free = jnp.sum(places.ended)
-        return (free < count) & ((free < at_once) | (s.begun >= queue.rows))
+        return (free < count) & ((free < queue.at_once) | (s.begun >= queue.rows))
 
     def results(s: _Queued) -> _Queued:
         decodes = s.decodes.at[s.row].set(s.places.sequences[:, 1:-1])
@@ -345,8 +344,8 @@ def _decode_queue(
 
     def begin(s: _Queued) -> _Queued:
         s = results(s)
-        free = jnp.argsort(~s.places.ended)[:at_once]
-        rows = s.begun + jnp.arange(at_once)
+        free = jnp.argsort(~s.places.ended)[: queue.at_once]
+        rows = s.begun + jnp.arange(queue.at_once)
         begins = rows < queue.rows
         rows = jnp.where(begins, rows, queue.size)
         cache = queue.begin(s.places.cache, free, jnp.minimum(rows, queue.rows - 1))
@@ -360,7 +359,7 @@ def _decode_queue(
         )
         s = s.replace(
             row=s.row.at[free].set(rows),
-            begun=jnp.minimum(s.begun + at_once, queue.rows),
+            begun=jnp.minimum(s.begun + queue.at_once, queue.rows),
         )
         go_on = functools.partial(wait, s)
         return s.replace(places=lax.while_loop(go_on, step, places))

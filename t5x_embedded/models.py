@@ -414,7 +414,8 @@ class EncoderDecoderModel(BaseTransformerModel):
             prompt_with_targets: begin with the tokens of 'decoder_input_tokens'
                 (without EOS), which are read step by step.
             places: decode so many rows at a time, each as soon as another has ended,
-                where the model `takes_queue`. Not with a prompt or several decodes.
+                where the model `takes_queue`; all at once with a prompt or several
+                decodes.
             rows: int32 scalar, the number of rows that are not padding, with `places`.
 
         Returns:
@@ -426,7 +427,8 @@ class EncoderDecoderModel(BaseTransformerModel):
         """
         inputs = batch["encoder_input_tokens"]
         start = batch["decoder_input_tokens"]
-        if places is not None:
+        # Gin may bind what is not decoded in places: then all rows are decoded at once.
+        if places is not None and num_decodes == 1 and not prompt_with_targets:
             rows = len(inputs) if rows is None else rows
             arguments = self._queue(params, inputs, rows, places, start.shape[1])
             return self._decode(rng, decoder_params, return_all_decodes, **arguments)

@@ -187,6 +187,24 @@ def test_rows_in_the_places_of_others(places, rows, positions_per_layer):
     assert not got[rows:].any()
 
 
+def test_several_decodes_and_prompts_are_not_lost_with_places():
+    model, params, batch = tiny()
+    for options in ({"num_decodes": 2}, {"prompt_with_targets": True}):
+        predict = functools.partial(model.predict_batch_with_aux, **options)
+        got, want = (
+            jax.eval_shape(functools.partial(predict, **more), params, batch)
+            for more in (
+                {"places": 2, "return_all_decodes": True},
+                {"return_all_decodes": True},
+            )
+        )
+        assert got == want
+    prompted = functools.partial(model.predict_batch, prompt_with_targets=True)
+    np.testing.assert_array_equal(
+        prompted(params, batch, places=2), prompted(params, batch)
+    )
+
+
 def queued_on_devices():
     """Rows that every device decodes in places of its own, as nested lists."""
     model, params, batch = endings(False)
