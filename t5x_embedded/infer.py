@@ -191,8 +191,8 @@ def infer(
     converter = model.FEATURE_CONVERTER_CLS(pack=False)
     lengths = dataset_cfg.task_feature_lengths
 
-    def load(provider):
-        return provider.get_dataset(
+    def load(task):
+        task_ds = task.get_dataset(
             sequence_length=lengths,
             split=dataset_cfg.split,
             shuffle=False,
@@ -201,9 +201,12 @@ def infer(
             use_cached=dataset_cfg.use_cached,
             seed=dataset_cfg.seed,
         )
+        return tf.data.Dataset.zip((task_ds, converter(task_ds, lengths)))
 
-    provider = utils.get_provider(dataset_cfg)
-    spec = converter(load(provider), lengths).element_spec
+    tasks = seqio.get_subtasks(utils.get_provider(dataset_cfg))
+    # SeqIO takes as long to make them as a small model to decode some batches.
+    examples_of = {task.name: load(task) for task in tasks}
+    _, spec = examples_of[tasks[0].name].element_spec
     initializer = utils.initializer_for(
         model,
         {name: (dataset_cfg.batch_size, *x.shape) for name, x in spec.items()},
@@ -225,7 +228,7 @@ def infer(
         queued=_QUEUED * queued,
     )
 
-    for task in seqio.get_subtasks(provider):
+    for task in tasks:
         shard = f"{shard_id:05}-of-{num_shards:05}"
         name = f"{task.name}-{mode}.{file_extension}-{shard}"
         tmp_dir = epath.Path(output_dir) / f"tmp-{task.name}-{shard}"
@@ -234,8 +237,6 @@ def infer(
             logging.info("%s is complete; skipping it.", name)
             _remove(tmp_dir)
             continue
-        task_ds = load(task)
-        examples = tf.data.Dataset.zip((task_ds, converter(task_ds, lengths)))
         vocabulary = task.output_features["targets"].vocabulary
 
         def write(path, inferences, chunk_ds, vocabulary=vocabulary):
@@ -243,7 +244,9 @@ def infer(
 
         _infer_chunks(
             utils.untuned(
-                examples.padded_batch(checkpoint_period * dataset_cfg.batch_size)
+                examples_of[task.name].padded_batch(
+                    checkpoint_period * dataset_cfg.batch_size
+                )
             ),
             lambda ds, rng: infer_fn(ds, state, rng),
             write,
