@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, MutableMapping
 from typing import Any
 
 import flax
+import gin
 import jax
 import jax.numpy as jnp
 import seqio
@@ -267,8 +268,15 @@ class BaseTransformerModel:
     def takes_queue(self) -> bool:
         """Whether it decodes many rows in a few places, given these (`places`).
 
-        Not with beams, nor with a module that cannot.
+        Not with beams, nor with a module that cannot, nor where gin binds several
+        decodes of a row or prompts.
         """
+        try:
+            bound = gin.get_bindings(type(self).predict_batch_with_aux)
+        except ValueError:  # Gin knows of none.
+            bound = {}
+        if bound.get("num_decodes", 1) != 1 or bound.get("prompt_with_targets"):
+            return False
         asked = {"places": self.predict_batch_with_aux, "queue": self._decode_fn}
         return getattr(self.module, "rows_begin_apart", False) and all(
             name in inspect.signature(function).parameters
@@ -303,20 +311,23 @@ class BaseTransformerModel:
         )
         return variables["cache"]
 
-    def _step(self, state, params, *before, **options) -> tuple[Array, Mapping]:
+    def _step(
+        self, state, params, *before, memory=None, **options
+    ) -> tuple[Array, Mapping]:
         """One step through the cache.
 
         Args:
             state: a DecodingState: tokens to read, [rows, 1], and the cache.
             params: the module's parameters.
             *before: what the module takes before the tokens.
+            memory: the collection of this name, or None.
             **options: of the module, `max_decode_length` among them.
 
         Returns:
             (logits [rows, vocab], cache).
         """
         logits, variables = self.module.apply(
-            {"params": params, "cache": state.cache},
+            {"params": params, "cache": state.cache, "memory": memory or {}},
             *(*before, state.cur_token, state.cur_token),
             enable_dropout=False,
             decode=True,
@@ -414,8 +425,7 @@ class EncoderDecoderModel(BaseTransformerModel):
             prompt_with_targets: begin with the tokens of 'decoder_input_tokens'
                 (without EOS), which are read step by step.
             places: decode so many rows at a time, each as soon as another has ended,
-                where the model `takes_queue`; all at once with a prompt or several
-                decodes.
+                where the model `takes_queue`; not with a prompt or several decodes.
             rows: int32 scalar, the number of rows that are not padding, with `places`.
 
         Returns:
@@ -423,21 +433,22 @@ class EncoderDecoderModel(BaseTransformerModel):
             ([batch, decodes, length], [batch, decodes]), the best last.
 
         Raises:
-            ValueError: a key is given twice.
+            ValueError: a key is given twice, or `places` with several decodes.
         """
         inputs = batch["encoder_input_tokens"]
         start = batch["decoder_input_tokens"]
-        # Gin may bind what is not decoded in places: then all rows are decoded at once.
-        if places is not None and num_decodes == 1 and not prompt_with_targets:
+        if places is not None:
+            if num_decodes > 1 or prompt_with_targets:
+                raise ValueError(
+                    "`places` is for one decode of each row, from its start"
+                )
             rows = len(inputs) if rows is None else rows
             arguments = self._queue(params, inputs, rows, places, start.shape[1])
             return self._decode(rng, decoder_params, return_all_decodes, **arguments)
         prompt = jnp.zeros_like(start)
         if prompt_with_targets:
             prompt = jnp.where(start == self.output_vocabulary.eos_id, 0, start)
-        encoded = self.module.apply(
-            {"params": params}, inputs, enable_dropout=False, method=self.module.encode
-        )
+        encoded = self._encode(params, inputs)
         shared = getattr(self.module, "decodes_share_inputs", False)
         rows = 1 if shared else num_decodes
         step = functools.partial(
@@ -457,32 +468,28 @@ class EncoderDecoderModel(BaseTransformerModel):
             num_decodes=num_decodes,
         )
 
+    def _encode(self, params, inputs) -> Array:
+        """The encoder's output, [batch, input length, emb]."""
+        return self.module.apply(
+            {"params": params}, inputs, enable_dropout=False, method=self.module.encode
+        )
+
     def _queue(self, params, inputs, rows, places, length) -> dict[str, Any]:
         """The decoding function's arguments, for rows decoded in so many places.
 
         Its cache has `module`, the module's; `memory`, the keys and values of the
         inputs of each place; and `inputs`, their tokens, for the padding mask.
         """
-        at_once = max(int(places * _BEGINNING), 1)
-        decode = functools.partial(
-            self.module.apply,
-            enable_dropout=False,
-            decode=True,
-            method=self.module.decode,
-        )
 
         def memory(tokens):
-            encoded = self.module.apply(
-                {"params": params},
-                tokens,
-                enable_dropout=False,
-                method=self.module.encode,
-            )
             first = jnp.ones((len(tokens), 1), jnp.int32)
-            _, variables = decode(  # XLA drops all but the memory.
+            _, variables = self.module.apply(  # XLA drops all but the memory.
                 {"params": params},
-                *(encoded, tokens, first, first),
+                *(self._encode(params, tokens), tokens, first, first),
+                enable_dropout=False,
+                decode=True,
                 mutable=["memory", "cache"],
+                method=self.module.decode,
             )
             return variables["memory"]
 
@@ -496,21 +503,18 @@ class EncoderDecoderModel(BaseTransformerModel):
             }
 
         def step(state):
-            cache, tokens = state.cache, state.cur_token
-            variables = {
-                "params": params,
-                "cache": cache["module"],
-                "memory": cache["memory"],
-            }
-            nothing = jnp.zeros((places, 1, 1))  # The memory is there.
-            logits, variables = decode(
-                variables,
-                *(nothing, cache["inputs"], tokens, tokens),
+            cache = state.cache
+            logits, module = self._step(
+                state.replace(cache=cache["module"]),
+                params,
+                jnp.zeros((places, 1, 1)),  # The memory is there.
+                cache["inputs"],
+                memory=cache["memory"],
                 decoder_positions=state.cur_index[:, None],
                 max_decode_length=length,
-                mutable=["cache"],
+                method=self.module.decode,
             )
-            return logits[:, 0], {**cache, "module": variables["cache"]}
+            return logits, {**cache, "module": module}
 
         tokens = jnp.zeros((places, inputs.shape[1]), inputs.dtype)
         blank = jnp.zeros((places, length), jnp.int32)
@@ -525,7 +529,9 @@ class EncoderDecoderModel(BaseTransformerModel):
                 "inputs": tokens,
             },
             "tokens_to_logits": step,
-            "queue": decoding.Queue(len(inputs), rows, at_once, begin),
+            "queue": decoding.Queue(
+                len(inputs), rows, max(int(places * _BEGINNING), 1), begin
+            ),
         }
 
 

@@ -5,6 +5,7 @@ import json
 
 import decoder_only_cases
 import engine_case
+import gin
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -187,22 +188,24 @@ def test_rows_in_the_places_of_others(places, rows, positions_per_layer):
     assert not got[rows:].any()
 
 
-def test_several_decodes_and_prompts_are_not_lost_with_places():
-    model, params, batch = tiny()
-    for options in ({"num_decodes": 2}, {"prompt_with_targets": True}):
-        predict = functools.partial(model.predict_batch_with_aux, **options)
-        got, want = (
-            jax.eval_shape(functools.partial(predict, **more), params, batch)
-            for more in (
-                {"places": 2, "return_all_decodes": True},
-                {"return_all_decodes": True},
-            )
-        )
-        assert got == want
-    prompted = functools.partial(model.predict_batch, prompt_with_targets=True)
-    np.testing.assert_array_equal(
-        prompted(params, batch, places=2), prompted(params, batch)
+@pytest.mark.parametrize("option", ["num_decodes = 2", "prompt_with_targets = True"])
+def test_several_decodes_and_prompts_have_no_places(option):
+    """Gin gives them, so that the model is asked before batches are put together."""
+    given = endings(False)[0]
+    assert given.takes_queue()
+    gin.parse_config(
+        f"""
+        from __gin__ import dynamic_registration
+        from t5x import models
+        models.EncoderDecoderModel.predict_batch_with_aux.{option}
+        """
     )
+    made = gin.get_configurable(models.EncoderDecoderModel)(
+        given.module,
+        *(given.input_vocabulary, given.output_vocabulary, None, given.decode_fn),
+    )
+    assert not made.takes_queue()
+    gin.clear_config()
 
 
 def queued_on_devices():
