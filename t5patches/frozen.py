@@ -144,6 +144,17 @@ def resolve(path: str) -> str:
         raise UserError(f"the original model: {error}") from None
 
 
+def same(checkpoint: str, other: str | None) -> bool:
+    """Whether two checkpoints are one, or copies of one, as far as is known."""
+    if checkpoint == other or not other:
+        return checkpoint == other
+    try:
+        found = {contents.content(resolve(path)) for path in (checkpoint, other)}
+    except UserError:  # One is not there any more.
+        return False
+    return len(found) == 1
+
+
 def read_record(folder: epath.Path) -> json_files.Row | None:
     """Returns a model folder's record of its frozen model, or None."""
     path = folder / RECORD

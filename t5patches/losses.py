@@ -29,6 +29,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 Array = jax.Array
 
@@ -546,6 +547,37 @@ def _own_is_unwanted(tokens: Unwanted) -> Array:
     return tokens.ids[..., 0] != NO_TOKEN
 
 
+class Merged(NamedTuple):
+    """A distribution of which all tokens but some are taken as one, the last.
+
+    Two distributions whose logits differ at these tokens alone have the same KL
+    divergences so, and the same gradients: given that it is one of the others, a token
+    is as likely under both.
+
+    Attributes:
+      logits: float32 [..., n + 1], the last being log Σ exp of the others'.
+      largest: the largest of the others' logits, float32 [...].
+      entropy: of a token, given that it is one of the others, in nats, float32 [...].
+    """
+
+    logits: Array
+    largest: Array
+    entropy: Array
+
+    @classmethod
+    def of(cls, logits: Array, ids: np.ndarray) -> Merged:
+        """Merges the tokens of logits [..., vocab] but `ids`, int [n], not all."""
+        is_other = np.ones(logits.shape[-1], bool)
+        is_other[ids] = False
+        logits = logits.astype(jnp.float32)
+        total = _LogSum.of(jnp.where(is_other, logits, -jnp.inf))
+        log_p = total.normalize(logits)
+        each = jnp.where(is_other, jnp.exp(log_p) * log_p, 0)
+        others = (total.largest + total.log_total)[..., None]
+        merged = jnp.concatenate([logits[..., ids], others], axis=-1)
+        return cls(merged, total.largest, -jnp.sum(each, axis=-1))
+
+
 class Annotation(NamedTuple):
     """What a batch says of every position: the tokens unwanted there, and its weight.
 
@@ -696,6 +728,7 @@ def targeted_loss(
     threshold: float = THRESHOLD,
     z_loss: float = 0.0,
     loss_normalizing_factor: float | Array | None = None,
+    others_entropy: Array | None = None,
 ) -> tuple[Array, dict[str, tuple[Array, Array]]]:
     """Computes the loss of a targeted update over a batch, and its parts.
 
@@ -712,6 +745,8 @@ def targeted_loss(
       z_loss: coefficient of T5X's z-loss, z · (log Z)², at every token; it is a
         regulariser of the logits' scale and not weighted by alpha.
       loss_normalizing_factor: divides the loss, as in T5X; None for a plain sum.
+      others_entropy: [batch, length], the frozen model's, of `Merged` logits: a forward
+        KL's loss, its cross entropy, has it beside; None where none are merged.
 
     Returns:
       The loss, a float32 scalar, and a dictionary of (sum, count) pairs, float32
@@ -731,6 +766,13 @@ def targeted_loss(
     tokens, magnitude = annotation
     options = {"epsilon": epsilon, "threshold": threshold}
     terms = token_terms(method, logits, frozen_logits, targets, tokens, **options)
+    if others_entropy is not None and frozen_logits is not None:
+        target = _log_sum_of_others(frozen_logits, tokens)
+        p_new = jnp.exp(target.normalize(frozen_logits)[..., -1])
+        forward = (x == "forward_kl" for x in (method.negative, method.positive))
+        forward = jnp.where(annotation.unwanted, *forward)
+        constant = jnp.where(forward, p_new * others_entropy, 0)
+        terms = terms._replace(loss=terms.loss + jax.lax.stop_gradient(constant))
     unwanted = jnp.where(annotation.unwanted, magnitude, 0)
     other = jnp.where(annotation.unwanted, 0, magnitude)
     count = jnp.sum(unwanted), jnp.sum(other)

@@ -64,6 +64,7 @@ class NegativeTrainingTransformer(t5x_models.BaseTransformerModel):
       trainable: 'all' parameters, or 'unwanted_rows' of the output layer.
       logits_chunk: of how many positions of each row there are logits at a time.
       frozen_cache: where what the frozen model's logits are made of lies.
+      starts_frozen: whether training starts from the frozen model; a trainer says so.
     """
 
     # Class-level values: subclasses may replace __init__.
@@ -75,6 +76,7 @@ class NegativeTrainingTransformer(t5x_models.BaseTransformerModel):
     trainable: Literal["all", "unwanted_rows"] = "all"
     logits_chunk: int | None = None
     frozen_cache: str | None = None
+    starts_frozen: bool = False
     _unwanted_sets = None
     _z_loss: float = 0.0
     _label_smoothing: float = 0.0
@@ -195,12 +197,14 @@ class NegativeTrainingTransformer(t5x_models.BaseTransformerModel):
         frozen_states, frozen_head = self._frozen(orig_params, batch, dropout_rng)
         cached = feature_converters.FROZEN_STATES in batch
         rows_alone = self.trainable == "unwanted_rows" and not head_of(params).tied
-        if cached and rows_alone and not self._dropout_rate:
-            # Below the output layer the trained model is the frozen one.
+        rows = None
+        if cached and rows_alone and self.starts_frozen and not self._dropout_rate:
+            # But for its trained rows the model is the frozen one.
             states, head = frozen_states, head_of(params)
+            rows = self._rows_alone(batch, frozen_head, head)
         else:
             states, head = _outputs(self, params, batch, dropout_rng)
-        targets, annotation = self._annotation(batch)
+        targets, annotation = self._annotation(batch, rows)
         # T5X's normalisers and metrics sum the weights: they want magnitudes.
         magnitudes = {**batch, "decoder_loss_weights": annotation.magnitude}
         factor, magnitude = t5x_losses.get_loss_normalizing_factor_and_weights(
@@ -211,10 +215,17 @@ class NegativeTrainingTransformer(t5x_models.BaseTransformerModel):
             frozen_states, targets, annotation, magnitude = tokens
             frozen_weight, factor, alpha = constants
             logits = _logits(states, head._replace(weight=weight))
-            frozen_logits = None
+            frozen_logits = entropy = None
             if frozen_states is not None:
                 frozen = frozen_head._replace(weight=frozen_weight)
                 frozen_logits = _logits(frozen_states, frozen)
+            if rows is None:
+                right = losses.argmax(logits) == targets
+            else:
+                logits, frozen_logits, entropy, right = rows.merged(
+                    logits, frozen_logits, targets
+                )
+                targets = rows.places[targets]
             arrays = logits, frozen_logits, targets
             loss, parts = losses.targeted_loss(
                 self.METHOD,
@@ -225,16 +236,20 @@ class NegativeTrainingTransformer(t5x_models.BaseTransformerModel):
                 threshold=self.EPSILON,
                 z_loss=self._z_loss,
                 loss_normalizing_factor=factor,
+                others_entropy=entropy,
             )
             if self.upstream_values:
                 loss = jnp.sum(self._token_losses(*arrays, annotation, alpha))
-            right = (losses.argmax(logits) == targets) & (magnitude != 0)
+            right &= magnitude != 0
             return loss, (parts, jnp.sum(right, dtype=jnp.float32))
 
         tokens = frozen_states, targets, annotation, magnitude
         constants = frozen_head and frozen_head.weight, factor, self.alpha
+        size = _positions_at_once(states, head, self.logits_chunk)
+        if rows is not None:
+            head = head._replace(weight=head.weight[:, rows.ids])
         loss, (parts, right) = _by_positions(
-            of_some, self.logits_chunk, states, head, tokens, constants
+            of_some, size, states, head, tokens, constants
         )
         z_loss, _ = parts.pop("z_loss")
         z_loss = jnp.zeros_like(z_loss) if self.upstream_values else z_loss
@@ -249,13 +264,32 @@ class NegativeTrainingTransformer(t5x_models.BaseTransformerModel):
             return params
         flat = traverse_util.flatten_dict(flax_core.unfreeze(params), sep="/")
         output, axis = head_name(flat), int(not head_of(params).tied)
-        tokens = np.bitwise_or.reduce(self._unwanted_sets).view(np.uint8)
-        size = flat[output].shape[axis]
-        rows = np.unpackbits(tokens, bitorder="little")[:size].astype(bool)
-        rows = np.expand_dims(np.pad(rows, (0, size - len(rows))), 1 - axis)
+        rows = np.isin(np.arange(flat[output].shape[axis]), self._trained_rows)
+        rows = np.expand_dims(rows, 1 - axis)
         stopped = jax.lax.stop_gradient(flat)
         stopped[output] = jnp.where(rows, flat[output], stopped[output])
         return traverse_util.unflatten_dict(stopped, sep="/")
+
+    @property
+    def _trained_rows(self) -> np.ndarray:
+        """The tokens of the table, int32 [n]."""
+        tokens = np.bitwise_or.reduce(self._unwanted_sets).view(np.uint8)
+        return np.flatnonzero(np.unpackbits(tokens, bitorder="little")).astype(np.int32)
+
+    def _rows_alone(self, batch, frozen_head, head) -> _Rows | None:
+        """The rows that are trained, if nothing else decides over a batch's loss."""
+        size = head.weight.shape[1]
+        ids = self._trained_rows[self._trained_rows < size]
+        if (
+            "unwanted_sets" not in batch  # Else its own tokens are unwanted, whatever;
+            or "negative_token_ids" in batch
+            or not self._sets_decide
+            or self.METHOD.name == "ftpo"  # which looks at every token's logit;
+            or frozen_head.weight.dtype != head.weight.dtype
+            or len(ids) > size / 2  # little to gain, and there must be others.
+        ):
+            return None
+        return _Rows.of(ids, size, self._unwanted_sets)
 
     def _score(self, params, batch, return_intermediates, orig_params=None):
         mutable = ["intermediates"] if return_intermediates else False
@@ -303,8 +337,18 @@ class NegativeTrainingTransformer(t5x_models.BaseTransformerModel):
         states, head = self._frozen(orig_params, batch, None)
         return None if states is None else _logits(states, head)
 
-    def _annotation(self, batch) -> tuple[jax.Array, losses.Annotation]:
-        """Returns the target ids of a batch and what it says of them."""
+    @property
+    def _sets_decide(self) -> bool:
+        # A likelihood would have a phrase's first tokens be said.
+        return self.METHOD.positive != "cross_entropy"
+
+    def _annotation(
+        self, batch, trained: _Rows | None = None
+    ) -> tuple[jax.Array, losses.Annotation]:
+        """Returns the target ids of a batch and what it says of them.
+
+        With `trained` rows its annotation is of `losses.Merged` logits.
+        """
         # T5X takes targets in any dtype.
         targets = jnp.asarray(batch["decoder_target_tokens"]).astype(jnp.int32)
         ids, rows = batch.get("negative_token_ids"), batch.get("unwanted_sets")
@@ -318,11 +362,13 @@ class NegativeTrainingTransformer(t5x_models.BaseTransformerModel):
                 "the batch names unwanted_sets, and the model has no table of them; its"
                 " argument unwanted_sets is the file that `t5patches annotate` writes"
             )
-        bits = None if rows is None else jnp.asarray(self._unwanted_sets)[rows]
+        table = self._unwanted_sets if trained is None else trained.sets
+        bits = None if rows is None else jnp.asarray(table)[rows]
+        tokens = targets if trained is None else trained.places[targets]
         weights = batch["decoder_loss_weights"]
-        # A likelihood would have a phrase's first tokens be said.
-        decide = self.METHOD.positive != "cross_entropy"
-        return targets, losses.read_annotation(targets, weights, ids, bits, decide)
+        return targets, losses.read_annotation(
+            tokens, weights, ids, bits, self._sets_decide
+        )
 
     def _token_losses(
         self, logits, frozen_logits, targets, annotation, alpha
@@ -463,6 +509,50 @@ class SelfDistillationModel(NegativeTrainingTransformer):
         return _outputs(self, orig_params, batch, dropout_rng)
 
 
+class _Rows(NamedTuple):
+    """Some of the vocabulary's tokens, of which all others are taken as one.
+
+    Attributes:
+      ids: int32 [n].
+      places: int32 [vocab], where a token is among them; n of the others.
+      sets: the table of unwanted sets, its bits those of the places.
+    """
+
+    ids: np.ndarray
+    places: jax.Array
+    sets: np.ndarray
+
+    @classmethod
+    def of(cls, ids: np.ndarray, size: int, sets: np.ndarray) -> _Rows:
+        places = np.full(size, len(ids), np.int32)
+        places[ids] = np.arange(len(ids))
+        bits = np.unpackbits(sets.view(np.uint8), axis=1, bitorder="little")[:, ids]
+        bits = np.pad(bits, ((0, 0), (0, 32 - len(ids) % 32)))
+        packed = np.ascontiguousarray(np.packbits(bits, axis=1, bitorder="little"))
+        return cls(ids, jnp.asarray(places), packed.view(np.uint32))
+
+    def merged(self, logits, frozen_logits, targets) -> tuple[jax.Array, ...]:
+        """Merges all others.
+
+        Args:
+          logits: [batch, length, n], the trained model's.
+          frozen_logits: [batch, length, vocab].
+          targets: int32 [batch, length].
+
+        Returns:
+          Both logits, [batch, length, n + 1], the entropy of `losses.Merged`, and where
+          the target is what the trained model would have said.
+        """
+        merged = losses.Merged.of(frozen_logits, self.ids)
+        largest = jnp.maximum(jnp.max(logits, axis=-1), merged.largest)
+        own = jnp.take_along_axis(frozen_logits, targets[..., None], axis=-1)
+        logits = jnp.append(logits, merged.logits[..., -1:], axis=-1)
+        places = self.places[targets][..., None]
+        of_row = jnp.take_along_axis(logits, places, axis=-1)
+        own = jnp.where(places < len(self.ids), of_row, own)[..., 0]
+        return logits, merged.logits, merged.entropy, own == largest
+
+
 class Head(NamedTuple):
     """The output layer, which makes logits.
 
@@ -508,9 +598,8 @@ def _positions_at_once(states: jax.Array, head: Head, chunk: int | None) -> int:
     return math.ceil(length / min(chunks, length))
 
 
-def _by_positions(function, chunk: int | None, states, head: Head, *others: Any) -> Any:
+def _by_positions(function, size: int, states, head: Head, *others: Any) -> Any:
     """Calls a function of `losses.in_chunks` on all positions, or on some at a time."""
-    size = _positions_at_once(states, head, chunk)
     if size < states.shape[1]:
         function = losses.in_chunks(function, size)
     return function(states, head.weight, *others)
@@ -744,8 +833,9 @@ def by_positions(
             right = (losses.argmax(logits) == targets) * weights
             return loss, (z_loss, jnp.sum(right))
 
+        size = _positions_at_once(states, head, logits_chunk)
         loss, (z_loss, right) = _by_positions(
-            of_some, logits_chunk, states, head, (targets, weights), factor
+            of_some, size, states, head, (targets, weights), factor
         )
         return loss, _metrics(model, batch, weights, loss, z_loss, right)
 

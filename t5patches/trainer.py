@@ -293,6 +293,7 @@ class SelfDistillationTrainer(WatchedTrainer):
         orig_train_state: train_state_lib.TrainState | None = None,
         frozen_checkpoint: str | None = None,
         frozen_dtype: str | None = None,
+        initial_checkpoint: str | None = None,
     ):
         """Makes a trainer. The arguments are T5X's and:
 
@@ -312,6 +313,8 @@ class SelfDistillationTrainer(WatchedTrainer):
             checkpoints, of which the latest is taken.
           frozen_dtype: what the frozen parameters are kept in, e.g. 'bfloat16', half
             the memory; None for the dtype of the trainable ones.
+          initial_checkpoint: what the run starts from. Where that is the frozen model a
+            step does less: see `NegativeTrainingTransformer.starts_frozen`.
 
         Raises:
           UserError: if a resumed run's original model is not known, or contradicts
@@ -330,6 +333,10 @@ class SelfDistillationTrainer(WatchedTrainer):
             weight_metrics_computer=weight_metrics_computer,
         )
         cache = getattr(model, "frozen_cache", None)
+        if cache and orig_train_state is None:
+            paths = frozen_checkpoint, initial_checkpoint
+            self._model = copy.copy(model)
+            self._model.starts_frozen = not frozen_checkpoint or frozen.same(*paths)
         # With a cache the rest of the frozen model has been run before.
         self._frozen_part = models.head_alone if cache else lambda params: params
         if not takes_frozen_params(model):

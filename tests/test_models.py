@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import inspect
 import warnings
+from unittest import mock
 
 import decoder_only_cases
 import gin
@@ -14,6 +15,7 @@ import numpy as np
 import pytest
 import seqio
 import tiny
+from flax import core as flax_core
 from flax import traverse_util
 from loss_cases import ALL, METHODS
 from t5x import decoding
@@ -231,6 +233,51 @@ def test_rows_of_unwanted_tokens_alone_are_trained(tied, tmp_path):
     np.testing.assert_allclose(trained[unwanted], expected, rtol=1e-5)
     assert not any(np.any(value) for value in rows.values())
     assert all(np.any(value) for value in everything.values())
+
+
+@pytest.mark.parametrize(
+    ("name", "chunk"),
+    [("tnff", 0), ("tnff", 2), ("tnrr", 2), ("npo", 0), ("ftpo", 0), ("tnfll", 0)],
+)
+def test_a_cached_update_of_rows_is_that_of_the_networks(name, chunk, tmp_path):
+    """Whether nothing but the rows has logits of its own, or, elsewhere, all have."""
+    table = np.array([[0], [0b1100], [0b1001000], [0b1001100]], np.uint32)
+    unwanted_sets.write(tmp_path, table)
+    model = tiny.make_model(
+        model_class(name),
+        trainable="unwanted_rows",
+        unwanted_sets=str(tmp_path / unwanted_sets.FILE),
+        z_loss=0.01,
+        alpha=3.0,
+        logits_chunk=chunk,
+    )
+    batch = tiny.make_batch()
+    sets = np.random.default_rng(0).integers(0, 4, (tiny.BATCH, tiny.TARGETS))
+    batch["unwanted_sets"] = sets.astype(np.int32)
+    batch["decoder_target_tokens"][::2, 1] = 6
+    batch["decoder_loss_weights"][::2, 1] = -1
+    frozen = tiny.make_state(model)[1].params
+    params = jax.tree.map(jnp.copy, flax_core.unfreeze(frozen))
+    kernel = params["decoder"]["logits_dense"]["kernel"]
+    params["decoder"]["logits_dense"]["kernel"] = kernel.at[:, [2, 3, 6]].multiply(1.5)
+    results, widths = [], []
+    for cached in (False, True):
+        model.starts_frozen = cached
+        if cached:
+            batch["frozen_states"] = model.pre_logits(frozen, batch)
+        loss = lambda *x: model.loss_fn(*x)
+        found = jax.jit(jax.value_and_grad(loss, has_aux=True))
+        (value, metrics), gradient = found(params, batch, None, frozen)
+        results.append((value, metrics, gradient["decoder"]["logits_dense"]))
+        with mock.patch.object(
+            losses, "targeted_loss", wraps=losses.targeted_loss
+        ) as calls:
+            jax.eval_shape(loss, params, batch, None, frozen)
+        widths.append(calls.call_args.args[1].shape[-1])
+    all_logits = name in ("ftpo", "tnfll")
+    assert widths == [tiny.VOCAB_SIZE, tiny.VOCAB_SIZE if all_logits else 4]
+    for one, other in zip(*map(jax.tree.leaves, results), strict=True):
+        np.testing.assert_allclose(other, one, rtol=2e-5, atol=1e-6)
 
 
 def test_rows_need_a_table():

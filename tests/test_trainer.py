@@ -341,7 +341,7 @@ def test_resumed_run_with_another_frozen_checkpoint_is_refused(tmp_path):
     trainer.close()
 
 
-def test_the_frozen_checkpoint_is_known_by_its_content(tmp_path):
+def test_the_frozen_checkpoint_is_known_by_its_content(tmp_path, monkeypatch):
     model, run = tiny.make_model(), tmp_path / "run"
     trainer = make_trainer(model)
     one, two = (save_checkpoint(trainer, tmp_path / name) for name in ("one", "two"))
@@ -358,6 +358,15 @@ def test_the_frozen_checkpoint_is_known_by_its_content(tmp_path):
     shutil.copytree(one, copy)
     assert resume(copy) == {**record, "checkpoint": str(copy)}
     assert resume(one) == resume() == record
+    monkeypatch.setattr(frozen, "check_cache", lambda *paths: None)
+    cached = tiny.make_model(frozen_cache="cache")
+    starts = [
+        make_trainer(
+            cached, frozen_checkpoint=str(one), initial_checkpoint=path and str(path)
+        )._model.starts_frozen
+        for path in (one, copy, two, None, tmp_path / "none")
+    ]
+    assert starts == [True, True, False, False, False] and not cached.starts_frozen
     shutil.rmtree(one)
     shutil.copytree(two, one)
     for given in (None, one):
