@@ -87,7 +87,8 @@ def run(engine: str, network: str = "t5patches.decoder_only", prefix: bool = Tru
         models, adafactor, module, greedy, inputs_bidirectional_attention=prefix
     )
     shapes = {"decoder_input_tokens": (3, LENGTH)}
-    params = made.get_initial_variables(jax.random.PRNGKey(7), shapes)["params"]
+    init = jax.jit(lambda key: made.get_initial_variables(key, shapes)["params"])
+    params = init(jax.random.PRNGKey(7))
     features = batch(prefix=True)
     features["decoder_loss_weights"] = (features["decoder_target_tokens"] > 0) * (
         1 - features["decoder_causal_attention"]

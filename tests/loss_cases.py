@@ -102,7 +102,8 @@ def token_terms(name, batch, **options):
     """`losses.token_terms` of a batch, float32."""
     arrays = batch.logits, batch.frozen, batch.targets
     arrays = (*jax.tree.map(jnp.asarray, arrays), annotation(batch).tokens)
-    return losses.token_terms(losses.METHODS[name], *arrays, **options)
+    terms = losses.token_terms(losses.METHODS[name], *arrays, **options)
+    return jax.tree.map(np.asarray, terms)
 
 
 def annotation(batch):

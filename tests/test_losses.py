@@ -310,6 +310,7 @@ def test_distances_equal_the_float64_reference(scale, more):
     batch = make_batch(5, length=20, vocab=40, scale=scale, **more)
     tokens = loss_cases.annotation(batch).tokens
     found = losses.distances(batch.logits, batch.frozen, tokens)
+    found = jax.tree.map(np.asarray, found)
     assert all(array.dtype == jnp.float32 for array in found)
     masks, kinds = np.asarray(tokens.mask(batch.logits.shape)), set()
     for index in np.ndindex(batch.targets.shape):

@@ -26,7 +26,6 @@ from t5patches.interchange import (
     tables,
     tfrecords,
     unwanted_sets,
-    vocabularies,
 )
 from t5patches.interchange.records import AnnotatedPrediction, Annotation, Prediction
 
@@ -111,6 +110,9 @@ class Job:
     alternatives: shards.PathLike | Sequence[shards.PathLike] | None = None
 
     def __post_init__(self):
+        # It imports TensorFlow, which workers, who import this module, do without.
+        from t5patches.interchange import vocabularies
+
         self._skips = self.on_error == "skip"
         self._folder = os.fspath(self.output_dir)
         self._missing: list[UserError] = []

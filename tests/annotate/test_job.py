@@ -489,7 +489,12 @@ def test_a_shard_cut_off_as_it_was_made_again_is_not_done(
 )
 def test_a_process_that_cannot_work(predictions, tmp_path, kept, message):
     mine = tmp_path / "mine.py"
-    mine.write_text("import os\ndef dies(text, inputs):\n    os.kill(os.getpid(), 9)\n")
+    mine.write_text(
+        "import os, sys\n"
+        "def dies(text, inputs):\n"
+        "    assert 'tensorflow' not in sys.modules, 'it takes seconds'\n"
+        "    os.kill(os.getpid(), 9)\n"
+    )
     annotator = custom.load(f"{mine}:dies")
     if not kept:
         mine.unlink()

@@ -32,9 +32,14 @@ def model():
 @pytest.fixture(scope="module")
 def params(model):
     shapes = {name: (1, 5) for name in tiny.SHAPES}
-    init = model.get_initial_variables(jax.random.PRNGKey(0), shapes, tiny.TYPES)
-    # Sharp enough for the tokens to differ in what follows them.
-    return jax.tree.map(lambda x: 3 * x, init["params"])
+
+    @jax.jit
+    def init(key):
+        found = model.get_initial_variables(key, shapes, tiny.TYPES)["params"]
+        # Sharp enough for the tokens to differ in what follows them.
+        return jax.tree.map(lambda x: 3 * x, found)
+
+    return init(jax.random.PRNGKey(0))
 
 
 def make_batch():

@@ -163,8 +163,13 @@ def endings(positions_per_layer):
     }
     shapes = {name: x.shape for name, x in batch.items()}
     endless = ending_with(60)
-    params = endless.get_initial_variables(jax.random.PRNGKey(0), shapes)["params"]
-    params = jax.tree.map(lambda x: 1.5 * x, params)
+
+    @jax.jit  # By themselves its operations take longer to compile.
+    def initial(key):
+        params = endless.get_initial_variables(key, shapes)["params"]
+        return jax.tree.map(lambda x: 1.5 * x, params)
+
+    params = initial(jax.random.PRNGKey(0))
     said = np.asarray(jax.jit(endless.predict_batch)(params, batch))
     firsts = [len(set((said == token).argmax(axis=1))) for token in range(1, 60)]
     return ending_with(1 + int(np.argmax(firsts))), params, batch
