@@ -262,10 +262,10 @@ class TargetAnnotationsFeatureConverter(_Converter):
                     f"{name} has length {length} and targets {lengths['targets']} in"
                     " task_feature_lengths; they must be equal"
                 )
-        for name in names if names[0] in ds.element_spec else ():
+        if names[0] in ds.element_spec:
             # What has no length of its own was not trimmed with the targets.
-            trim = name not in task_feature_lengths
-            ds = ds.map(_matched(name, trim), num_parallel_calls=tf.data.AUTOTUNE)
+            trimmed = {name: name not in task_feature_lengths for name in names}
+            ds = ds.map(_matched(trimmed), num_parallel_calls=tf.data.AUTOTUNE)
         if UNWANTED_SETS in more:
             return self._with(UNWANTED_SETS)._convert(ds, lengths)
         return self._convert(ds, lengths)
@@ -379,17 +379,20 @@ def _content(tokens: tf.Tensor) -> tf.Tensor:
     return tokens[: utils.content_length(tokens)]
 
 
-def _matched(name: str, trim: bool) -> Callable[[_Example], _Example]:
-    """Fails where `name` is shorter than its targets; cuts it to them if `trim`."""
-    message = f"{name} must have one value per id of targets"
+def _matched(trimmed: Mapping[str, bool]) -> Callable[[_Example], _Example]:
+    """Fails where a name is shorter than its targets; cuts it to them if `trimmed`."""
 
     def match(example):
         length = tf.size(example["targets"])
-        size = tf.shape(example[name])[0]
-        checks = [tf.debugging.assert_less_equal(length, size, message=message)]
-        with tf.control_dependencies(checks):
-            values = tf.identity(example[name])
-        return {**example, name: values[:length] if trim else values}
+        found = {}
+        for name, trim in trimmed.items():
+            message = f"{name} must have one value per id of targets"
+            size = tf.shape(example[name])[0]
+            checks = [tf.debugging.assert_less_equal(length, size, message=message)]
+            with tf.control_dependencies(checks):
+                values = tf.identity(example[name])
+            found[name] = values[:length] if trim else values
+        return {**example, **found}
 
     return match
 

@@ -188,7 +188,8 @@ def infer(
     if verify_matching_vocabs_fn is not None:
         verify_matching_vocabs_fn(dataset_cfg, model)
 
-    converter = model.FEATURE_CONVERTER_CLS(pack=False)
+    # SeqIO has trimmed the features already.
+    converter = model.FEATURE_CONVERTER_CLS(pack=False, apply_length_check=False)
     lengths = dataset_cfg.task_feature_lengths
 
     def load(task):

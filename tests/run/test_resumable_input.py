@@ -67,20 +67,20 @@ def first_batch(cfg, converter, folder, initial=None):
 @pytest.mark.parametrize("initial_step", [0, 600])
 def test_input_is_skipped_to_where_the_run_goes_on(tmp_path, monkeypatch, initial_step):
     monkeypatch.setattr(utils, "get_dataset", lambda *_: tf.data.Dataset.range(100))
-    cfg = config()
+    cfg, converter = config(), feature_converters.TargetAnnotationsFeatureConverter
     initial = f"some/checkpoint_{initial_step}" if initial_step else None
-    assert first_batch(cfg, None, tmp_path, initial) == 0
+    assert first_batch(cfg, converter, tmp_path, initial) == 0
     for steps in (0, 7):
         make_folder(tmp_path, f"checkpoint_{initial_step + steps}")
-        assert first_batch(cfg, None, tmp_path, initial) == steps
+        assert first_batch(cfg, converter, tmp_path, initial) == steps
     with pytest.raises(UserError, match="it is another run's"):
-        first_batch(cfg, None, tmp_path, "some/checkpoint_800")
+        first_batch(cfg, converter, tmp_path, "some/checkpoint_800")
 
 
 def test_input_without_a_seed_is_refused(tmp_path):
     cfg = config(seed=None)
     with pytest.raises(ValueError, match="toy_copy: .*seed must be a number"):
-        first_batch(cfg, None, tmp_path)
+        first_batch(cfg, converter, tmp_path)
 
 
 def test_ids_of_a_task_reach_the_batch(tmp_path):
