@@ -80,7 +80,7 @@ def test_input_is_skipped_to_where_the_run_goes_on(tmp_path, monkeypatch, initia
 def test_input_without_a_seed_is_refused(tmp_path):
     cfg = config(seed=None)
     with pytest.raises(ValueError, match="toy_copy: .*seed must be a number"):
-        first_batch(cfg, converter, tmp_path)
+        first_batch(cfg, None, tmp_path)
 
 
 def test_ids_of_a_task_reach_the_batch(tmp_path):
