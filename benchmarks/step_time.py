@@ -5,11 +5,12 @@
 
 A step is a trainer's own, compiled and called as T5X's train loop does it:
 `t5patches.trainer`'s for fine-tuning and TNFF on the embedded engine, metrics and
-Adafactor included; once more with the frozen pass cached, and with a whole set of 500
-unwanted tokens at every position. T5X, where it is installed, runs its own network,
-loss, trainer and Adafactor, with its one-hot embeddings and with gathered ones; its
-TNFF is the paper's formula on T5X's cross entropy against distributions, with our
-trainer to carry the frozen parameters.
+Adafactor included; once more with the frozen pass cached, with a whole set of 500
+unwanted tokens at every position, and with both where these tokens' rows of the output
+layer alone are trained, without dropout. T5X, where it is installed, runs its own
+network, loss, trainer and Adafactor, with its one-hot embeddings and with gathered
+ones; its TNFF is the paper's formula on T5X's cross entropy against distributions, with
+our trainer to carry the frozen parameters.
 
 Each engine has a process. Steps are interleaved, one of each case in turn, so that a
 busy machine slows all alike; ratios are medians of the ratios within a round. The peak
@@ -42,8 +43,8 @@ LEARNING_RATE = 1e-3
 MB = 1e6
 
 FORWARD, FINETUNE, TNFF = "forward", "finetune", "tnff"
-SETS, CACHED = "tnff-sets", "tnff-cached"
-UPDATES = (TNFF, SETS, CACHED)
+SETS, CACHED, ROWS = "tnff-sets", "tnff-cached", "tnff-rows"
+UPDATES = (TNFF, SETS, CACHED, ROWS)
 SET_SIZE = 500
 # Engine by the prefix of a case's name.
 ENGINES = {"ours": "embedded", "t5x": "t5x", "t5x-gather": "t5x"}
@@ -67,15 +68,16 @@ def make_model(prefix: str, kind: str, args: argparse.Namespace) -> Any:
 
         classes = {TNFF: t5x_tnff()}
     shape = generate.network_shape(args)
-    config = network.T5Config(
-        **shape | {"dtype": args.dtype, "dropout_rate": args.dropout}
-    )
+    dropout = 0.0 if kind == ROWS else args.dropout
+    config = network.T5Config(**shape | {"dtype": args.dtype, "dropout_rate": dropout})
     vocabulary = seqio.PassThroughVocabulary(args.vocab, eos_id=1)
     options = {"alpha": ALPHA} if kind in classes and prefix == "ours" else {}
     with tempfile.TemporaryDirectory() as folder:
-        if kind == SETS:
-            options["unwanted_sets"] = write_sets(folder, args)
-        if kind == CACHED:  # It has no dropout; what is cached is in the batch.
+        if kind in (SETS, ROWS):
+            options["unwanted_sets"] = write_sets(folder, kind, args)
+        if kind == ROWS:
+            options["trainable"] = "unwanted_rows"
+        if kind in (CACHED, ROWS):  # It has no dropout; what is cached is in the batch.
             options |= {"frozen_cache": folder, "frozen_dropout": False}
         model = classes.get(kind, t5x_models.EncoderDecoderModel)(
             module=network.Transformer(config),
@@ -91,13 +93,14 @@ def make_model(prefix: str, kind: str, args: argparse.Namespace) -> Any:
     return models.by_positions(model) if plain else model
 
 
-def write_sets(folder: str, args: argparse.Namespace) -> str:
-    """Writes a table with a set for each position of a batch; returns its path."""
+def write_sets(folder: str, kind: str, args: argparse.Namespace) -> str:
+    """Writes a table, of a set for each position or of one; returns its path."""
     from t5patches.interchange import unwanted_sets
 
     rng = np.random.default_rng(1)
     columns = -(-args.vocab // 32) * 32
-    sets = np.zeros((args.batch * args.targets + 1, columns), np.uint8)
+    count = 1 if kind == ROWS else args.batch * args.targets
+    sets = np.zeros((count + 1, columns), np.uint8)
     size = min(SET_SIZE, args.vocab // 2)
     for row in sets[1:]:
         row[rng.choice(np.arange(2, args.vocab), size, replace=False)] = 1
@@ -154,9 +157,11 @@ def make_batch(kind: str, args: argparse.Namespace) -> dict[str, np.ndarray]:
     unwanted = (rng.random(targets.shape) < 0.1) & (kind in UPDATES)
     rows = np.arange(1, targets.size + 1, dtype=np.int32).reshape(targets.shape)
     more = {"unwanted_sets": rows} if kind == SETS else {}
-    if kind == CACHED:
+    if kind == ROWS:
+        more = {"unwanted_sets": np.ones_like(rows)}
+    if kind in (CACHED, ROWS):
         states = rng.standard_normal((*targets.shape, args.d_model))
-        more = {"frozen_states": states.astype(ml_dtypes.bfloat16)}
+        more["frozen_states"] = states.astype(ml_dtypes.bfloat16)
     return {
         **more,
         "encoder_input_tokens": inputs,
@@ -382,14 +387,15 @@ def summarise(
             ratios[f"{prefix}: extra {account} peak / (frozen parameters + logits)"] = (
                 large - small
             ) / allowed
-    cached = f"ours/{CACHED}"
-    if cached in times:
-        finetune = f"ours/{FINETUNE}"
-        name = "ours: cached TNFF / fine-tuning,"
-        ratios[f"{name} time"] = ratio(times[cached], times[finetune])
+    for kind, what in {CACHED: "cached TNFF", ROWS: "cached TNFF of rows"}.items():
+        case, finetune = f"ours/{kind}", f"ours/{FINETUNE}"
+        if case not in times:
+            continue
+        name = f"ours: {what} / fine-tuning,"
+        ratios[f"{name} time"] = ratio(times[case], times[finetune])
         for account in ("xla", "rss"):
-            if account in memory[cached]:
-                peaks = (memory[each][account] for each in (cached, finetune))
+            if account in memory[case]:
+                peaks = (memory[each][account] for each in (case, finetune))
                 ratios[f"{name} {account} peak"] = operator.truediv(*peaks)
     if f"ours/{SETS}" in times:
         ratios["ours: TNFF with sets / without, time"] = ratio(
@@ -481,9 +487,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     names = [
         f"{prefix}/{kind}"
         for prefix, engine in ENGINES.items()
-        for kind in (FORWARD, FINETUNE, TNFF, CACHED, SETS)
+        for kind in (FORWARD, FINETUNE, TNFF, CACHED, SETS, ROWS)
         if engine in args.engines.split(",")
-        and (kind not in (CACHED, SETS) or prefix == "ours")
+        and (kind not in (CACHED, SETS, ROWS) or prefix == "ours")
     ]
     times, memory = measure(names, args.steps, not args.no_rss, argv)
     ratios = summarise(times, memory, args.batch * args.targets * args.vocab * 4)
