@@ -286,7 +286,7 @@ class NegativeTrainingTransformer(t5x_models.BaseTransformerModel):
             or not self._sets_decide
             or self.METHOD.name == "ftpo"  # which looks at every token's logit;
             or frozen_head.weight.dtype != head.weight.dtype
-            or len(ids) > size / 2  # little to gain, and there must be others.
+            or not 0 < len(ids) <= size / 2  # nothing or little to gain.
         ):
             return None
         return _Rows.of(ids, size, self._unwanted_sets)
