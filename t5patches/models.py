@@ -279,7 +279,8 @@ class NegativeTrainingTransformer(t5x_models.BaseTransformerModel):
     def _rows_alone(self, batch, frozen_head, head) -> _Rows | None:
         """The rows that are trained, if nothing else decides over a batch's loss."""
         size = head.weight.shape[1]
-        ids = self._trained_rows[self._trained_rows < size]
+        ids = self._trained_rows
+        ids = ids[ids < size]
         if (
             "unwanted_sets" not in batch  # Else its own tokens are unwanted, whatever;
             or "negative_token_ids" in batch

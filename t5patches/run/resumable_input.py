@@ -100,9 +100,7 @@ def get_dataset(
     options.autotune.enabled = False
     dataset = dataset.with_options(options)
     steps = finding.steps(model_dir)
-    if not steps:
-        return dataset.prefetch(2)
-    done = steps[-1] - _start(initial_checkpoint_path)
+    done = steps[-1] - _start(initial_checkpoint_path) if steps else 0
     if done < 0:
         raise UserError(
             f"{model_dir} is at step {steps[-1]}, before its initial checkpoint "
