@@ -234,9 +234,7 @@ class PjitPartitioner:
             batch: tree of this process's rows of a batch.
         """
         sharding = NamedSharding(self.mesh, self.data_partition_spec)
-        return jax.tree.map(
-            lambda rows: jax.make_array_from_process_local_data(sharding, rows), batch
-        )
+        return jax.make_array_from_process_local_data(sharding, batch)
 
     def _to_mesh(self, logical_axes: Sequence[str | None]) -> PartitionSpec:
         return flax_partitioning.logical_to_mesh_axes(

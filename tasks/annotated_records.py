@@ -65,6 +65,11 @@ class AnnotatedRecords(seqio.TFExampleDataSource):
     def list_shards(self, split: str) -> list[str]:
         return split_files(self._files, split, ".tfrecord")
 
+    def num_input_examples(self, split: str) -> int | None:
+        """Returns how many records a split has; None before `check` has read them."""
+        found = [self._checked.get(path) for path in self.list_shards(split)]
+        return sum(each[1][0] for each in found) if all(found) else None
+
     def digest(self, split: str) -> str:
         """Returns a short hash of the split's files."""
         return claims.file_digest(self.list_shards(split))

@@ -18,6 +18,10 @@ from t5x import utils
 
 from t5patches.checkpoints import finding
 from t5patches.errors import UserError
+from t5patches.tasks import registry
+
+# Examples that take no more are made once and held.
+HELD_BYTES = 1 << 27
 
 
 def _start(initial_checkpoint_path: str | None) -> int:
@@ -86,17 +90,18 @@ def get_dataset(
             " number, so that a resumed run sees the input that it would have seen"
         )
     cfg, feature_converter_cls = _with_ids(cfg, feature_converter_cls)
-    # Of what SeqIO has trimmed; to look at it again is a fifth of the input's time.
-    feature_converter_cls = functools.partial(
-        feature_converter_cls, apply_length_check=False
-    )
-    dataset = utils.get_dataset(cfg, shard_id, num_shards, feature_converter_cls)
-    # SeqIO and converters have a dozen maps, of little work each: a quarter of the
-    # input's processor time went on passing examples between them.
-    options = tf.data.Options()
-    options.experimental_optimization.map_fusion = True
+    shard = (shard_id, num_shards, feature_converter_cls)
+    dataset = utils.get_dataset(cfg, *shard)
+    if (count := _count_to_hold(cfg, dataset)) is not None:
+        once = dataclasses.replace(cfg, shuffle=False, batch_size=num_shards)
+        dataset = utils.get_dataset(once, *shard, num_epochs=1).unbatch().cache()
+        if cfg.shuffle:
+            dataset = dataset.shuffle(count, cfg.seed)
+        rows = cfg.batch_size // num_shards
+        dataset = dataset.repeat().batch(rows, drop_remainder=True)
     # The thread that tunes the input sleeps for up to a minute, and who closes the
     # input, at the end of a run, waits until it wakes.
+    options = tf.data.Options()
     options.autotune.enabled = False
     dataset = dataset.with_options(options)
     steps = finding.steps(model_dir)
@@ -109,6 +114,23 @@ def get_dataset(
     if done:
         logging.info("Resuming at step %d: skipping %d batches.", steps[-1], done)
     return dataset.skip(done).prefetch(2)
+
+
+def _count_to_hold(cfg: utils.DatasetConfig, dataset: tf.data.Dataset) -> int | None:
+    """Returns how many examples to make once, for every epoch; None: not to.
+
+    Making them is half of the time of a small model's step. Those of our own tasks are
+    the same in every epoch, unless they are packed with others.
+    """
+    task = seqio.maybe_get_mixture_or_task(cfg.mixture_or_task_name)
+    if cfg.pack or cfg.use_cached or not isinstance(task, registry.CheckedTask):
+        return None
+    count = task.num_input_examples(cfg.split)
+    batch = sum(
+        spec.dtype.size * spec.shape.num_elements()
+        for spec in dataset.element_spec.values()
+    )
+    return count if count and count * batch <= HELD_BYTES * cfg.batch_size else None
 
 
 def _with_ids(cfg: utils.DatasetConfig, feature_converter_cls):

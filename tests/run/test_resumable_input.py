@@ -1,11 +1,15 @@
 """Resumed input: the step, not an iterator's state, says where to go on."""
 
+import dataclasses
+import json
+
+import numpy as np
 import pytest
 import seqio
 import tensorflow as tf
 from t5x import utils
 
-from t5patches import feature_converters
+from t5patches import feature_converters, tasks
 from t5patches.checkpoints import finding
 from t5patches.errors import UserError
 from t5patches.run import resumable_input
@@ -75,6 +79,56 @@ def test_input_is_skipped_to_where_the_run_goes_on(tmp_path, monkeypatch, initia
         assert first_batch(cfg, converter, tmp_path, initial) == steps
     with pytest.raises(UserError, match="it is another run's"):
         first_batch(cfg, converter, tmp_path, "some/checkpoint_800")
+
+
+def rows(cfg, folder, batches, shard=(0, 1)):
+    """The first column of the inputs of so many batches."""
+    dataset = resumable_input.get_dataset(
+        cfg, *shard, seqio.EncDecFeatureConverter, model_dir=folder
+    )
+    found = [batch["encoder_input_tokens"][:, 0] for batch in dataset.take(batches)]
+    return np.stack(found).tolist()
+
+
+def test_examples_are_made_once_and_come_as_seqio_gives_them(tmp_path, monkeypatch):
+    """Every epoch in another order, the same on every machine, and after a stop."""
+    lines = [{"inputs": chr(97 + i), "targets": "x"} for i in range(12)]
+    file = tmp_path / "some.jsonl"
+    file.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    task = tasks.text_task("held", {"train": str(file)}, engine_toy.VOCABULARY)
+    cfg = config(task, {"inputs": 4, "targets": 4})
+    made = []
+    encode = engine_toy.VOCABULARY.encode_tf
+    monkeypatch.setattr(
+        type(engine_toy.VOCABULARY),
+        "encode_tf",
+        lambda self, text: (
+            tf.py_function(lambda: made.append(1), [], []) and encode(text)
+        ),
+    )
+    held = rows(cfg, tmp_path, 9)
+    assert len(made) == 2 * len(lines)
+    epochs = [sum(held[start : start + 3], []) for start in (0, 3, 6)]
+    assert len({tuple(sorted(epoch)) for epoch in epochs}) == 1
+    assert len({tuple(epoch) for epoch in epochs}) == 3
+    assert len(set(epochs[0])) == len(lines)
+    halves = [rows(cfg, tmp_path, 6, (shard, 2)) for shard in (0, 1)]
+    assert {*sum(halves[0], [])}.isdisjoint(sum(halves[1], []))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(resumable_input, "HELD_BYTES", 12 * (4 * 4 * 4) - 1)
+        made.clear()
+        assert rows(cfg, tmp_path, 9) == held
+        assert len(made) > 4 * len(lines)
+    # Packed rows are others in every epoch.
+    packed = dataclasses.replace(
+        cfg, pack=True, batch_size=1, task_feature_lengths={"inputs": 8, "targets": 8}
+    )
+    found = rows(packed, tmp_path, 12)
+    assert found[:3] != found[3:6]
+
+    make_folder(tmp_path, "checkpoint_4")
+    assert rows(cfg, tmp_path, 5) == held[4:]
 
 
 def test_input_without_a_seed_is_refused(tmp_path):
