@@ -2,14 +2,17 @@
 
     python -m benchmarks.step_time                  # T5-1.1-small shape
     python -m benchmarks.step_time --layers 2 --d_model 128 --vocab 1024 --steps 20
+    python -m benchmarks.step_time --kinds forward,fill,finetune,tnff-cached
 
 A step is a trainer's own, compiled and called as T5X's train loop does it:
 `t5patches.trainer`'s for fine-tuning and TNFF on the embedded engine, metrics and
 Adafactor included; once more with the frozen pass cached, with a whole set of 500
 unwanted tokens at every position, and with both where these tokens' rows of the output
-layer alone are trained, without dropout. T5X, where it is installed, runs its own
-network, loss, trainer and Adafactor, with its one-hot embeddings and with gathered
-ones; its TNFF is the paper's formula on T5X's cross entropy against distributions, with
+layer alone are trained, without dropout. `fill` runs the frozen model over a
+batch and writes what is cached, to be compared with `forward`, an inference pass. All
+kinds at once take the memory of all their parameters and states. T5X, where it is
+installed, runs its own network, loss, trainer and Adafactor, with its one-hot
+embeddings and with gathered ones; its TNFF is the paper's formula on T5X's cross entropy against distributions, with
 our trainer to carry the frozen parameters.
 
 Each engine has a process. Steps are interleaved, one of each case in turn, so that a
@@ -42,9 +45,11 @@ ALPHA = 1.0
 LEARNING_RATE = 1e-3
 MB = 1e6
 
-FORWARD, FINETUNE, TNFF = "forward", "finetune", "tnff"
-SETS, CACHED, ROWS = "tnff-sets", "tnff-cached", "tnff-rows"
-UPDATES = (TNFF, SETS, CACHED, ROWS)
+FORWARD, FILL, FINETUNE, TNFF = "forward", "fill", "finetune", "tnff"
+CACHED, SETS, ROWS = "tnff-cached", "tnff-sets", "tnff-rows"
+UPDATES = (TNFF, CACHED, SETS, ROWS)
+# All that are measured of ours, and those that T5X has, too.
+KINDS, THEIRS = (FORWARD, FILL, FINETUNE, *UPDATES), (FORWARD, FINETUNE, TNFF)
 SET_SIZE = 500
 # Engine by the prefix of a case's name.
 ENGINES = {"ours": "embedded", "t5x": "t5x", "t5x-gather": "t5x"}
@@ -62,7 +67,7 @@ def make_model(prefix: str, kind: str, args: argparse.Namespace) -> Any:
     from benchmarks import generate
     from t5patches import models, network
 
-    classes = dict.fromkeys(UPDATES, models.EncoderDecoderModelTNFF)
+    classes = dict.fromkeys((FILL, *UPDATES), models.EncoderDecoderModelTNFF)
     if prefix != "ours":
         from t5x.examples.t5 import network
 
@@ -171,6 +176,17 @@ def make_batch(kind: str, args: argparse.Namespace) -> dict[str, np.ndarray]:
     }
 
 
+def keep(folder: str, batch: dict[str, np.ndarray], states: Any) -> None:
+    """Writes states as `FROZEN_CACHE` keeps them, a file for the batch."""
+    from t5patches.interchange import frozen_states
+
+    pairs = zip(
+        batch["encoder_input_tokens"], batch["decoder_target_tokens"], strict=True
+    )
+    keys = [frozen_states.key(*pair) for pair in pairs]
+    frozen_states.write(folder, keys, np.asarray(states))
+
+
 def gathered_embeddings() -> Any:
     """Returns the context in which T5X's network looks token embeddings up."""
     from t5x.examples.t5 import layers
@@ -198,6 +214,7 @@ class Case:
 
     def __init__(self, name: str, args: argparse.Namespace):
         import jax
+        import jax.numpy as jnp
 
         prefix, kind = name.split("/")
         gather = prefix.endswith("gather")
@@ -213,6 +230,12 @@ class Case:
                 lowered = jax.jit(forward).lower(state.params, dropout_rng=key)
                 compiled = lowered.compile()
                 self._run = functools.partial(compiled, state.params, dropout_rng=key)
+            elif kind == FILL:
+                pre_logits = lambda params: model.pre_logits(params, batch)
+                states = lambda params: pre_logits(params).astype(jnp.bfloat16)
+                compiled = jax.jit(states).lower(state.params).compile()
+                self._run = lambda: keep(self._folder.name, batch, compiled(state.params))
+                self._folder = tempfile.TemporaryDirectory()
             else:
                 trainer.compile_train(batch)
                 self._state, step = state, trainer._compiled_train_step
@@ -387,9 +410,13 @@ def summarise(
             ratios[f"{prefix}: extra {account} peak / (frozen parameters + logits)"] = (
                 large - small
             ) / allowed
+    if {f"ours/{kind}" for kind in (FORWARD, FILL)} <= set(times):
+        ratios["ours: filling the cache / forward, time"] = ratio(
+            times[f"ours/{FILL}"], times[f"ours/{FORWARD}"]
+        )
     for kind, what in {CACHED: "cached TNFF", ROWS: "cached TNFF of rows"}.items():
         case, finetune = f"ours/{kind}", f"ours/{FINETUNE}"
-        if case not in times:
+        if case not in times or finetune not in times:
             continue
         name = f"ours: {what} / fine-tuning,"
         ratios[f"{name} time"] = ratio(times[case], times[finetune])
@@ -397,7 +424,7 @@ def summarise(
             if account in memory[case]:
                 peaks = (memory[each][account] for each in (case, finetune))
                 ratios[f"{name} {account} peak"] = operator.truediv(*peaks)
-    if f"ours/{SETS}" in times:
+    if {f"ours/{kind}" for kind in (SETS, TNFF)} <= set(times):
         ratios["ours: TNFF with sets / without, time"] = ratio(
             times[f"ours/{SETS}"], times[f"ours/{TNFF}"]
         )
@@ -424,7 +451,7 @@ def print_report(times, memory, ratios) -> None:
         print(f"{name:60}{value:8.3f}")
     print("\n| | fine-tuning | TNFF | TNFF − fine-tuning |\n| --- | --- | --- | --- |")
     for prefix in ENGINES:
-        if f"{prefix}/{TNFF}" in times:
+        if f"{prefix}: TNFF / fine-tuning, time" in ratios:
             finetune, tnff = (
                 np.median(times[f"{prefix}/{kind}"]) for kind in (FINETUNE, TNFF)
             )
@@ -457,6 +484,9 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         help="embedded, t5x, or both with a comma (default: those installed)",
     )
     parser.add_argument(
+        "--kinds", default=",".join(KINDS), help="of steps, with commas (default: all)"
+    )
+    parser.add_argument(
         "--no_rss", action="store_true", help="skip the processes that measure memory"
     )
     parser.add_argument("--serve", nargs="*", help=argparse.SUPPRESS)
@@ -466,6 +496,8 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         parser.error("--engines: embedded, t5x, or both with a comma")
     if "t5x" in wanted and not _has_t5x():
         parser.error("--engines: T5X is not installed here")
+    if not set(args.kinds.split(",")) <= set(KINDS):
+        parser.error(f"--kinds: some of {','.join(KINDS)}")
     return args
 
 
@@ -487,9 +519,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     names = [
         f"{prefix}/{kind}"
         for prefix, engine in ENGINES.items()
-        for kind in (FORWARD, FINETUNE, TNFF, CACHED, SETS, ROWS)
-        if engine in args.engines.split(",")
-        and (kind not in (CACHED, SETS, ROWS) or prefix == "ours")
+        for kind in args.kinds.split(",")
+        if engine in args.engines.split(",") and (prefix == "ours" or kind in THEIRS)
     ]
     times, memory = measure(names, args.steps, not args.no_rss, argv)
     ratios = summarise(times, memory, args.batch * args.targets * args.vocab * 4)
