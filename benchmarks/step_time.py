@@ -12,8 +12,8 @@ layer alone are trained, without dropout. `fill` runs the frozen model over a
 batch and writes what is cached, to be compared with `forward`, an inference pass. All
 kinds at once take the memory of all their parameters and states. T5X, where it is
 installed, runs its own network, loss, trainer and Adafactor, with its one-hot
-embeddings and with gathered ones; its TNFF is the paper's formula on T5X's cross entropy against distributions, with
-our trainer to carry the frozen parameters.
+embeddings and with gathered ones; its TNFF is the paper's formula on T5X's cross
+entropy against distributions, with our trainer to carry the frozen parameters.
 
 Each engine has a process. Steps are interleaved, one of each case in turn, so that a
 busy machine slows all alike; ratios are medians of the ratios within a round. The peak
@@ -234,7 +234,9 @@ class Case:
                 pre_logits = lambda params: model.pre_logits(params, batch)
                 states = lambda params: pre_logits(params).astype(jnp.bfloat16)
                 compiled = jax.jit(states).lower(state.params).compile()
-                self._run = lambda: keep(self._folder.name, batch, compiled(state.params))
+                self._run = lambda: keep(
+                    self._folder.name, batch, compiled(state.params)
+                )
                 self._folder = tempfile.TemporaryDirectory()
             else:
                 trainer.compile_train(batch)
