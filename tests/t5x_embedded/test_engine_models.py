@@ -198,19 +198,21 @@ def test_several_decodes_and_prompts_have_no_places(option):
     """Gin gives them, so that the model is asked before batches are put together."""
     given = endings(False)[0]
     assert given.takes_queue()
-    gin.parse_config(
-        f"""
-        from __gin__ import dynamic_registration
-        from t5x import models
-        models.EncoderDecoderModel.predict_batch_with_aux.{option}
-        """
-    )
-    made = gin.get_configurable(models.EncoderDecoderModel)(
-        given.module,
-        *(given.input_vocabulary, given.output_vocabulary, None, given.decode_fn),
-    )
-    assert not made.takes_queue()
-    gin.clear_config()
+    try:
+        gin.parse_config(
+            f"""
+            from __gin__ import dynamic_registration
+            from t5x import models
+            models.EncoderDecoderModel.predict_batch_with_aux.{option}
+            """
+        )
+        made = gin.get_configurable(models.EncoderDecoderModel)(
+            given.module,
+            *(given.input_vocabulary, given.output_vocabulary, None, given.decode_fn),
+        )
+        assert not made.takes_queue()
+    finally:
+        gin.clear_config()
 
 
 def queued_on_devices():
