@@ -91,7 +91,9 @@ def get_dataset(
             " number, so that a resumed run sees the input that it would have seen"
         )
     cfg, feature_converter_cls = _with_ids(cfg, feature_converter_cls)
-    shard = (shard_id, num_shards, feature_converter_cls)
+    # Of what SeqIO has trimmed; to look at it again is a fifth of the input's time.
+    converter = functools.partial(feature_converter_cls, apply_length_check=False)
+    shard = (shard_id, num_shards, converter)
     dataset = utils.get_dataset(cfg, *shard)
     if (count := _count_to_hold(cfg, dataset)) is not None:
         logging.info("Making %d examples, once for all epochs.", count)
