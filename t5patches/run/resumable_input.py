@@ -94,15 +94,9 @@ def get_dataset(
     # Of what SeqIO has trimmed; to look at it again is a fifth of the input's time.
     converter = functools.partial(feature_converter_cls, apply_length_check=False)
     shard = (shard_id, num_shards, converter)
-    dataset = utils.get_dataset(cfg, *shard)
-    if (count := _count_to_hold(cfg, dataset)) is not None:
-        logging.info("Making %d examples, once for all epochs.", count)
-        once = dataclasses.replace(cfg, shuffle=False, batch_size=num_shards)
-        dataset = utils.get_dataset(once, *shard, num_epochs=1).unbatch().cache()
-        if cfg.shuffle:
-            dataset = dataset.shuffle(count, cfg.seed)
-        rows = cfg.batch_size // num_shards
-        dataset = dataset.repeat().batch(rows, drop_remainder=True)
+    dataset = _held(cfg, *shard)
+    if dataset is None:
+        dataset = utils.get_dataset(cfg, *shard)
     # The thread that tunes the input sleeps for up to a minute, and who closes the
     # input, at the end of a run, waits until it wakes.
     options = tf.data.Options()
@@ -120,22 +114,35 @@ def get_dataset(
     return dataset.skip(done).prefetch(2)
 
 
-def _count_to_hold(cfg: utils.DatasetConfig, dataset: tf.data.Dataset) -> int | None:
-    """Returns how many examples to make once, for every epoch; None: not to.
+def _held(
+    cfg: utils.DatasetConfig, shard_id: int, num_shards: int, feature_converter_cls
+) -> tf.data.Dataset | None:
+    """Returns batches of examples that are made once; None: make them every epoch.
 
     Making them takes a quarter of the time of a small model's training. Those of our
     own tasks are the same in every epoch, unless they are packed with others.
     """
     task = seqio.maybe_get_mixture_or_task(cfg.mixture_or_task_name)
-    if cfg.pack or cfg.use_cached or not isinstance(task, registry.CheckedTask):
+    rows, rest = divmod(cfg.batch_size, num_shards)
+    other = cfg.pack or cfg.use_cached or not isinstance(task, registry.CheckedTask)
+    if other or rest:  # Which T5X refuses.
         return None
+    once = dataclasses.replace(cfg, shuffle=False, batch_size=num_shards)
+    dataset = utils.get_dataset(
+        once, shard_id, num_shards, feature_converter_cls, num_epochs=1
+    ).unbatch()
     count = task.num_input_examples(cfg.split)
-    sizes = [
+    size = sum(
         (spec.shape.num_elements() or math.inf) * spec.dtype.size
         for spec in dataset.element_spec.values()
-    ]
-    small = count and count * sum(sizes) <= HELD_BYTES * cfg.batch_size
-    return count if small else None
+    )
+    if not count or count * size > HELD_BYTES * num_shards:
+        return None
+    logging.info("Making %d examples, once for all epochs.", count)
+    dataset = dataset.cache()
+    if cfg.shuffle:
+        dataset = dataset.shuffle(count, cfg.seed)
+    return dataset.repeat().batch(rows, drop_remainder=True)
 
 
 def _with_ids(cfg: utils.DatasetConfig, feature_converter_cls):

@@ -120,6 +120,8 @@ def test_examples_are_made_once_and_come_as_seqio_gives_them(tmp_path, monkeypat
         made.clear()
         assert rows(cfg, tmp_path, 9) == held
         assert len(made) > 4 * len(lines)
+    with pytest.raises((ValueError, AssertionError), match="(?i)batch"):
+        rows(cfg, tmp_path, 1, (0, 3))
     # Packed rows are others in every epoch.
     packed = dataclasses.replace(
         cfg, pack=True, batch_size=1, task_feature_lengths={"inputs": 8, "targets": 8}
