@@ -79,7 +79,8 @@ def get_dataset(
         is the run's first; None for a run from scratch.
 
     Returns:
-      A tf.data.Dataset of batches.
+      A tf.data.Dataset of batches. Examples of our own tasks are made once and held, if
+      they are not packed and fit into `HELD_BYTES`, and shuffled anew in every epoch.
 
     Raises:
       ValueError: if `cfg.seed` is None.
