@@ -125,8 +125,8 @@ def _held(
     """
     task = seqio.maybe_get_mixture_or_task(cfg.mixture_or_task_name)
     rows, rest = divmod(cfg.batch_size, num_shards)
-    other = cfg.pack or cfg.use_cached or not isinstance(task, registry.CheckedTask)
-    if other or rest:  # Which T5X refuses.
+    ours = isinstance(task, registry.CheckedTask)
+    if not ours or cfg.pack or cfg.use_cached or rest:  # T5X refuses a rest.
         return None
     once = dataclasses.replace(cfg, shuffle=False, batch_size=num_shards)
     dataset = utils.get_dataset(
